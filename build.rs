@@ -1,0 +1,39 @@
+//! Compiles the data path with clang into `$OUT_DIR/steer.o`, which `src/steer/program.rs` embeds.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, exit};
+
+fn main() {
+    let sources = Path::new("src/steer/bpf");
+    println!("cargo:rerun-if-changed={}", sources.display());
+    println!("cargo:rerun-if-env-changed=CLANG");
+    let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("steer.o");
+
+    let mut command = Command::new(&clang);
+    // -g: the BTF of the map definitions; v2 is the newest instruction set a 5.10 kernel and every clang since 8 share
+    command.args(["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpf", "-mcpu=v2"]);
+    // <asm/types.h> lives under the multiarch directory, which clang does not search for the bpf target
+    let multiarch = PathBuf::from(format!("/usr/include/{}-linux-gnu", env::consts::ARCH));
+    if multiarch.is_dir() {
+        command.arg("-I").arg(multiarch);
+    }
+    command.arg("-c").arg(sources.join("steer.bpf.c")).arg("-o").arg(&out);
+    match command.status() {
+        Ok(status) if status.success() => {}
+        Ok(_) => fail("clang could not compile src/steer/bpf/steer.bpf.c: is libbpf-dev (bpf_helpers.h) installed?"),
+        Err(e) => fail(&format!("cannot run {clang} ({e}): portslice compiles its data path with it, install clang")),
+    }
+    // the debug sections are four fifths of the object, and every binary carries it
+    for strip in ["llvm-strip", "llvm-strip-14", "llvm-strip-18", "llvm-strip-19"] {
+        if Command::new(strip).arg("-g").arg(&out).status().is_ok_and(|s| s.success()) {
+            break;
+        }
+    }
+}
+
+fn fail(why: &str) -> ! {
+    eprintln!("error: {why}");
+    exit(1)
+}

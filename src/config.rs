@@ -1,0 +1,233 @@
+//! The configuration file: its keys, their defaults, and how it is found and refused.
+//!
+//! Every value is parsed into the type the rest of the program works with, and what two keys must agree on is checked
+//! here, so nobody validates again later. What does not live here: what one container asks for (`slice::request`),
+//! and facts about the host, such as whether the uplink exists (`host`). `config/portslice.toml` is the manual. Values that
+//! have no type of their own elsewhere are read in `value`.
+
+mod value;
+
+use crate::error::{Error, Result};
+use crate::lease::block::BlockSize;
+use crate::lease::pool::Pool;
+use crate::ports::{PortRange, PortSet};
+use crate::rate::Rate;
+use crate::refusal::{one_line, quoted, unknown};
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toml::de::DeTable;
+
+/// Read when nothing else is named, and it may be absent.
+pub const DEFAULT_FILE: &str = "/etc/portslice/portslice.toml";
+
+/// All settings of a host. Field names are the keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Leased to containers as blocks. Disjoint from `ports`.
+    pub ephemeral_ports: Pool,
+    /// The block a container gets unless it asks for another size. The pool holds at least one.
+    pub ephemeral_ports_per_container: BlockSize,
+    /// A container may be assigned only ports from this set.
+    pub ports: PortSet,
+    /// The host's public interface; `None`: the device of the default route. In the file, "" is `None`.
+    #[serde(deserialize_with = "value::uplink", serialize_with = "value::or_empty")]
+    pub uplink: Option<String>,
+    /// Ledger and pinned programs. Absolute.
+    #[serde(deserialize_with = "value::absolute")]
+    pub state_dir: PathBuf,
+    /// Whether a container may reach the host through 127.0.0.1 unless it asks otherwise.
+    pub host_loopback: bool,
+    /// How long a block is kept back after its container is gone, at most a day.
+    #[serde(deserialize_with = "value::cooldown", serialize_with = "value::seconds")]
+    pub block_cooldown: Duration,
+    /// What a container may send unless it asks otherwise.
+    pub egress_rate_limit_per_container: Rate,
+    /// What a container may receive unless it asks otherwise.
+    pub ingress_rate_limit_per_container: Rate,
+    /// Absolute; `None`: the journal and stderr. In the file, "" is `None`.
+    #[serde(deserialize_with = "value::absolute_or_none", serialize_with = "value::or_empty")]
+    pub log_file: Option<PathBuf>,
+    /// The least severe message that is logged.
+    pub log_level: LogLevel,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Only what failed.
+    Error,
+    /// Also what is probably not as intended.
+    Warn,
+    /// Also one line for each verb.
+    #[default]
+    Info,
+    /// Also every step.
+    Debug,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let pool = PortRange::new(32768, 57343).map(PortSet::from).and_then(|ports| Pool::new(ports).ok());
+        Config {
+            ephemeral_ports: pool.expect("a range above port 1023 is a pool"),
+            ephemeral_ports_per_container: BlockSize::DEFAULT,
+            ports: PortSet::empty(),
+            uplink: None,
+            state_dir: PathBuf::from("/run/portslice"),
+            host_loopback: true,
+            block_cooldown: Duration::ZERO,
+            egress_rate_limit_per_container: Rate::UNLIMITED,
+            ingress_rate_limit_per_container: Rate::UNLIMITED,
+            log_file: None,
+            log_level: LogLevel::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads `path`, else the file named by `PORTSLICE_CONFIG`, else [`DEFAULT_FILE`]. Only the last may be absent,
+    /// which gives the defaults. An empty variable counts as unset.
+    pub fn load(path: Option<&Path>) -> Result<Config> {
+        let named = named(path, std::env::var_os("PORTSLICE_CONFIG"));
+        let file = named.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
+        match std::fs::read_to_string(file) {
+            Ok(text) => Config::parse(&text, &file.to_string_lossy()),
+            Err(error) if named.is_none() && error.kind() == ErrorKind::NotFound => Ok(Config::default()),
+            Err(error) => Err(Error::file("read", file)(error)),
+        }
+    }
+
+    /// Parses the text of a file. `origin` is its name in messages, which are one line with the file, the line, the key
+    /// and the rule.
+    pub fn parse(text: &str, origin: &str) -> Result<Config> {
+        let file = Source { text, origin };
+        let parsed = DeTable::parse(text).map_err(|error| file.syntax(&error))?;
+        let table = parsed.get_ref();
+        let known = keys();
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let unknown_keys = table.keys().filter(|key| !known.contains(&key.get_ref().as_ref()));
+        if let Some(key) = unknown_keys.min_by_key(|key| key.span().start) {
+            return Err(file.refuse(key.span().start, key.get_ref(), unknown("key", key.get_ref(), &known)));
+        }
+        let config: Config = toml::from_str(text).map_err(|error| file.value(table, &error))?;
+        config.agree().map_err(|(keys, why)| {
+            let place = keys.iter().find_map(|&key| Some((table.get_key_value(key)?.0.span().start, key)));
+            let (at, key) = place.unwrap_or((0, keys[0]));
+            file.refuse(at, key, why)
+        })?;
+        Ok(config)
+    }
+
+    /// Applies what stands above the file: the command line's state directory, else `PORTSLICE_STATE_DIR`. An empty
+    /// variable counts as unset. Refused unless absolute.
+    pub fn with_state_dir(mut self, argument: Option<&Path>) -> Result<Config> {
+        let place = if argument.is_some() { "--state-dir" } else { "PORTSLICE_STATE_DIR" };
+        if let Some(dir) = named(argument, std::env::var_os("PORTSLICE_STATE_DIR")) {
+            let absolute: value::Absolute =
+                dir.to_string_lossy().parse().map_err(|why: String| Error::invalid(place, why))?;
+            // A name that is no UTF-8 is kept as it was given.
+            self.state_dir = if dir.to_str().is_some() { absolute.0 } else { dir };
+        }
+        Ok(self)
+    }
+
+    /// What several keys must agree on. The refusal comes with the keys that can mend it, the likeliest first.
+    fn agree(&self) -> Result<(), (&'static [&'static str], String)> {
+        let (pool, size) = (&self.ephemeral_ports, self.ephemeral_ports_per_container);
+        if let Some(both) = pool.ports().first_overlap(&self.ports) {
+            let why = format!("{both} is also in ephemeral_ports ({pool}); take it out of one of the two");
+            return Err((&["ports", "ephemeral_ports"], why));
+        }
+        if pool.capacity(size) == 0 {
+            let mut smaller = std::iter::successors(size.half(), |size| size.half());
+            let advice = match smaller.find(|&size| pool.capacity(size) > 0) {
+                Some(fit) => format!("the largest that fits is {fit}"),
+                None => "it holds no block at all, enlarge it".to_string(),
+            };
+            let why = format!("ephemeral_ports ({pool}) holds no aligned block of {size} ports; {advice}");
+            return Err((&["ephemeral_ports_per_container", "ephemeral_ports"], why));
+        }
+        Ok(())
+    }
+}
+
+impl From<LogLevel> for log::LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => log::LevelFilter::Error,
+            LogLevel::Warn => log::LevelFilter::Warn,
+            LogLevel::Info => log::LevelFilter::Info,
+            LogLevel::Debug => log::LevelFilter::Debug,
+        }
+    }
+}
+
+/// The file being read, for messages.
+struct Source<'a> {
+    text: &'a str,
+    origin: &'a str,
+}
+
+impl Source<'_> {
+    fn line(&self, at: usize) -> usize {
+        let before = &self.text.as_bytes()[..at.min(self.text.len())];
+        before.iter().filter(|&&byte| byte == b'\n').count() + 1
+    }
+
+    fn refuse(&self, at: usize, key: &str, why: String) -> Error {
+        Error::invalid(format!("{} line {}, key {}", one_line(self.origin), self.line(at), one_line(key)), why)
+    }
+
+    /// A text that is no TOML. There is no table to look the key up in, so it is what the line begins with.
+    fn syntax(&self, error: &toml::de::Error) -> Error {
+        let at = error.span().map_or(0, |span| span.start);
+        let line = self.line(at);
+        let written = self.text.lines().nth(line - 1).unwrap_or_default();
+        let key = written.split_once('=').map_or(written, |(key, _)| key).trim();
+        let why = format!("not valid TOML: {}", one_line(error.message()));
+        Error::invalid(format!("{} line {line}, key {}", one_line(self.origin), quoted(key)), why)
+    }
+
+    /// A value its key cannot have.
+    fn value(&self, table: &DeTable<'_>, error: &toml::de::Error) -> Error {
+        let at = error.span().map_or(0, |span| span.start);
+        // Of a table, the value begins before the key, with the bracket.
+        let entry = table.iter().find(|(key, value)| {
+            let (key, value) = (key.span(), value.span());
+            (key.start.min(value.start)..=key.end.max(value.end)).contains(&at)
+        });
+        let (at, key) = entry.map_or((at, "?"), |(key, _)| (key.span().start, key.get_ref().as_ref()));
+        self.refuse(at, key, one_line(error.message()))
+    }
+}
+
+/// The keys, taken from the struct itself so that there is no second list to forget.
+fn keys() -> Vec<String> {
+    match serde_json::to_value(Config::default()) {
+        Ok(serde_json::Value::Object(fields)) => fields.into_iter().map(|(key, _)| key).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// What was named by argument, else by environment.
+fn named(argument: Option<&Path>, variable: Option<OsString>) -> Option<PathBuf> {
+    argument.map(Path::to_path_buf).or_else(|| variable.filter(|value| !value.is_empty()).map(PathBuf::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_argument_stands_above_the_environment() {
+        let (argument, variable) = (Path::new("/a"), || Some(OsString::from("/b")));
+        assert_eq!(named(Some(argument), variable()), Some(PathBuf::from("/a")));
+        assert_eq!(named(None, variable()), Some(PathBuf::from("/b")));
+        assert_eq!(named(None, Some(OsString::new())), None);
+    }
+}

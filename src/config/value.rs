@@ -1,0 +1,126 @@
+//! Reading and writing the values of the configuration file that are plain types in the program: paths, the name of a
+//! device, a duration.
+//!
+//! What does not live here: values with a type of their own (`PortSet`, `Rate`, `BlockSize`), which read themselves.
+
+use crate::refusal::{from_text, quoted};
+use serde::{Deserializer, Serialize, Serializer};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A path that begins with `/`.
+pub(super) struct Absolute(pub(super) PathBuf);
+
+impl FromStr for Absolute {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with('/') && !text.contains('\0') {
+            return Ok(Absolute(PathBuf::from(text)));
+        }
+        Err(format!("{} is not an absolute path; write one that begins with /", quoted(text)))
+    }
+}
+
+pub(super) fn absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    from_text(deserializer, "an absolute path").map(|Absolute(path)| path)
+}
+
+/// `T`, or nothing for the empty string.
+struct OrNone<T>(Option<T>);
+
+impl<T: FromStr> FromStr for OrNone<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        if text.is_empty() { Ok(OrNone(None)) } else { text.parse().map(|value| OrNone(Some(value))) }
+    }
+}
+
+pub(super) fn absolute_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let OrNone(path) = from_text::<D, OrNone<Absolute>>(deserializer, "an absolute path, or \"\" for the journal")?;
+    Ok(path.map(|Absolute(path)| path))
+}
+
+struct DeviceName(String);
+
+impl FromStr for DeviceName {
+    type Err = String;
+
+    /// The kernel's rule for device names.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let misplaced = |byte: u8| byte == b'/' || byte == b':' || !byte.is_ascii_graphic();
+        if text.len() > 15 || text == "." || text == ".." || text.bytes().any(misplaced) {
+            return Err(format!("{} is not a device name; write 1 to 15 characters such as eth0", quoted(text)));
+        }
+        Ok(DeviceName(text.to_string()))
+    }
+}
+
+pub(super) fn uplink<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let expecting = "a device name such as \"eth0\", or \"\" for the device of the default route";
+    let OrNone(name) = from_text::<D, OrNone<DeviceName>>(deserializer, expecting)?;
+    Ok(name.map(|DeviceName(name)| name))
+}
+
+struct Cooldown(Duration);
+
+impl FromStr for Cooldown {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refuse = |why| format!("{} {why}; write 0s to 24h, such as 90s, 5m or 1h", quoted(text));
+        let (number, unit) = text.split_at(text.trim_end_matches(|c: char| !c.is_ascii_digit()).len());
+        let scale = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            "" => return Err(refuse("has no unit")),
+            _ => return Err(refuse("has an unknown unit")),
+        };
+        if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(refuse("is not a whole number of s, m or h"));
+        }
+        let seconds = number.parse().ok().and_then(|number: u64| number.checked_mul(scale));
+        let seconds = seconds.filter(|&seconds| seconds <= 24 * 3600).ok_or_else(|| refuse("is longer than a day"))?;
+        Ok(Cooldown(Duration::from_secs(seconds)))
+    }
+}
+
+pub(super) fn cooldown<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    from_text(deserializer, "a duration such as \"90s\", \"5m\" or \"1h\"").map(|Cooldown(duration)| duration)
+}
+
+pub(super) fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{}s", duration.as_secs()))
+}
+
+pub(super) fn or_empty<T: AsRef<Path>, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.as_ref().map_or(Path::new(""), AsRef::as_ref).serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        for (text, seconds) in [("0s", 0), ("90s", 90), ("5m", 300), ("24h", 86400)] {
+            assert_eq!(text.parse::<Cooldown>().map(|Cooldown(duration)| duration.as_secs()), Ok(seconds));
+        }
+        for text in ["", "0", "s", "-1s", "1.5h", "5 m", "25h", "99999999999999999999s", "5d", "1h5m"] {
+            assert!(text.parse::<Cooldown>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn device_names_follow_the_kernel() {
+        for text in ["eth0", "bond0.100", "wlp0s20f3", "a"] {
+            assert!(text.parse::<DeviceName>().is_ok(), "{text}");
+        }
+        for text in ["..", "a/b", "a b", "eth0:1", "sixteen-letters-", "e\u{7}"] {
+            assert!(text.parse::<DeviceName>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What may stand on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ArgsDerive, Parser, Subcommand};
+
+use crate::lease::ContainerId;
+
+/// Many containers, one host IP: port blocks, steering, limits and counters for each.
+#[derive(Debug, Parser)]
+#[command(name = "portslice", version, max_term_width = 100)]
+pub struct Args {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", global = true, env = "PORTSLICE_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+
+    /// Where leases and pinned programs are kept
+    #[arg(long, value_name = "DIR", global = true, env = "PORTSLICE_STATE_DIR", hide_env_values = true)]
+    pub state_dir: Option<PathBuf>,
+
+    /// Say on the terminal what is done
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Prepare the host: reserve ports, load and attach the data path
+    Setup(Setup),
+    /// Give a network namespace its slice of the host
+    Attach(Box<Attach>),
+    /// Take a container's slice back; an unknown container is no error
+    Detach {
+        /// Container id
+        id: ContainerId,
+    },
+    /// List containers with their ports
+    List {
+        /// As a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show everything about one container, dropped packets by reason among it
+    Show {
+        /// Container id
+        id: ContainerId,
+        /// As a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show counters of containers, of all without an id
+    Stats {
+        /// Container ids
+        ids: Vec<ContainerId>,
+        /// As the JSON array that Mesos' /monitor/statistics served
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take back the slices of containers that are gone; prints their ids
+    Gc {
+        /// As a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check the host and say how to mend what is wrong
+    Doctor {
+        /// As a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, ArgsDerive)]
+pub struct Setup {
+    /// Put the host back as it was before
+    #[arg(long)]
+    pub undo: bool,
+
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, ArgsDerive)]
+pub struct Attach {
+    /// Container id
+    pub id: ContainerId,
+
+    /// Path of the network namespace, such as /run/netns/NAME
+    #[arg(long, value_name = "PATH", required_unless_present = "pid")]
+    pub netns: Option<PathBuf>,
+
+    /// A process in the network namespace
+    #[arg(long, conflicts_with = "netns", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: Option<u32>,
+
+    /// Print the lease as a JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub keys: Keys,
+}
+
+/// The annotation keys as options.
+#[derive(Debug, ArgsDerive)]
+pub struct Keys {
+    /// Listening ports: 31000-31009,31100 or auto:3
+    #[arg(long, value_name = "SET")]
+    ports: Option<String>,
+
+    /// Size of the block of ephemeral ports, a power of two from 16 to 16384
+    #[arg(long, value_name = "N")]
+    ephemeral_ports: Option<String>,
+
+    /// May it reach the host through 127.0.0.1: true or false
+    #[arg(long, value_name = "BOOL")]
+    host_loopback: Option<String>,
+
+    /// Label of the statistics
+    #[arg(long, value_name = "TEXT")]
+    executor_id: Option<String>,
+
+    /// Label of the statistics
+    #[arg(long, value_name = "TEXT")]
+    executor_name: Option<String>,
+
+    /// Label of the statistics
+    #[arg(long, value_name = "TEXT")]
+    framework_id: Option<String>,
+
+    /// Label of the statistics
+    #[arg(long, value_name = "TEXT")]
+    source: Option<String>,
+}
+
+impl Keys {
+    /// Those that were given, with their values.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [
+            ("ports", &self.ports),
+            ("ephemeral-ports", &self.ephemeral_ports),
+            ("host-loopback", &self.host_loopback),
+            ("executor-id", &self.executor_id),
+            ("executor-name", &self.executor_name),
+            ("framework-id", &self.framework_id),
+            ("source", &self.source),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| value.as_deref().map(|value| (key, value)))
+    }
+}

@@ -1,0 +1,85 @@
+//! The command line: arguments -> one verb -> text or JSON.
+
+mod args;
+mod attach;
+mod doctor;
+mod list;
+mod setup;
+mod show;
+mod stats;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde::Serialize;
+
+use self::args::{Args, Command};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::lease::{ContainerId, Ledger};
+use crate::slice::{self, reclaim};
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(code) => code,
+        Err(e) => {
+            log::error!("{e}");
+            eprintln!("portslice: {e}");
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<ExitCode> {
+    let config = Config::load(args.config.as_deref())?.with_state_dir(args.state_dir.as_deref())?;
+    crate::log::start("portslice", &config, args.verbose);
+    match &args.command {
+        Command::Setup(setup) => setup::run(&config, setup),
+        Command::Attach(attach) => attach::run(&config, attach),
+        Command::Detach { id } => detach(&config, id),
+        Command::List { json } => list::run(&config, *json),
+        Command::Show { id, json } => show::run(&config, id, *json),
+        Command::Stats { ids, json } => stats::run(&config, ids, *json),
+        Command::Gc { json } => gc(&config, *json),
+        Command::Doctor { json } => return doctor::run(&config, *json),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn detach(config: &Config, id: &ContainerId) -> Result<()> {
+    if slice::detach(config, id)?.is_none() {
+        log::debug!("{id}: nothing is attached");
+    }
+    Ok(())
+}
+
+fn gc(config: &Config, json: bool) -> Result<()> {
+    let ended = if config.state_dir.exists() { reclaim::gc(config)? } else { Vec::new() };
+    if json {
+        return print_json(&ended);
+    }
+    ended.iter().try_for_each(|id| print(&format!("{id}\n")))
+}
+
+/// The container `id`, which has to exist.
+fn lease_of(config: &Config, id: &ContainerId) -> Result<crate::lease::Lease> {
+    Ledger::at(&config.state_dir)
+        .read(id)?
+        .ok_or_else(|| Error::NotFound(format!("no container {id} is attached: `portslice list` shows those that are")))
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::Failed(format!("cannot encode JSON: {e}")))?;
+    print(&format!("{text}\n"))
+}
+
+/// A reader that went away (`| head`) is not a failure.
+fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::Failed(format!("cannot write to stdout: {e}"))),
+        _ => Ok(()),
+    }
+}

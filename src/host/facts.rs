@@ -1,0 +1,115 @@
+//! What the host looks like at this moment, read once per verb.
+
+use std::net::IpAddr;
+
+use nix::sys::utsname::uname;
+
+use super::sysctl;
+use crate::error::{Error, Result};
+use crate::net::link::{self, Link, Mac};
+use crate::net::route::{self, Route};
+use crate::net::{Netlink, address};
+use crate::ports::{PortRange, PortSet};
+
+/// The host as a plan needs it.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The device that carries the address containers share.
+    pub uplink: Link,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Its global addresses, the primary one of each family first: every container carries them.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses of other devices, lo not counted.
+    pub others: Vec<IpAddr>,
+    /// Unicast routes out of the uplink.
+    pub routes: Vec<Route>,
+    /// Do routing rules exist besides the kernel's own?
+    pub policy: bool,
+    /// The ports the host's own connections come from.
+    pub ephemeral: PortRange,
+    /// Those of them that the kernel never gives out.
+    pub reserved: PortSet,
+    /// Kernel version.
+    pub kernel: (u32, u32),
+}
+
+impl Facts {
+    /// Reads the facts. `uplink` is the configured device; without one, the device of the best default route.
+    pub fn read(netlink: &mut Netlink, uplink: Option<&str>) -> Result<Self> {
+        let routes = route::all(netlink)?;
+        let uplink = find_uplink(netlink, uplink, &routes)?;
+        let mac = match uplink.mac {
+            Some(mac) if uplink.ethernet => mac,
+            _ => {
+                return Err(Error::unsupported(
+                    format!("uplink {} is not an Ethernet device", uplink.name),
+                    "name the Ethernet device that carries the host's address in the config key uplink",
+                ));
+            }
+        };
+        let (mut addresses, mut others) = (Vec::new(), Vec::new());
+        for address in address::all(netlink)? {
+            if address.link == uplink.index && address.global && !address.passing {
+                addresses.push(address.ip);
+            } else if !address.ip.is_loopback() {
+                others.push(address.ip);
+            }
+        }
+        if addresses.is_empty() {
+            return Err(Error::unsupported(
+                format!("uplink {} has no global address", uplink.name),
+                "give it one, or name the device that carries the host's address in the config key uplink",
+            ));
+        }
+        Ok(Self {
+            routes: routes.into_iter().filter(|r| r.link == uplink.index).collect(),
+            policy: route::has_policy(netlink)?,
+            ephemeral: sysctl::ephemeral_range()?,
+            reserved: sysctl::reserved_ports()?,
+            kernel: kernel_version(),
+            uplink,
+            mac,
+            addresses,
+            others,
+        })
+    }
+
+    /// The address programs get that do not choose one, if the host has the family.
+    pub fn primary(&self, v6: bool) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|ip| ip.is_ipv6() == v6)
+    }
+}
+
+/// Major and minor number of the running kernel; (0, 0) when it does not say.
+pub fn kernel_version() -> (u32, u32) {
+    let release = uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+fn find_uplink(netlink: &mut Netlink, configured: Option<&str>, routes: &[Route]) -> Result<Link> {
+    let found = match configured {
+        Some(name) => link::find(netlink, name)?.ok_or_else(|| {
+            Error::unsupported(
+                format!("there is no device {name}, which the config names as uplink"),
+                "correct the config key uplink, or leave it out to take the device of the default route",
+            )
+        })?,
+        None => {
+            let default = routes.iter().filter(|r| r.is_default()).min_by_key(|r| (r.destination.is_ipv6(), r.metric));
+            let index = default.map(|r| r.link).ok_or_else(|| {
+                Error::unsupported(
+                    "the host has no default route that would tell its uplink",
+                    "name the device that carries the host's address in the config key uplink",
+                )
+            })?;
+            link::at(netlink, index)?
+                .ok_or_else(|| Error::Failed(format!("the default route's device {index} vanished: try again")))?
+        }
+    };
+    if !found.up {
+        return Err(Error::unsupported(format!("uplink {} is down", found.name), "bring it up first"));
+    }
+    Ok(found)
+}

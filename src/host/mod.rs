@@ -1,0 +1,13 @@
+//! Facts about this host: its uplink, addresses and routes, its ephemeral ports, what its kernel can do.
+//!
+//! Everything here only looks, except [`sysctl`], which also writes where a verb tells it to. What does not live
+//! here: what follows from the facts ([`crate::plan`]).
+
+pub mod facts;
+pub mod features;
+pub mod process;
+pub mod record;
+pub mod sysctl;
+
+pub use facts::Facts;
+pub use record::HostRecord;

@@ -1,0 +1,399 @@
+//! The ledger: the durable, file-locked store of all leases.
+//!
+//! ```text
+//! <state_dir>/lock          flock: held for a decision, never for the wiring
+//! <state_dir>/leases/<id>   one lease as JSON: the truth
+//! <state_dir>/index         slots, blocks and ports of all leases, and whose block rests: what a decision needs
+//! ```
+//!
+//! A thousand leases are a third of a megabyte of JSON, and parsing that would be slower than the whole attach; the
+//! index says the same in 40 bytes each. It is derived: when it is missing or damaged it is rebuilt from the leases.
+//! Every file is written beside its place and renamed, so a reader and a killed writer never see half of one. There
+//! is no fsync: kernel state dies at a reboot, and so must leases.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fs2::FileExt;
+
+use super::block::{Block, BlockSize};
+use super::id::ContainerId;
+use super::record::Lease;
+use crate::error::{Error, Result};
+use crate::ports::PortSet;
+
+/// First line of the index: name and version of the format.
+const HEADER: &str = "portslice-index 1";
+
+/// What the index knows of a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Whose it is.
+    pub id: ContainerId,
+    /// Its slot.
+    pub slot: u16,
+    /// Its block.
+    pub block: Block,
+    /// Its assigned ports.
+    pub ports: PortSet,
+}
+
+/// A block that somebody had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// The block.
+    pub block: Block,
+    /// Whose it was: it comes back to the same container.
+    pub id: ContainerId,
+    /// Unix time at which it became free, in seconds.
+    pub freed: u64,
+}
+
+/// What a decision needs to know, and what it changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Index {
+    /// Leases in force, by slot.
+    pub entries: BTreeMap<u16, Entry>,
+    /// Blocks that rest, by first port.
+    pub past: BTreeMap<u16, Past>,
+    /// Where the search for the next block begins.
+    pub cursor: u16,
+    /// The slot given out last.
+    pub last_slot: u16,
+    /// The epoch given out last.
+    pub epoch: u32,
+}
+
+impl Index {
+    /// The entry of a container.
+    pub fn find(&self, id: &ContainerId) -> Option<&Entry> {
+        self.entries.values().find(|e| e.id == *id)
+    }
+
+    /// Ports of all blocks and assigned ports in force.
+    pub fn taken(&self) -> PortSet {
+        let ranges = self.entries.values().flat_map(|e| e.ports.ranges().iter().copied().chain([e.block.range()]));
+        PortSet::from_iter(ranges)
+    }
+
+    /// The block a container had last, if nobody else had it since.
+    pub fn last_block(&self, id: &ContainerId, size: BlockSize) -> Option<Block> {
+        self.past.values().find(|p| p.id == *id && p.block.size() == size).map(|p| p.block)
+    }
+
+    /// Blocks that became free less than `cooldown` before `now`.
+    pub fn resting(&self, cooldown: Duration, now: u64) -> PortSet {
+        let young = |p: &&Past| now.saturating_sub(p.freed) < cooldown.as_secs();
+        PortSet::from_iter(self.past.values().filter(young).map(|p| p.block.range()))
+    }
+
+    /// The slot after the one given out last that nobody has: a freed slot rests as long as possible, because its
+    /// device may outlive its lease for a moment.
+    pub fn free_slot(&self, slots: u16) -> Option<u16> {
+        let after = (self.last_slot + 1..slots).chain(1..=self.last_slot.min(slots - 1));
+        after.into_iter().find(|slot| !self.entries.contains_key(slot))
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("{HEADER} {} {} {}\n", self.cursor, self.last_slot, self.epoch);
+        for e in self.entries.values() {
+            let ports = if e.ports.is_empty() { "-".to_owned() } else { e.ports.to_string() };
+            let _ = writeln!(text, "L {} {} {} {ports} {}", e.slot, e.block.begin(), e.block.size().get(), e.id);
+        }
+        for p in self.past.values() {
+            let _ = writeln!(text, "P {} {} {} {}", p.block.begin(), p.block.size().get(), p.freed, p.id);
+        }
+        text
+    }
+
+    /// `None` when the text is not what [`Self::text`] wrote.
+    fn parse(text: &str) -> Option<Self> {
+        // the last line must be whole
+        if !text.ends_with('\n') {
+            return None;
+        }
+        let mut lines = text.lines();
+        let mut head = lines.next()?.strip_prefix(HEADER)?.split_ascii_whitespace();
+        let mut index = Index {
+            cursor: head.next()?.parse().ok()?,
+            last_slot: head.next()?.parse().ok()?,
+            epoch: head.next()?.parse().ok()?,
+            ..Index::default()
+        };
+        for line in lines {
+            let mut words = line.split(' ');
+            let kind = words.next()?;
+            let mut block = |words: &mut std::str::Split<'_, char>| {
+                let begin = words.next()?.parse().ok()?;
+                Block::new(begin, BlockSize::new(words.next()?.parse().ok()?)?)
+            };
+            match kind {
+                "L" => {
+                    let slot = words.next()?.parse().ok()?;
+                    let block = block(&mut words)?;
+                    let ports = match words.next()? {
+                        "-" => PortSet::empty(),
+                        set => set.parse().ok()?,
+                    };
+                    let id = words.next()?.parse().ok()?;
+                    index.entries.insert(slot, Entry { id, slot, block, ports });
+                }
+                "P" => {
+                    let block = block(&mut words)?;
+                    let freed = words.next()?.parse().ok()?;
+                    let id = words.next()?.parse().ok()?;
+                    index.past.insert(block.begin(), Past { block, id, freed });
+                }
+                _ => return None,
+            }
+        }
+        Some(index)
+    }
+}
+
+/// The ledger under the state directory.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    directory: PathBuf,
+}
+
+/// The ledger while it is locked: nobody else decides.
+pub struct Locked<'a> {
+    ledger: &'a Ledger,
+    _lock: File,
+    /// What the decision is about. [`Self::save`] makes changes last.
+    pub index: Index,
+}
+
+impl Ledger {
+    /// The ledger in `state_dir`, which need not exist yet.
+    pub fn at(state_dir: &Path) -> Self {
+        Self { directory: state_dir.to_owned() }
+    }
+
+    /// Makes the directories, readable by root alone.
+    pub fn create(&self) -> Result<()> {
+        let leases = self.directory.join("leases");
+        DirBuilder::new().recursive(true).mode(0o700).create(&leases).map_err(Error::file("create", &leases))
+    }
+
+    /// Waits for the lock and reads the index.
+    pub fn lock(&self) -> Result<Locked<'_>> {
+        let lock = self.flock()?;
+        let index = match fs::read_to_string(self.path("index")) {
+            Ok(text) => match Index::parse(&text) {
+                Some(index) => index,
+                None => {
+                    log::warn!("{} is damaged: rebuilding it from the leases", self.path("index").display());
+                    self.rebuild()?
+                }
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.rebuild()?,
+            Err(e) => return Err(Error::file("read", self.path("index"))(e)),
+        };
+        Ok(Locked { ledger: self, _lock: lock, index })
+    }
+
+    /// Waits for the lock alone: for work that must happen once on the host.
+    pub fn flock(&self) -> Result<File> {
+        let path = self.path("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(Error::file("open", &path))?;
+        FileExt::lock_exclusive(&lock).map_err(Error::file("lock", &path))?;
+        Ok(lock)
+    }
+
+    /// A container's lease; `None` when it has none.
+    pub fn read(&self, id: &ContainerId) -> Result<Option<Lease>> {
+        let path = self.lease_path(id.as_str());
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::file("read", path)(e)),
+        };
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|e| Error::Failed(format!("the lease {} is damaged ({e}): remove it", path.display())))
+    }
+
+    /// All leases, by slot. A damaged one is left out and logged.
+    pub fn all(&self) -> Result<Vec<Lease>> {
+        let path = self.directory.join("leases");
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::file("list", path)(e)),
+        };
+        let mut leases = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(Error::file("list", &path))?.file_name();
+            let Some(id) = name.to_str().and_then(|n| n.parse::<ContainerId>().ok()) else { continue };
+            match self.read(&id) {
+                // it may have ended between the listing and the reading
+                Ok(lease) => leases.extend(lease),
+                Err(e) => log::warn!("{e}"),
+            }
+        }
+        leases.sort_by_key(|l| l.slot);
+        Ok(leases)
+    }
+
+    /// Records a lease, new or changed.
+    pub fn write(&self, lease: &Lease) -> Result<()> {
+        let text = serde_json::to_vec(lease).map_err(|e| Error::Failed(format!("cannot encode a lease: {e}")))?;
+        self.replace(&self.lease_path(lease.id.as_str()), &text)
+    }
+
+    /// Forgets a lease's record. [`Locked::release`] comes first.
+    pub fn erase(&self, id: &ContainerId) -> Result<()> {
+        let path = self.lease_path(id.as_str());
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the ledger's files away, for a host that shall be as before.
+    pub fn remove(&self) -> Result<()> {
+        for path in [self.path("index"), self.path("lock")] {
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::file("remove", path)(e)),
+                _ => {}
+            }
+        }
+        let leases = self.directory.join("leases");
+        match fs::remove_dir_all(&leases) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", leases)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes a file of the state directory beside its place and renames it.
+    pub fn replace(&self, path: &Path, text: &[u8]) -> Result<()> {
+        // outside leases/: what lies there is a lease
+        let beside = self.directory.join(format!("tmp-{}", std::process::id()));
+        let written = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&beside)
+            .and_then(|mut file| file.write_all(text))
+            .and_then(|()| fs::rename(&beside, path));
+        written.map_err(|e| {
+            let _ = fs::remove_file(&beside);
+            Error::file("write", path)(e)
+        })
+    }
+
+    fn rebuild(&self) -> Result<Index> {
+        let mut index = Index::default();
+        for lease in self.all()? {
+            index.epoch = index.epoch.max(lease.epoch);
+            index.last_slot = index.last_slot.max(lease.slot);
+            let Lease { id, slot, block, ports, .. } = lease;
+            index.entries.insert(slot, Entry { id, slot, block, ports });
+        }
+        Ok(index)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    fn lease_path(&self, id: &str) -> PathBuf {
+        self.directory.join("leases").join(id)
+    }
+}
+
+impl Locked<'_> {
+    /// Enters a lease: first its record, then the index, so that whatever the index names has a record.
+    pub fn grant(&mut self, lease: &Lease) -> Result<()> {
+        self.ledger.write(lease)?;
+        self.index.past.remove(&lease.block.begin());
+        self.index.cursor = lease.block.end().wrapping_add(1);
+        self.index.last_slot = lease.slot;
+        self.index.epoch = lease.epoch;
+        let Lease { id, slot, block, ports, .. } = lease.clone();
+        self.index.entries.insert(slot, Entry { id, slot, block, ports });
+        self.save().inspect_err(|_| {
+            let _ = self.ledger.erase(&lease.id);
+        })
+    }
+
+    /// Ends a lease: first the index, then its record.
+    pub fn release(&mut self, id: &ContainerId) -> Result<()> {
+        if let Some(entry) = self.index.find(id).cloned() {
+            self.index.entries.remove(&entry.slot);
+            // of this container and of what overlaps, only the newest past counts
+            let range = entry.block.range();
+            self.index.past.retain(|_, p| p.id != entry.id && p.block.range().overlap(range).is_none());
+            let past = Past { block: entry.block, id: entry.id, freed: unix_now() };
+            self.index.past.insert(past.block.begin(), past);
+            self.save()?;
+        }
+        self.ledger.erase(id)
+    }
+
+    fn save(&self) -> Result<()> {
+        self.ledger.replace(&self.ledger.path("index"), self.index.text().as_bytes())
+    }
+}
+
+/// Seconds since 1970.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn index_text_round_trips() {
+        let block = |begin| Block::new(begin, BlockSize::MIN).unwrap();
+        let id = |s: &str| s.parse::<ContainerId>().unwrap();
+        let mut index = Index { cursor: 32800, last_slot: 7, epoch: 9, ..Index::default() };
+        let ports = "31000-31009,31100".parse().unwrap();
+        index.entries.insert(7, Entry { id: id("a:b.c"), slot: 7, block: block(32784), ports });
+        index.entries.insert(3, Entry { id: id("x"), slot: 3, block: block(32768), ports: PortSet::empty() });
+        index.past.insert(32800, Past { block: block(32800), id: id("old"), freed: 1_700_000_000 });
+        assert_eq!(Index::parse(&index.text()), Some(index));
+    }
+
+    #[test]
+    fn damaged_index_is_noticed() {
+        let text = "portslice-index 1 32768 1 1\nL 1 32768 16 - a\n";
+        assert!(Index::parse(text).is_some());
+        for cut in 0..text.len() {
+            assert_eq!(Index::parse(&text[..cut]).map(|i| i.entries.len()), (cut == 28).then_some(0), "{cut}");
+        }
+        for bad in ["L 1 32769 16 - a", "L x 32768 16 - a", "L 1 32768 17 - a", "Q", "L 1 32768 16 9-1 a", "P 1"] {
+            assert_eq!(Index::parse(&format!("portslice-index 1 0 0 0\n{bad}\n")), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn slots_rest_as_long_as_possible() {
+        let entry = |slot| {
+            let block = Block::new(32768 + 16 * slot, BlockSize::MIN).unwrap();
+            (slot, Entry { id: format!("c{slot}").parse().unwrap(), slot, block, ports: PortSet::empty() })
+        };
+        let mut index = Index { last_slot: 2, entries: BTreeMap::from([entry(2)]), ..Index::default() };
+        assert_eq!(index.free_slot(5), Some(3));
+        index.last_slot = 4;
+        assert_eq!(index.free_slot(5), Some(1));
+        index.entries.extend([entry(1), entry(3), entry(4)]);
+        assert_eq!(index.free_slot(5), None);
+    }
+}

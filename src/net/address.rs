@@ -1,0 +1,74 @@
+//! Addresses: reading the host's, giving them to a container.
+
+use std::net::IpAddr;
+
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{Netlink, Request};
+use crate::error::Result;
+
+/// An address of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Index of the link that carries it.
+    pub link: u32,
+    /// The address.
+    pub ip: IpAddr,
+    /// Length of the prefix that is on the link, 32 or 128 when only itself is.
+    pub prefix: u8,
+    /// May it be used beyond its link?
+    pub global: bool,
+    /// Is it short-lived (IPv6 privacy extension), deprecated, or not (yet) usable?
+    pub passing: bool,
+}
+
+/// Every address in the namespace, in the kernel's order: the primary address of a link comes first.
+pub fn all(netlink: &mut Netlink) -> Result<Vec<Address>> {
+    let answers = netlink.dump("list addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+    Ok(answers.into_iter().filter_map(decode).collect())
+}
+
+/// Gives `ip` alone (/32, /128) to a link. No duplicate address detection: it *is* somebody else's, the host's.
+pub fn add(link: u32, ip: IpAddr) -> Request {
+    let mut message = AddressMessage::default();
+    message.header.index = link;
+    message.header.scope = AddressScope::Universe;
+    (message.header.family, message.header.prefix_len) = match ip {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    message.attributes = vec![
+        AddressAttribute::Local(ip),
+        AddressAttribute::Address(ip),
+        AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute | AddressFlags::Permanent),
+    ];
+    Request::create(format!("add address {ip}"), RouteNetlinkMessage::NewAddress(message))
+}
+
+fn decode(message: RouteNetlinkMessage) -> Option<Address> {
+    let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+    let (mut local, mut address, mut flags) =
+        (None, None, AddressFlags::from_bits_retain(message.header.flags.bits().into()));
+    for attribute in message.attributes {
+        match attribute {
+            // on a point-to-point link Address is the other side; IPv6 sets Local only then
+            AddressAttribute::Local(ip) => local = Some(ip),
+            AddressAttribute::Address(ip) => address = Some(ip),
+            AddressAttribute::Flags(f) => flags = f,
+            _ => {}
+        }
+    }
+    let unusable =
+        AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated | AddressFlags::Optimistic;
+    let ip = local.or(address)?;
+    // IFA_F_TEMPORARY and IFA_F_SECONDARY share a bit: it means temporary for IPv6 only
+    let temporary = ip.is_ipv6() && flags.contains(AddressFlags::Secondary);
+    Some(Address {
+        link: message.header.index,
+        ip,
+        prefix: message.header.prefix_len,
+        global: matches!(message.header.scope, AddressScope::Universe | AddressScope::Site),
+        passing: temporary || flags.intersects(unusable),
+    })
+}

@@ -1,0 +1,72 @@
+//! The clsact qdisc and BPF filters on it.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::tc::{
+    TcAttribute, TcBpfFlags, TcFilterBpfOption, TcHandle, TcMessage, TcOption,
+};
+
+use super::Request;
+
+/// include/uapi/linux/pkt_sched.h
+const TC_H_CLSACT: TcHandle = TcHandle { major: 0xffff, minor: 0xfff1 };
+const CLSACT_INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff2 };
+const ETH_P_ALL: u16 = 0x0003;
+/// The first filter; a second owner's `tc filter add` without `pref` starts at 49152.
+const PRIORITY: u16 = 1;
+const HANDLE: TcHandle = TcHandle { major: 0, minor: 1 };
+
+/// The qdisc that filters hang on. It never queues and sits beside any root qdisc.
+pub fn add_clsact(link: u32, name: &str) -> Request {
+    Request::create(format!("add clsact to {name}"), RouteNetlinkMessage::NewQueueDiscipline(clsact(link)))
+}
+
+/// Removes clsact and every filter on it.
+pub fn delete_clsact(link: u32, name: &str) -> Request {
+    Request::set(format!("delete clsact from {name}"), RouteNetlinkMessage::DelQueueDiscipline(clsact(link)))
+}
+
+/// Runs `program` on every packet that enters through `link`, direct-action. `slot` reaches the program as
+/// `skb->tc_classid` (net/sched/cls_bpf.c: set from the filter's class id before each run), 0 for none.
+pub fn add_ingress(link: u32, name: &str, program: BorrowedFd<'_>, program_name: &str, slot: u16) -> Request {
+    let mut message = filter(link);
+    message.attributes.push(TcAttribute::Options(vec![
+        TcOption::Bpf(TcFilterBpfOption::ClassId(TcHandle { major: 0, minor: slot })),
+        TcOption::Bpf(TcFilterBpfOption::ProgFd(program.as_raw_fd() as u32)),
+        TcOption::Bpf(TcFilterBpfOption::ProgName(format!("portslice_{program_name}"))),
+        TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
+    ]));
+    Request::replace(format!("add filter {program_name} to {name}"), RouteNetlinkMessage::NewTrafficFilter(message))
+}
+
+/// A filter without a program, which no kernel accepts: how it refuses tells whether it has BPF classifiers.
+pub fn empty_ingress(link: u32) -> Request {
+    let mut message = filter(link);
+    message.attributes.push(TcAttribute::Options(vec![TcOption::Bpf(TcFilterBpfOption::ProgName("probe".into()))]));
+    Request::create("add an empty filter", RouteNetlinkMessage::NewTrafficFilter(message))
+}
+
+/// Removes the filter [`add_ingress`] made.
+pub fn delete_ingress(link: u32, name: &str) -> Request {
+    Request::set(format!("delete filter from {name}"), RouteNetlinkMessage::DelTrafficFilter(filter(link)))
+}
+
+fn clsact(link: u32) -> TcMessage {
+    let mut message = TcMessage::default();
+    message.header.index = link as i32;
+    message.header.handle = TcHandle { major: 0xffff, minor: 0 };
+    message.header.parent = TC_H_CLSACT;
+    message.attributes.push(TcAttribute::Kind("clsact".into()));
+    message
+}
+
+fn filter(link: u32) -> TcMessage {
+    let mut message = TcMessage::default();
+    message.header.index = link as i32;
+    message.header.handle = HANDLE;
+    message.header.parent = CLSACT_INGRESS;
+    message.header.info = u32::from(PRIORITY) << 16 | u32::from(ETH_P_ALL.to_be());
+    message.attributes.push(TcAttribute::Kind("bpf".into()));
+    message
+}

@@ -1,0 +1,18 @@
+//! Talking to the kernel about links, addresses, routes, filters and sockets: blocking netlink, one request at a
+//! time or many in one batch, and entering a network namespace.
+//!
+//! Builders ([`link`], [`address`], [`route`], [`filter`]) are pure and return a [`Request`]; [`Netlink`] sends it.
+//! What does not live here: which link, address or filter a container needs ([`crate::plan`]).
+
+pub mod address;
+pub mod diag;
+pub mod filter;
+pub mod link;
+pub mod netns;
+mod request;
+pub mod route;
+mod socket;
+
+pub use netns::Netns;
+pub use request::Request;
+pub use socket::Netlink;

@@ -1,0 +1,91 @@
+//! A network namespace held open, its identity, and running a closure inside it.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::sched::{CloneFlags, setns};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// What tells one namespace from every other one that is alive: device and inode of its nsfs file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetnsId {
+    /// Device number of nsfs.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+}
+
+/// An open network namespace; it stays alive as long as this does.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    /// How it was found.
+    pub path: PathBuf,
+    /// Which one it is.
+    pub id: NetnsId,
+}
+
+impl Netns {
+    /// The namespace of the calling thread.
+    pub fn current() -> Result<Self> {
+        Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// The namespace of a process.
+    pub fn of_pid(pid: u32) -> Result<Self> {
+        match Self::open(Path::new(&format!("/proc/{pid}/ns/net"))) {
+            Err(Error::File { source, .. }) if matches!(source.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+                Err(Error::NotFound(format!("process {pid} is gone: it has no network namespace to attach")))
+            }
+            other => other,
+        }
+    }
+
+    /// The namespace behind a path: `/run/netns/NAME`, `/proc/PID/ns/net`.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::file("open network namespace", path))?;
+        // anything else (a plain file left over by a lost mount, a directory) would only fail later, in setns
+        const NSFS_MAGIC: i64 = 0x6e73_6673;
+        let kind = nix::sys::statfs::fstatfs(&file)
+            .map_err(|e| Error::file("inspect network namespace", path)(e.into()))?
+            .filesystem_type();
+        if kind.0 as i64 != NSFS_MAGIC {
+            return Err(Error::NotFound(format!(
+                "{} is not a network namespace: its mount is gone, or the path is wrong",
+                path.display()
+            )));
+        }
+        let meta = file.metadata().map_err(Error::file("inspect network namespace", path))?;
+        Ok(Self { file, path: path.to_owned(), id: NetnsId { dev: meta.dev(), ino: meta.ino() } })
+    }
+
+    /// Runs `work` with the calling thread inside this namespace. The thread is back where it was afterwards, also
+    /// when `work` panics; a thread that cannot come back ends the process, as everything it did next would hit the
+    /// wrong namespace.
+    pub fn inside<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        struct Back(File);
+        impl Drop for Back {
+            fn drop(&mut self) {
+                if setns(&self.0, CloneFlags::CLONE_NEWNET).is_err() {
+                    std::process::abort();
+                }
+            }
+        }
+        let home = File::open("/proc/thread-self/ns/net")
+            .map_err(Error::file("open network namespace", "/proc/thread-self/ns/net"))?;
+        setns(&self.file, CloneFlags::CLONE_NEWNET)
+            .map_err(|e| Error::file("enter network namespace", &self.path)(e.into()))?;
+        let _back = Back(home);
+        work()
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}

@@ -1,0 +1,165 @@
+//! Routes: reading those that leave through the uplink, giving a container the same destinations.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteNextHop, RouteProtocol, RouteScope,
+    RouteType, RouteVia,
+};
+use netlink_packet_route::rule::RuleMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{Netlink, Request};
+use crate::error::Result;
+
+/// A unicast route of the main table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// First address of the destination; unspecified with prefix 0 for the default route.
+    pub destination: IpAddr,
+    /// Prefix length of the destination.
+    pub prefix: u8,
+    /// Index of the link it leaves through.
+    pub link: u32,
+    /// Next hop; `None` when the destination is on the link itself.
+    pub gateway: Option<IpAddr>,
+    /// Source address a program gets that does not choose one.
+    pub source: Option<IpAddr>,
+    /// Lower wins.
+    pub metric: u32,
+    /// Largest packet, when the route says so.
+    pub mtu: Option<u32>,
+}
+
+impl Route {
+    /// Does it catch everything?
+    pub fn is_default(&self) -> bool {
+        self.prefix == 0
+    }
+}
+
+/// All unicast routes of the main table, both families.
+pub fn all(netlink: &mut Netlink) -> Result<Vec<Route>> {
+    let mut routes = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        // a filter by table on a kernel that checks strictly answers ENOENT when the family has no such table
+        match netlink.dump("list routes", RouteNetlinkMessage::GetRoute(message)) {
+            Ok(answers) => routes.extend(answers.into_iter().flat_map(decode)),
+            Err(crate::error::Error::Netlink { errno, .. })
+                if matches!(errno.raw_os_error(), Some(libc::ENOENT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(routes)
+}
+
+/// Are there routing rules besides the kernel's own (local, main, default)? Then a route depends on more than its
+/// destination.
+pub fn has_policy(netlink: &mut Netlink) -> Result<bool> {
+    for (family, own) in [(AddressFamily::Inet, 3), (AddressFamily::Inet6, 2)] {
+        let mut message = RuleMessage::default();
+        message.header.family = family;
+        match netlink.dump("list routing rules", RouteNetlinkMessage::GetRule(message)) {
+            Ok(rules) if rules.len() > own => return Ok(true),
+            // a kernel without rules has none of them
+            Ok(_) | Err(crate::error::Error::Netlink { .. }) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(false)
+}
+
+/// A route straight out of a device: `destination/prefix dev LINK src SOURCE mtu MTU`.
+pub fn add(link: u32, destination: IpAddr, prefix: u8, source: Option<IpAddr>, metric: u32, mtu: u32) -> Request {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family_of(destination);
+    message.header.destination_prefix_length = prefix;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = if destination.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+    message.attributes =
+        vec![RouteAttribute::Oif(link), RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])];
+    if prefix > 0 {
+        message.attributes.push(RouteAttribute::Destination(destination.into()));
+    }
+    if let Some(source) = source {
+        message.attributes.push(RouteAttribute::PrefSource(source.into()));
+    }
+    if metric > 0 {
+        message.attributes.push(RouteAttribute::Priority(metric));
+    }
+    Request::create(format!("add route {destination}/{prefix}"), RouteNetlinkMessage::NewRoute(message))
+}
+
+fn family_of(ip: IpAddr) -> AddressFamily {
+    if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+/// One route for each next hop.
+fn decode(message: RouteNetlinkMessage) -> Vec<Route> {
+    let RouteNetlinkMessage::NewRoute(message) = message else { return Vec::new() };
+    if message.header.kind != RouteType::Unicast {
+        return Vec::new();
+    }
+    let mut table = u32::from(message.header.table);
+    let mut route = Route {
+        destination: match message.header.address_family {
+            AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            _ => return Vec::new(),
+        },
+        prefix: message.header.destination_prefix_length,
+        link: 0,
+        gateway: None,
+        source: None,
+        metric: 0,
+        mtu: None,
+    };
+    let mut hops = Vec::new();
+    for attribute in message.attributes {
+        match attribute {
+            RouteAttribute::Destination(to) => route.destination = ip(to).unwrap_or(route.destination),
+            RouteAttribute::Gateway(via) => route.gateway = ip(via),
+            RouteAttribute::Via(RouteVia::Inet6(via)) => route.gateway = Some(via.into()),
+            RouteAttribute::MultiPath(several) => hops = several,
+            RouteAttribute::PrefSource(from) => route.source = ip(from),
+            RouteAttribute::Oif(link) => route.link = link,
+            RouteAttribute::Priority(metric) => route.metric = metric,
+            RouteAttribute::Table(t) => table = t,
+            RouteAttribute::Metrics(metrics) => {
+                route.mtu = metrics.iter().find_map(|m| match m {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    if table != u32::from(RouteHeader::RT_TABLE_MAIN) {
+        return Vec::new();
+    }
+    if hops.is_empty() {
+        return vec![route];
+    }
+    let hop = |hop: RouteNextHop| Route {
+        link: hop.interface_index,
+        gateway: hop.attributes.into_iter().find_map(|a| match a {
+            RouteAttribute::Gateway(via) => ip(via),
+            _ => None,
+        }),
+        ..route.clone()
+    };
+    hops.into_iter().map(hop).collect()
+}
+
+fn ip(address: RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some(ip.into()),
+        RouteAddress::Inet6(ip) => Some(ip.into()),
+        _ => None,
+    }
+}

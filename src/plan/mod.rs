@@ -1,0 +1,156 @@
+//! Pure decisions: from a request, the ledger's index and the host's facts to a lease, and from a lease to the
+//! ordered steps that make it work. Nothing here reads or writes anything.
+//!
+//! [`grant`] says what a container gets, [`steer`] what the data path must know of the host, and this file in which
+//! order things happen. Carrying steps out is [`crate::slice`]'s.
+
+pub mod grant;
+pub mod steer;
+
+use std::net::IpAddr;
+
+use crate::host::Facts;
+use crate::host::sysctl::Setting;
+use crate::lease::Lease;
+use crate::net::link::Mac;
+use crate::ports::PortSet;
+use crate::steer::SlotEntry;
+
+/// MTU of both ends of a pair: the largest packet IPv4 can express, so that what programs send over loopback (lo has
+/// 65536) passes between containers and host. Routes carry the uplink's MTU for everything that leaves the host.
+pub const PAIR_MTU: u32 = 65535;
+
+/// One step of an attach. Each knows its inverse, so that a plan can be undone from any point, and a lease from its
+/// record alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make the veth pair. Inverse: delete it.
+    CreatePair {
+        /// The host's end.
+        name: String,
+        /// Shown beside it.
+        alias: String,
+        /// The container's end.
+        inner: String,
+        /// Address of both.
+        mac: Mac,
+    },
+    /// Filter what leaves the container, then bring up the host's end. Inverse: none, it goes with the pair.
+    Guard {
+        /// Handed to the program.
+        slot: u16,
+    },
+    /// Configure the container's namespace. Inverse: take the filters off its lo; the rest goes with the pair.
+    Furnish {
+        /// Handed to the programs.
+        slot: u16,
+        /// The container's end.
+        device: String,
+        /// Addresses it carries.
+        addresses: Vec<IpAddr>,
+        /// What programs see in `ip route`.
+        routes: Vec<InnerRoute>,
+        /// Settings under /proc/sys/net.
+        sysctls: Vec<Setting>,
+    },
+    /// Let the data path know the container. Inverse: forget it.
+    Occupy {
+        /// Index in the maps.
+        slot: u16,
+        /// `SlotEntry` flags.
+        flags: u32,
+        /// Of the lease.
+        epoch: u32,
+    },
+    /// Steer the ports, when everything behind them works. Inverse: stop steering them, before anything else goes.
+    Publish {
+        /// Whose they are.
+        slot: u16,
+        /// Block and assigned ports.
+        ports: PortSet,
+    },
+}
+
+/// A route of a container: straight out of its device, whose other end knows the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InnerRoute {
+    /// Destination.
+    pub destination: IpAddr,
+    /// Its prefix length.
+    pub prefix: u8,
+    /// Source address for programs that do not choose.
+    pub source: Option<IpAddr>,
+    /// Lower wins.
+    pub metric: u32,
+    /// Largest packet towards it.
+    pub mtu: u32,
+}
+
+/// The steps that make `lease` work, in order.
+pub fn attach(lease: &Lease, facts: &Facts, copied: Vec<Setting>) -> Vec<Step> {
+    let slot = lease.slot;
+    vec![
+        Step::CreatePair {
+            name: lease.link(),
+            alias: lease.id.to_string(),
+            inner: lease.device.clone(),
+            mac: facts.mac,
+        },
+        Step::Guard { slot },
+        Step::Furnish {
+            slot,
+            device: lease.device.clone(),
+            addresses: facts.addresses.clone(),
+            routes: inner_routes(facts),
+            sysctls: sysctls(lease, copied),
+        },
+        Step::Occupy { slot, flags: slot_flags(lease), epoch: lease.epoch },
+        Step::Publish { slot, ports: lease.all_ports() },
+    ]
+}
+
+/// Flags of the slot of `lease`.
+pub fn slot_flags(lease: &Lease) -> u32 {
+    if lease.host_loopback { SlotEntry::HOST_LOOPBACK } else { 0 }
+}
+
+/// The host's routes out of the uplink with the gateways left out. A host with very many (a routing daemon's full
+/// table) is represented by its default routes.
+fn inner_routes(facts: &Facts) -> Vec<InnerRoute> {
+    const MANY: usize = 64;
+    let mut routes: Vec<InnerRoute> = Vec::new();
+    for route in &facts.routes {
+        // fe80::/64 reaches only neighbours, and a container has no link-local address to reach them from
+        let link_local = matches!(route.destination, IpAddr::V6(ip) if ip.segments()[0] & 0xffc0 == 0xfe80);
+        if link_local || (facts.routes.len() > MANY && !route.is_default()) {
+            continue;
+        }
+        let v6 = route.destination.is_ipv6();
+        let Some(primary) = facts.primary(v6) else { continue };
+        let inner = InnerRoute {
+            destination: route.destination,
+            prefix: route.prefix,
+            source: Some(route.source.filter(|s| facts.addresses.contains(s)).unwrap_or(primary)),
+            metric: route.metric,
+            mtu: route.mtu.unwrap_or(facts.uplink.mtu).min(facts.uplink.mtu),
+        };
+        // several next hops of one route are one route out of one device
+        let same = |r: &InnerRoute| (r.destination, r.prefix, r.metric) == (inner.destination, inner.prefix, inner.metric);
+        if !routes.iter().any(same) {
+            routes.push(inner);
+        }
+    }
+    routes
+}
+
+/// Settings of the container's namespace. A small block lives from quick reuse: without `tcp_tw_reuse` each closed
+/// connection holds its port for 60 s against the same destination; the delay (Linux 6.12) is in milliseconds.
+fn sysctls(lease: &Lease, copied: Vec<Setting>) -> Vec<Setting> {
+    let mut settings = vec![
+        ("ipv4/ip_local_port_range".to_owned(), format!("{} {}", lease.block.begin(), lease.block.end())),
+        ("ipv4/tcp_tw_reuse".to_owned(), "1".to_owned()),
+        ("ipv4/tcp_tw_reuse_delay".to_owned(), "1".to_owned()),
+    ];
+    settings.extend(copied);
+    settings
+}

@@ -1,0 +1,174 @@
+//! What a container asks for: its id, its ports, its limits, its labels, read from annotations or arguments.
+//!
+//! Ids, keys and values come from whoever starts containers and are hostile: long ones are refused before they are
+//! parsed, and no message repeats them raw. What does not live here: the defaults (`config`), what is granted (`lease`),
+//! and how an annotation or an argument is found (`face`).
+
+mod asked;
+
+pub use asked::{PortsAsked, PortsAskedError};
+
+use crate::error::{Error, Result};
+use crate::lease::ContainerId;
+use crate::lease::block::BlockSize;
+use crate::lease::record::Labels;
+use crate::rate::Limit;
+use crate::refusal::{one_line, quoted, unknown};
+use std::fmt;
+use std::str::FromStr;
+
+/// What annotations that are meant for portslice begin with.
+pub const PREFIX: &str = "portslice/";
+
+/// The keys of [`Request::set`].
+pub const KEYS: [&str; 13] = [
+    "ports",
+    "ephemeral-ports",
+    "egress-rate",
+    "egress-ceil",
+    "egress-burst",
+    "ingress-rate",
+    "ingress-ceil",
+    "ingress-burst",
+    "executor-id",
+    "executor-name",
+    "framework-id",
+    "source",
+    "host-loopback",
+];
+
+/// What one container asks for. `None` and empty mean it does not ask, and the configuration applies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Who asks.
+    pub id: ContainerId,
+    /// Ports to listen on.
+    pub ports: PortsAsked,
+    /// The size of its block.
+    pub ephemeral_ports: Option<BlockSize>,
+    /// Whether it may reach the host through 127.0.0.1.
+    pub host_loopback: Option<bool>,
+    /// What it may send.
+    pub egress: Limit,
+    /// What it may receive.
+    pub ingress: Limit,
+    /// What statistics call it.
+    pub labels: Labels,
+}
+
+impl Request {
+    /// A request that asks for nothing in particular.
+    pub fn new(id: ContainerId) -> Self {
+        let (ports, labels) = (PortsAsked::default(), Labels::default());
+        let (egress, ingress) = (Limit::default(), Limit::default());
+        Request { id, ports, ephemeral_ports: None, host_loopback: None, egress, ingress, labels }
+    }
+
+    /// Everything in `annotations` that begins with [`PREFIX`]; the rest is not looked at.
+    pub fn from_annotations<K, V>(id: ContainerId, annotations: impl IntoIterator<Item = (K, V)>) -> Result<Self>
+    where
+        K: AsRef<str>,
+        V: AsRef<str>,
+    {
+        let mut request = Request::new(id);
+        for (name, value) in annotations {
+            if let Some(key) = name.as_ref().strip_prefix(PREFIX) {
+                // An unknown key may be anything, a known one is shown as it is written.
+                let name = if KEYS.contains(&key) { name.as_ref().to_string() } else { quoted(name.as_ref()) };
+                request.set(key, value.as_ref(), &format!("annotation {name}"))?;
+            }
+        }
+        Ok(request)
+    }
+
+    /// Sets one of [`KEYS`] from its text. `place` is where it was found and what the refusal calls it. A refusal leaves
+    /// the request as it was.
+    pub fn set(&mut self, key: &str, value: &str, place: &str) -> Result<()> {
+        if value.len() > LONGEST_VALUE {
+            let why = format!("the value has {} bytes; at most {LONGEST_VALUE} are read", value.len());
+            return Err(Error::invalid(one_line(place), why));
+        }
+        let text = value.trim();
+        match key {
+            "ports" => self.ports = parsed(text, place)?,
+            "ephemeral-ports" => self.ephemeral_ports = Some(parsed(text, place)?),
+            "host-loopback" => self.host_loopback = Some(flag(text, place)?),
+            "egress-rate" => self.egress = Limit { rate: Some(parsed(text, place)?), ..self.egress }.checked(place)?,
+            "egress-ceil" => self.egress = Limit { ceil: Some(parsed(text, place)?), ..self.egress }.checked(place)?,
+            "egress-burst" => {
+                self.egress = Limit { burst: Some(parsed(text, place)?), ..self.egress }.checked(place)?
+            }
+            "ingress-rate" => {
+                self.ingress = Limit { rate: Some(parsed(text, place)?), ..self.ingress }.checked(place)?
+            }
+            "ingress-ceil" => {
+                self.ingress = Limit { ceil: Some(parsed(text, place)?), ..self.ingress }.checked(place)?
+            }
+            "ingress-burst" => {
+                self.ingress = Limit { burst: Some(parsed(text, place)?), ..self.ingress }.checked(place)?;
+            }
+            "executor-id" => self.labels.executor_id = Some(label(value, place)?),
+            "executor-name" => self.labels.executor_name = Some(label(value, place)?),
+            "framework-id" => self.labels.framework_id = Some(label(value, place)?),
+            "source" => self.labels.source = Some(label(value, place)?),
+            _ => return Err(Error::invalid(one_line(place), unknown("key", key, &KEYS))),
+        }
+        Ok(())
+    }
+}
+
+/// No honest value comes near it: the longest port set has 190 KB only if every other port is listed by itself.
+const LONGEST_VALUE: usize = 64 << 10;
+
+/// Labels end up in every statistic, so they are held shorter.
+const LONGEST_LABEL: usize = 1024;
+
+fn parsed<T: FromStr>(text: &str, place: &str) -> Result<T>
+where
+    T::Err: fmt::Display,
+{
+    text.parse().map_err(|error: T::Err| Error::invalid(one_line(place), error.to_string()))
+}
+
+fn flag(text: &str, place: &str) -> Result<bool> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(Error::invalid(one_line(place), format!("{} is neither true nor false", quoted(text)))),
+    }
+}
+
+fn label(text: &str, place: &str) -> Result<String> {
+    let refuse = |why| Err(Error::invalid(one_line(place), format!("{} {why}", quoted(text))));
+    if text.len() > LONGEST_LABEL {
+        return refuse("is too long; give at most 1024 bytes");
+    }
+    // It is printed to terminals.
+    if text.chars().any(char::is_control) {
+        return refuse("contains a control character; give printable text");
+    }
+    Ok(text.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_taken_and_a_refusal_changes_nothing() {
+        let id: ContainerId = "web".parse().unwrap();
+        for key in KEYS {
+            let mut request = Request::new(id.clone());
+            let value = ["auto:1", "1024", "1mbit", "64KB", "true"]
+                .iter()
+                .find(|value| request.set(key, value, key).is_ok())
+                .unwrap_or_else(|| panic!("{key}"));
+            assert_ne!(request, Request::new(id.clone()), "{key} {value}");
+        }
+        let mut request = Request::new(id);
+        request.set("egress-rate", "2mbit", "--egress-rate").unwrap();
+        let before = request.clone();
+        assert!(request.set("egress-ceil", "1mbit", "--egress-ceil").is_err());
+        assert_eq!(request, before);
+    }
+}

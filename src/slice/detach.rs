@@ -1,0 +1,59 @@
+//! Detach: take a slice back.
+
+use super::prepare::{self, Host};
+use super::wire::{device_of, unfurnish};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::host::process::Worker;
+use crate::lease::{ContainerId, Lease, Ledger, Stage};
+use crate::net::{Netlink, Netns, link};
+
+/// Ends the lease of `id` and returns it; `None` when there is none, which is success: a runtime calls poststop late,
+/// twice, or for a container that never was ours.
+///
+/// Ports stop being steered first, so they are free at once and the device is inert. A namespace that is about to die
+/// takes its device along, asynchronously; only one that lives on has it removed, which waits some 30 ms.
+pub fn detach(config: &Config, id: &ContainerId) -> Result<Option<Lease>> {
+    if !config.state_dir.exists() {
+        return Ok(None);
+    }
+    let ledger = Ledger::at(&config.state_dir);
+    let host = prepare::peek(config)?;
+    let lease = {
+        let mut locked = ledger.lock()?;
+        let Some(mut lease) = ledger.read(id)? else {
+            locked.release(id)?;
+            return Ok(None);
+        };
+        let worker = Worker::current();
+        if lease.stage != Stage::Attached && lease.worker != worker && lease.worker.is_alive() {
+            return Err(Error::Busy(format!(
+                "container {id} is being attached or detached by process {}: try again",
+                lease.worker.pid
+            )));
+        }
+        lease.stage = Stage::Detaching;
+        lease.worker = worker;
+        ledger.write(&lease)?;
+        lease
+    };
+    if let Some(host) = host {
+        take_apart(&lease, &host)?;
+    }
+    ledger.lock()?.release(id)?;
+    log::info!("{id}: detached, slot {}, block {} is free", lease.slot, lease.block);
+    Ok(Some(lease))
+}
+
+fn take_apart(lease: &Lease, host: &Host) -> Result<()> {
+    host.maps.withdraw(&lease.all_ports(), lease.slot);
+    host.maps.clear_slot(lease.slot)?;
+    // another namespace may be found under the same path or process id by now
+    let alive = Netns::open(&lease.netns).ok().filter(|netns| netns.id == lease.netns_id);
+    let Some(container) = alive else { return Ok(()) };
+    let mut netlink = Netlink::route()?;
+    if let Some(device) = device_of(&mut netlink, lease.slot)? {
+        netlink.send(link::delete(device.index, &device.name).tolerate(&[libc::ENODEV]))?;
+    }
+    unfurnish(&container)
+}

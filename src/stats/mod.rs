@@ -1,0 +1,7 @@
+//! Statistics: one container's counters as one value, and its renderings. Names, units and meaning follow Mesos
+//! (`ResourceStatistics`), seen from inside the container: rx is what it received.
+
+pub mod sample;
+pub mod table;
+
+pub use sample::{Monitored, Statistics, sample};

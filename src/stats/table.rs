@@ -1,0 +1,62 @@
+//! Columns for a terminal.
+
+use std::fmt::Write;
+
+/// Lays out rows under a heading; every column is as wide as its widest cell. Columns named in `right` are numbers.
+pub fn columns(heading: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
+    let mut widths: Vec<usize> = heading.iter().map(|h| h.len()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    let mut line = |cells: &[&str]| {
+        let start = text.len();
+        for (i, (cell, width)) in cells.iter().zip(&widths).enumerate() {
+            let gap = if i == 0 { "" } else { "  " };
+            let _ = if right.contains(&i) {
+                write!(text, "{gap}{cell:>width$}")
+            } else {
+                write!(text, "{gap}{cell:<width$}")
+            };
+        }
+        text.truncate(start + text[start..].trim_end().len());
+        text.push('\n');
+    };
+    line(heading);
+    for row in rows {
+        line(&row.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    text
+}
+
+/// A byte count with a binary unit, at most seven characters.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n}B") } else { format!("{value:.1}{}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = vec![vec!["a".into(), "5".into()], vec!["long".into(), "12345".into()]];
+        assert_eq!(columns(&["ID", "N"], &rows, &[1]), "ID        N\na         5\nlong  12345\n");
+    }
+
+    #[test]
+    fn bytes_are_short() {
+        assert_eq!(bytes(1023), "1023B");
+        assert_eq!(bytes(1536), "1.5KiB");
+        assert_eq!(bytes(u64::MAX), "16.0EiB");
+    }
+}

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR MIT)
+ *
+ * Reading a packet the slow way: IP options, IPv6 extension headers, fragments, ICMP, data outside the linear
+ * part. One pass over one IP header; an ICMP error calls it a second time for the header it quotes.
+ */
+#pragma once
+
+#include "maps.h"
+
+#define PASS TC_ACT_UNSPEC	/* the next program, filter or the stack */
+#define DROP TC_ACT_SHOT
+
+#define PROTO_ICMP 1
+#define PROTO_IGMP 2
+#define PROTO_TCP 6
+#define PROTO_UDP 17
+#define PROTO_DCCP 33
+#define PROTO_ICMP6 58
+#define PROTO_SCTP 132
+#define PROTO_UDPLITE 136
+
+#define FRAG_FIRST 1
+#define FRAG_LATER 2
+
+enum icmp_kind { ICMP_OTHER, ICMP_ERROR, ICMP_ASK, ICMP_ANSWER, ICMP_LINK };
+
+struct packet {
+	union addr src, dst;
+	__u32 frag_id;
+	__u32 end;		/* offset behind the transport header's first 8 bytes: where a quoted header begins */
+	__u16 sport, dport;	/* or the echo id in both */
+	__u8 proto, frag, icmp, v6;
+};
+
+static __always_inline int has_ports(__u8 proto)
+{
+	/* source and destination port are the first four bytes of each of these */
+	return proto == PROTO_TCP || proto == PROTO_UDP || proto == PROTO_SCTP || proto == PROTO_UDPLITE ||
+	       proto == PROTO_DCCP;
+}
+
+static __always_inline void map_v4(union addr *a, __u32 v4)
+{
+	a->w[0] = 0;
+	a->w[1] = 0;
+	a->w[2] = bpf_htonl(0xffff);
+	a->w[3] = v4;
+}
+
+static __always_inline int same(const union addr *a, const union addr *b)
+{
+	return a->d[0] == b->d[0] && a->d[1] == b->d[1];
+}
+
+static __always_inline int v4_is_loopback(__u32 v4)
+{
+	return (v4 & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+}
+
+static __always_inline int is_loopback(const union addr *a)
+{
+	if (a->d[0])
+		return 0;
+	if (a->w[2] == bpf_htonl(0xffff))
+		return v4_is_loopback(a->w[3]);
+	return a->w[2] == 0 && a->w[3] == bpf_htonl(1);
+}
+
+static __always_inline __u8 icmp_kind(__u8 v6, __u8 type)
+{
+	if (v6) {
+		if (type >= 1 && type <= 4)
+			return ICMP_ERROR;
+		if (type == 128)
+			return ICMP_ASK;
+		if (type == 129)
+			return ICMP_ANSWER;
+		if ((type >= 130 && type <= 137) || type == 143)
+			return ICMP_LINK;
+		return ICMP_OTHER;
+	}
+	if (type == 3 || type == 11 || type == 12)
+		return ICMP_ERROR;
+	if (type == 8)
+		return ICMP_ASK;
+	if (type == 0)
+		return ICMP_ANSWER;
+	return ICMP_OTHER;
+}
+
+/* Fills `p` from the IP header at `off`. Returns 0, or -1 when the header is cut short or contradicts itself. */
+static __noinline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct packet *p)
+{
+	__u8 head[8];
+
+	p->v6 = v6;
+	p->frag = 0;
+	p->icmp = ICMP_OTHER;
+	p->sport = p->dport = 0;
+	if (v6) {
+		struct ipv6hdr ip;
+
+		if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)) < 0)
+			return -1;
+		__builtin_memcpy(&p->src, &ip.saddr, 16);
+		__builtin_memcpy(&p->dst, &ip.daddr, 16);
+		p->proto = ip.nexthdr;
+		off += sizeof(ip);
+		/* RFC 8200 4.1: at most one of each, destination options twice; six is every legal chain */
+#pragma unroll
+		for (int i = 0; i < 6; i++) {
+			__u8 next = p->proto;
+
+			if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
+			    next != IPPROTO_FRAGMENT && next != IPPROTO_AH)
+				break;
+			if (bpf_skb_load_bytes(skb, off, head, 8) < 0)
+				return -1;
+			p->proto = head[0];
+			if (next == IPPROTO_FRAGMENT) {
+				__u16 field = (__u16)head[2] << 8 | head[3];
+
+				__builtin_memcpy(&p->frag_id, head + 4, 4);
+				if (field & 0xfff8) {
+					p->frag = FRAG_LATER;
+					return 0;
+				}
+				/* offset 0 and no more to come: an atomic fragment, a whole packet (RFC 6946) */
+				if (field & 1)
+					p->frag = FRAG_FIRST;
+				off += 8;
+			} else if (next == IPPROTO_AH) {
+				off += ((__u32)head[1] + 2) * 4;
+			} else {
+				off += ((__u32)head[1] + 1) * 8;
+			}
+		}
+	} else {
+		struct iphdr ip;
+		__u16 field;
+
+		if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)) < 0 || ip.version != 4 || ip.ihl < 5)
+			return -1;
+		map_v4(&p->src, ip.saddr);
+		map_v4(&p->dst, ip.daddr);
+		p->proto = ip.protocol;
+		p->frag_id = ip.id;
+		off += (__u32)ip.ihl * 4;
+		field = bpf_ntohs(ip.frag_off);
+		if (field & 0x1fff) {
+			p->frag = FRAG_LATER;
+			return 0;
+		}
+		if (field & 0x2000)
+			p->frag = FRAG_FIRST;
+	}
+	p->end = off + 8;
+	if (has_ports(p->proto)) {
+		__u16 port[2];
+
+		if (bpf_skb_load_bytes(skb, off, port, 4) < 0)
+			return -1;
+		p->sport = bpf_ntohs(port[0]);
+		p->dport = bpf_ntohs(port[1]);
+	} else if (p->proto == (v6 ? PROTO_ICMP6 : PROTO_ICMP)) {
+		if (bpf_skb_load_bytes(skb, off, head, 8) < 0)
+			return -1;
+		p->icmp = icmp_kind(v6, head[0]);
+		p->sport = p->dport = (__u16)head[4] << 8 | head[5];
+	}
+	return 0;
+}

@@ -1,0 +1,419 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR MIT)
+ *
+ * The data path: per packet, whose is it? Five programs, shared by all containers.
+ *
+ *   from_wire       uplink ingress         leased port -> container, else the host's stack
+ *   from_lo         host lo ingress        the same for what host processes send to the host itself
+ *   from_container  host veth ingress      source checked, then: other container, host, or world
+ *   inner_lo        container lo ingress   own port or own socket: stays; else out to the host side
+ *   inner_eth       container eth ingress  hands ::1 to lo, the only device that may carry it
+ *
+ * The slot of a container is the filter's class id (TCA_BPF_CLASSID), which cls_bpf puts into tc_classid before it
+ * runs the program: no lookup, and nothing a packet could forge.
+ *
+ * Each program has a short path for a TCP or UDP packet without options or fragments, and a long one for the rest.
+ * Kernel: >= 5.10 (redirect_peer, redirect_neigh with a next hop).
+ */
+#include "deliver.h"
+
+#define L4_V4 (ETH_HLEN + sizeof(struct iphdr))
+#define L4_V6 (ETH_HLEN + sizeof(struct ipv6hdr))
+#define KEEP 0x70736c6f		/* mark: inner_eth gave this to lo, inner_lo must not send it back */
+
+enum origin { FROM_WIRE, FROM_LO };
+
+static __always_inline int common(__u8 proto)
+{
+	return proto == PROTO_TCP || proto == PROTO_UDP;
+}
+
+static __always_inline struct iphdr *plain_v4(void *data, void *end)
+{
+	struct iphdr *ip = data + ETH_HLEN;
+
+	if ((void *)(ip + 1) + 4 > end || *(__u8 *)ip != 0x45 || ip->frag_off & bpf_htons(0x3fff) ||
+	    !common(ip->protocol))
+		return 0;
+	return ip;
+}
+
+static __always_inline struct ipv6hdr *plain_v6(void *data, void *end)
+{
+	struct ipv6hdr *ip = data + ETH_HLEN;
+
+	if ((void *)(ip + 1) + 4 > end || !common(ip->nexthdr))
+		return 0;
+	return ip;
+}
+
+/* The slot an ICMP error concerns: the sender of the packet it quotes. Sets `copy` when the host may want it too. */
+static __noinline __u32 quoted_slot(struct __sk_buff *skb, struct packet *p, __u32 *copy)
+{
+	struct packet inner = {};
+
+	if (parse(skb, p->end, p->v6, &inner) < 0 || inner.frag == FRAG_LATER)
+		return 0;
+	if (!is_loopback(&inner.src) && host_address(&inner.src) != ADDRESS_OF_UPLINK)
+		return 0;
+	if (has_ports(inner.proto))
+		return port_slot(inner.sport);
+	if (inner.icmp != ICMP_ASK)
+		return 0;
+	*copy = 1;
+	return echo_owner(&inner.dst, inner.sport);
+}
+
+/* Everything but plain TCP and UDP on its way in, from the wire or from host lo. */
+static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
+{
+	struct host *h = host_facts();
+	struct fragment_key key = {};
+	struct packet p = {};
+	__u32 slot = 0, copy = 0;
+
+	if (!h || parse(skb, ETH_HLEN, v6, &p) < 0)
+		return PASS;
+	if (host_address(&p.dst) != ADDRESS_OF_UPLINK && !(origin == FROM_LO && (is_loopback(&p.dst) || host_address(&p.dst))))
+		return PASS;
+	if (p.frag) {
+		key.src = p.src;
+		key.dst = p.dst;
+		key.id = p.frag_id;
+		key.origin = origin;
+		key.proto = p.proto;
+	}
+	if (p.frag == FRAG_LATER) {
+		__u32 *first = bpf_map_lookup_elem(&fragments_in, &key);
+
+		if (first)
+			slot = *first;
+	} else if (has_ports(p.proto)) {
+		slot = port_slot(p.dport);
+		if (slot && p.frag)
+			bpf_map_update_elem(&fragments_in, &key, &slot, BPF_ANY);
+	} else if (p.icmp == ICMP_ERROR) {
+		slot = quoted_slot(skb, &p, &copy);
+	} else if (p.icmp == ICMP_ANSWER) {
+		slot = echo_owner(&p.src, p.sport);
+		copy = 1;
+	}
+	if (!slot || slot >= MAX_SLOTS || skb->vlan_present)
+		return PASS;
+	if (copy)
+		return copy_to_container(skb, h, slot);
+	if (origin == FROM_WIRE)
+		return to_container(skb, slot, p.end - 8, p.proto == PROTO_TCP);
+	return to_container_locally(skb, h, slot, p.end - 8, p.proto == PROTO_TCP, h->flags & HOST_PEER_FROM_LO);
+}
+
+SEC("classifier")
+int from_wire(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct host *h = host_facts();
+	__u32 slot;
+
+	if (!h)
+		return PASS;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = plain_v4(data, end);
+
+		if (!ip)
+			return inbound(skb, 0, FROM_WIRE);
+		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]));
+		/* a tagged frame belongs to a VLAN device of the host, not to the uplink */
+		if (!slot || host_address_v4(h, ip->daddr) != ADDRESS_OF_UPLINK || skb->vlan_present)
+			return PASS;
+		return to_container(skb, slot, L4_V4, ip->protocol == PROTO_TCP);
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = plain_v6(data, end);
+		union addr dst;
+
+		if (!ip)
+			return inbound(skb, 1, FROM_WIRE);
+		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]));
+		if (!slot)
+			return PASS;
+		__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
+		if (host_address_v6(h, &dst) != ADDRESS_OF_UPLINK || skb->vlan_present)
+			return PASS;
+		return to_container(skb, slot, L4_V6, ip->nexthdr == PROTO_TCP);
+	}
+	return PASS;
+}
+
+SEC("classifier")
+int from_lo(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct host *h = host_facts();
+	__u32 slot;
+
+	if (!h)
+		return PASS;
+	/* every unicast address that a packet on lo can carry is the host's own */
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = plain_v4(data, end);
+
+		if (!ip)
+			return inbound(skb, 0, FROM_LO);
+		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]));
+		if (!slot || (!v4_is_loopback(ip->daddr) && !host_address_v4(h, ip->daddr)))
+			return PASS;
+		return to_container_locally(skb, h, slot, L4_V4, ip->protocol == PROTO_TCP,
+					    h->flags & HOST_PEER_FROM_LO);
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = plain_v6(data, end);
+		union addr dst;
+
+		if (!ip)
+			return inbound(skb, 1, FROM_LO);
+		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]));
+		if (!slot)
+			return PASS;
+		__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
+		if (!is_loopback(&dst) && !host_address_v6(h, &dst))
+			return PASS;
+		return to_container_locally(skb, h, slot, L4_V6, ip->nexthdr == PROTO_TCP,
+					    h->flags & HOST_PEER_FROM_LO);
+	}
+	return PASS;
+}
+
+/* What a container may send besides packets with ports. Sets `to` to the slot the packet is for, 0 the host. */
+static __noinline int check_icmp(struct __sk_buff *skb, struct packet *p, __u32 slot, __u32 epoch, __u32 *to)
+{
+	struct packet inner = {};
+
+	if (p->icmp == ICMP_ASK)
+		return echo_claim(slot, epoch, &p->dst, p->sport) < 0 ? R_ECHO : -1;
+	if (p->icmp == ICMP_LINK)
+		return R_NEIGHBOR;
+	/* an error: about a packet that was sent to one of its own ports, and to nobody else's */
+	if (p->icmp != ICMP_ERROR || parse(skb, p->end, p->v6, &inner) < 0 || inner.frag == FRAG_LATER ||
+	    !has_ports(inner.proto) || port_slot(inner.dport) != slot)
+		return R_ICMP;
+	*to = port_slot(inner.sport);
+	return -1;
+}
+
+/* A packet of container `slot` that passed every check: to the host's own addresses or out of the uplink. */
+static __noinline int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
+{
+	struct host *h = host_facts();
+	struct slot *s = slot_of(slot);
+	struct packet p = {};
+	__u32 to = 0, local, looped, kind;
+	int why;
+
+	if (!h || !s)
+		return DROP;
+	if (parse(skb, ETH_HLEN, v6, &p) < 0)
+		return drop(slot, R_MALFORMED);
+	looped = is_loopback(&p.dst);
+	local = looped || host_address(&p.dst);
+	if (is_loopback(&p.src) ? !looped : host_address(&p.src) != ADDRESS_OF_UPLINK)
+		return drop(slot, R_SOURCE_ADDRESS);
+
+	if (p.frag == FRAG_LATER) {
+		if (fragment_follows(slot, s->epoch, &p) < 0)
+			return drop(slot, R_FRAGMENT);
+		to = port_slot(p.dport);
+	} else if (has_ports(p.proto)) {
+		if (port_slot(p.sport) != slot)
+			return drop(slot, R_SOURCE_PORT);
+		if (p.frag)
+			fragment_sent(slot, s->epoch, &p);
+		to = port_slot(p.dport);
+	} else if (p.proto == (v6 ? PROTO_ICMP6 : PROTO_ICMP)) {
+		/* an echo in fragments would leave its later ones unowned */
+		why = p.frag ? R_FRAGMENT : check_icmp(skb, &p, slot, s->epoch, &to);
+		if (why >= 0)
+			return drop(slot, why);
+	} else {
+		return drop(slot, p.proto == PROTO_IGMP ? R_NEIGHBOR : R_PROTOCOL);
+	}
+
+	kind = p.proto == PROTO_TCP;
+	if (local) {
+		if (looped && !to && !(s->flags & SLOT_HOST_LOOPBACK))
+			return drop(slot, R_HOST_LOOPBACK);
+		sent(slot, skb, p.end - 8, kind);
+		if (to && to < MAX_SLOTS)
+			return to_container_locally(skb, h, to, p.end - 8, kind, 1);
+		return to_host(skb);
+	}
+	if (oversize(skb, h))
+		return drop(slot, R_OVERSIZE);
+	if (v6) {
+		if (h->flags & HOST_NEXTHOP_V6 && !h->v6_gw.d[0] &&
+		    ((p.dst.d[0] ^ h->v6_net.d[0]) & h->v6_mask.d[0] || (p.dst.d[1] ^ h->v6_net.d[1]) & h->v6_mask.d[1]))
+			return drop(slot, R_UNREACHABLE);
+		sent(slot, skb, p.end - 8, kind);
+		return to_world_v6(h, &p.dst);
+	}
+	if (h->flags & HOST_NEXTHOP_V4 && !h->v4_gw && (p.dst.w[3] ^ h->v4_net) & h->v4_mask)
+		return drop(slot, R_UNREACHABLE);
+	sent(slot, skb, p.end - 8, kind);
+	return to_world_v4(h, p.dst.w[3]);
+}
+
+SEC("classifier")
+int from_container(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u32 slot = skb->tc_classid, mac;
+	struct host *h = host_facts();
+	struct slot *s = slot_of(slot);
+	__u16 mac_low;
+
+	/* the lease is gone, or the slot has a new tenant: this device is inert */
+	if (!h || !s || s->ifindex != skb->ifindex)
+		return DROP;
+	if (data + ETH_HLEN > end)
+		return drop(slot, R_MALFORMED);
+	/* the uplink's MAC, or lo's all zeros on what inner_lo sent over: that never leaves the host */
+	mac = *(__u32 *)(data + 6);
+	mac_low = *(__u16 *)(data + 10);
+	if (mac != *(__u32 *)h->mac || mac_low != *(__u16 *)(h->mac + 4)) {
+		if (mac || mac_low)
+			return drop(slot, R_SOURCE_MAC);
+	}
+	/* a VLAN tag would reach networks that the uplink does not stand for */
+	if (skb->vlan_present)
+		return drop(slot, R_PROTOCOL);
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = plain_v4(data, end);
+
+		if (!ip || host_address_v4(h, ip->saddr) != ADDRESS_OF_UPLINK || v4_is_loopback(ip->daddr) ||
+		    host_address_v4(h, ip->daddr) || oversize(skb, h) ||
+		    !(h->flags & HOST_NEXTHOP_V4) || !h->v4_gw)
+			return outbound(skb, slot, 0);
+		if (port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
+			return drop(slot, R_SOURCE_PORT);
+		sent(slot, skb, L4_V4, ip->protocol == PROTO_TCP);
+		return to_world_v4(h, ip->daddr);
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = plain_v6(data, end);
+		union addr src, dst;
+
+		if (!ip)
+			return outbound(skb, slot, 1);
+		__builtin_memcpy(&src, &ip->saddr, sizeof(src));
+		__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
+		if (host_address_v6(h, &src) != ADDRESS_OF_UPLINK || is_loopback(&dst) || host_address_v6(h, &dst) ||
+		    oversize(skb, h) || !(h->flags & HOST_NEXTHOP_V6) || !h->v6_gw.d[0])
+			return outbound(skb, slot, 1);
+		if (port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
+			return drop(slot, R_SOURCE_PORT);
+		sent(slot, skb, L4_V6, ip->nexthdr == PROTO_TCP);
+		return to_world_v6(h, &dst);
+	}
+	return drop(slot, skb->protocol == bpf_htons(ETH_P_ARP) ? R_NEIGHBOR : R_PROTOCOL);
+}
+
+/* Has this namespace a socket that would take a packet to `dst`:`dport`? */
+static __noinline int listens(struct __sk_buff *skb, struct packet *p)
+{
+	struct bpf_sock_tuple t = {};
+	struct bpf_sock *sk;
+	__u32 size;
+
+	if (p->v6) {
+		__builtin_memcpy(t.ipv6.saddr, &p->src, 16);
+		__builtin_memcpy(t.ipv6.daddr, &p->dst, 16);
+		t.ipv6.sport = bpf_htons(p->sport);
+		t.ipv6.dport = bpf_htons(p->dport);
+		size = sizeof(t.ipv6);
+	} else {
+		t.ipv4.saddr = p->src.w[3];
+		t.ipv4.daddr = p->dst.w[3];
+		t.ipv4.sport = bpf_htons(p->sport);
+		t.ipv4.dport = bpf_htons(p->dport);
+		size = sizeof(t.ipv4);
+	}
+	if (p->proto == PROTO_TCP)
+		sk = bpf_skc_lookup_tcp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+	else if (p->proto == PROTO_UDP)
+		sk = bpf_sk_lookup_udp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+	else
+		return 0;
+	if (!sk)
+		return 0;
+	bpf_sk_release(sk);
+	return 1;
+}
+
+SEC("classifier")
+int inner_lo(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u32 slot = skb->tc_classid, v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
+	struct slot *s = slot_of(slot);
+	struct packet p = {};
+	__be16 *port = 0;
+
+	if (!s || skb->mark == KEEP || (!v6 && skb->protocol != bpf_htons(ETH_P_IP)))
+		return PASS;
+	if (v6) {
+		struct ipv6hdr *ip = plain_v6(data, end);
+
+		if (ip)
+			port = (__be16 *)(ip + 1);
+	} else {
+		struct iphdr *ip = plain_v4(data, end);
+
+		if (ip)
+			port = (__be16 *)(ip + 1);
+	}
+	if (port && port_slot(bpf_ntohs(port[1])) == slot)
+		return PASS;
+	if (parse(skb, ETH_HLEN, v6, &p) < 0)
+		return PASS;
+	if (p.icmp == ICMP_ERROR) {
+		struct packet inner = {};
+
+		/* about a packet that one of its own sockets sent: look it up the other way round */
+		if (parse(skb, p.end, v6, &inner) < 0 || inner.frag == FRAG_LATER)
+			return PASS;
+		p = inner;
+		p.src = inner.dst;
+		p.dst = inner.src;
+		p.sport = inner.dport;
+		p.dport = inner.sport;
+	} else if (p.frag == FRAG_LATER) {
+		return fragment_follows(slot, s->epoch, &p) < 0 ? PASS : bpf_redirect(s->inner, 0);
+	}
+	if (!has_ports(p.proto) || port_slot(p.dport) == slot || listens(skb, &p))
+		return PASS;
+	if (is_loopback(&p.dst) && !(s->flags & SLOT_HOST_LOOPBACK) && !port_slot(p.dport))
+		return PASS;
+	if (p.frag)
+		fragment_sent(slot, s->epoch, &p);
+	return bpf_redirect(s->inner, 0);
+}
+
+SEC("classifier")
+int inner_eth(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ipv6hdr *ip = data + ETH_HLEN;
+	__u8 zero[ETH_ALEN] = {};
+	__u32 *dst;
+
+	if (skb->protocol != bpf_htons(ETH_P_IPV6) || (void *)(ip + 1) > end)
+		return PASS;
+	dst = (__u32 *)&ip->daddr;
+	if (dst[0] || dst[1] || dst[2] || dst[3] != bpf_htonl(1))
+		return PASS;
+	skb->mark = KEEP;
+	if (bpf_skb_store_bytes(skb, 0, zero, sizeof(zero), 0) < 0)
+		return DROP;
+	return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
+}
+
+char _license[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,341 @@
+//! The maps from user space: who owns a port, where a slot leads, what the host looks like, what was counted.
+//!
+//! Layouts mirror `bpf/maps.h`. Ports are written through shared memory: ten thousand of them cost no system call.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::sys;
+use crate::error::{Error, Result};
+use crate::net::link::Mac;
+use crate::ports::PortSet;
+
+/// Largest number of containers on a host, plus one: slot 0 is the host (`MAX_SLOTS`).
+pub const MAX_SLOTS: u16 = 4096;
+
+/// Raised when a map's layout changes: programs of two layouts cannot share maps.
+pub const LAYOUT: u32 = 1;
+
+/// Why the data path dropped a packet of a container, in the order of `enum reason`.
+pub const REASONS: [&str; 12] = [
+    "source_address",
+    "source_port",
+    "source_mac",
+    "protocol",
+    "neighbor",
+    "icmp",
+    "echo",
+    "fragment",
+    "malformed",
+    "host_loopback",
+    "oversize",
+    "unreachable",
+];
+
+/// `struct host`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Interface index of the uplink.
+    pub uplink: u32,
+    /// `HOST_*`.
+    pub flags: u32,
+    /// Bytes of an IP packet.
+    pub mtu: u32,
+    /// Of the uplink and of every container.
+    pub mac: Mac,
+    /// Unused.
+    pub pad: u16,
+    /// IPv4 primary address, on-link network, its mask and the gateway, in network byte order; 0 for none.
+    pub v4: [[u8; 4]; 4],
+    /// The same for IPv6.
+    pub v6: [[u8; 16]; 4],
+}
+
+impl HostFacts {
+    /// redirect_peer may be used for packets from lo.
+    pub const PEER_FROM_LO: u32 = 1;
+    /// `v4[0]` is the host's only IPv4 address.
+    pub const ONE_V4: u32 = 2;
+    /// `v6[0]` is the host's only IPv6 address.
+    pub const ONE_V6: u32 = 4;
+    /// `v4[1..]` describe all IPv4 routes.
+    pub const NEXTHOP_V4: u32 = 8;
+    /// `v6[1..]` describe all IPv6 routes.
+    pub const NEXTHOP_V6: u32 = 16;
+}
+
+/// `struct slot`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotEntry {
+    /// The host's end of the pair; 0 takes the slot out of service.
+    pub ifindex: u32,
+    /// The container's end.
+    pub inner: u32,
+    /// `SLOT_*`.
+    pub flags: u32,
+    /// Of the lease.
+    pub epoch: u32,
+}
+
+impl SlotEntry {
+    /// Deliver through the veth's egress qdisc.
+    pub const THROUGH_QDISC: u32 = 1;
+    /// May reach the host through 127.0.0.0/8 and ::1.
+    pub const HOST_LOOPBACK: u32 = 2;
+}
+
+/// `struct counters` summed over all CPUs: packets and bytes as on the wire, rx = received by the container.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets delivered to the container.
+    pub rx_packets: u64,
+    /// Their bytes, Ethernet headers included.
+    pub rx_bytes: u64,
+    /// Packets of the container that went on.
+    pub tx_packets: u64,
+    /// Their bytes, Ethernet headers included.
+    pub tx_bytes: u64,
+    /// Packets of the container that were dropped, by [`REASONS`].
+    pub drops: [u64; REASONS.len()],
+}
+
+const _: () = assert!(size_of::<HostFacts>() == 20 + 16 + 64);
+const _: () = assert!(size_of::<SlotEntry>() == 16);
+const _: () = assert!(size_of::<Counters>() == 8 * (4 + REASONS.len()));
+
+const COUNTER_WORDS: usize = size_of::<Counters>() / 8;
+const ADDRESS_OF_UPLINK: u32 = 1;
+const ADDRESS_OF_HOST: u32 = 2;
+
+/// The pinned maps.
+pub struct Maps {
+    directory: PathBuf,
+    ports: Ports,
+    slots: OwnedFd,
+    counters: OwnedFd,
+    cpus: usize,
+}
+
+impl Maps {
+    /// Opens the maps pinned under `directory`.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let ports = Ports::map(&open(directory, "ports")?)
+            .map_err(|e| Error::Bpf { doing: "map the port table into memory".into(), why: e.to_string() })?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            ports,
+            slots: open(directory, "slots")?,
+            counters: open(directory, "counters")?,
+            cpus: possible_cpus()?,
+        })
+    }
+
+    /// Makes `slot` the owner of `ports`. From this moment packets to them are steered.
+    pub fn publish(&self, ports: &PortSet, slot: u16) {
+        for port in ports.iter() {
+            self.ports.at(port).store(u64::from(slot), Ordering::Release);
+        }
+    }
+
+    /// Gives back those of `ports` that `slot` still owns.
+    pub fn withdraw(&self, ports: &PortSet, slot: u16) {
+        for port in ports.iter() {
+            let _ = self.ports.at(port).compare_exchange(
+                u64::from(slot),
+                0,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    /// The slot that owns `port`, 0 for the host.
+    pub fn owner(&self, port: u16) -> u16 {
+        self.ports.at(port).load(Ordering::Acquire) as u16
+    }
+
+    /// Fills in a slot.
+    pub fn set_slot(&self, slot: u16, entry: SlotEntry) -> Result<()> {
+        let value: [u32; 4] = [entry.ifindex, entry.inner, entry.flags, entry.epoch];
+        sys::update(self.slots.as_fd(), &key(slot), &words(&value)).map_err(failed("write slot", slot))
+    }
+
+    /// Takes a slot out of service: its device is inert from this moment.
+    pub fn clear_slot(&self, slot: u16) -> Result<()> {
+        self.set_slot(slot, SlotEntry::default())
+    }
+
+    /// A slot as it is.
+    pub fn slot(&self, slot: u16) -> Result<SlotEntry> {
+        let mut value = [0u8; 16];
+        sys::lookup(self.slots.as_fd(), &key(slot), &mut value).map_err(failed("read slot", slot))?;
+        let word = |i: usize| u32::from_ne_bytes([value[i], value[i + 1], value[i + 2], value[i + 3]]);
+        Ok(SlotEntry { ifindex: word(0), inner: word(4), flags: word(8), epoch: word(12) })
+    }
+
+    /// What was counted for a slot.
+    pub fn counters(&self, slot: u16) -> Result<Counters> {
+        let mut value = vec![0u8; self.cpus * size_of::<Counters>()];
+        sys::lookup(self.counters.as_fd(), &key(slot), &mut value).map_err(failed("read counters of slot", slot))?;
+        let mut sum = [0u64; COUNTER_WORDS];
+        for (i, word) in value.chunks_exact(8).enumerate() {
+            let word = u64::from_ne_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
+            sum[i % COUNTER_WORDS] = sum[i % COUNTER_WORDS].wrapping_add(word);
+        }
+        let mut drops = [0; REASONS.len()];
+        drops.copy_from_slice(&sum[4..]);
+        Ok(Counters { rx_packets: sum[0], rx_bytes: sum[1], tx_packets: sum[2], tx_bytes: sum[3], drops })
+    }
+
+    /// Sets the counters of a slot to zero, for its next tenant.
+    pub fn reset_counters(&self, slot: u16) -> Result<()> {
+        let zero = vec![0u8; self.cpus * size_of::<Counters>()];
+        sys::update(self.counters.as_fd(), &key(slot), &zero).map_err(failed("reset counters of slot", slot))
+    }
+
+    /// Tells the programs what the host looks like. Writes only what differs.
+    pub fn set_host(&self, facts: &HostFacts, uplink: &[IpAddr], others: &[IpAddr]) -> Result<()> {
+        // addresses first: while they are being added the old facts still say "look them up"
+        let addresses = open(&self.directory, "addresses")?;
+        let wanted: Vec<([u8; 16], u32)> = uplink
+            .iter()
+            .map(|ip| (mapped(*ip), ADDRESS_OF_UPLINK))
+            .chain(others.iter().map(|ip| (mapped(*ip), ADDRESS_OF_HOST)))
+            .collect();
+        let fail = |e: io::Error| Error::Bpf { doing: "write the host's addresses".into(), why: e.to_string() };
+        for (address, kind) in &wanted {
+            let mut now = [0u8; 4];
+            if sys::lookup(addresses.as_fd(), address, &mut now).is_err() || now != kind.to_ne_bytes() {
+                sys::update(addresses.as_fd(), address, &kind.to_ne_bytes()).map_err(fail)?;
+            }
+        }
+        let mut stale = Vec::new();
+        let (mut at, mut next) = (None, [0u8; 16]);
+        while sys::next_key(addresses.as_fd(), at.as_ref().map(|k: &[u8; 16]| &k[..]), &mut next).map_err(fail)? {
+            if !wanted.iter().any(|(address, _)| *address == next) {
+                stale.push(next);
+            }
+            at = Some(next);
+        }
+
+        let host = open(&self.directory, "host")?;
+        let value = facts.bytes();
+        let mut now = [0u8; size_of::<HostFacts>()];
+        let zero = 0u32.to_ne_bytes();
+        if sys::lookup(host.as_fd(), &zero, &mut now).is_err() || now != value {
+            sys::update(host.as_fd(), &zero, &value)
+                .map_err(|e| Error::Bpf { doing: "write the host's facts".into(), why: e.to_string() })?;
+        }
+        for address in stale {
+            let _ = sys::delete(addresses.as_fd(), &address);
+        }
+        Ok(())
+    }
+}
+
+impl HostFacts {
+    fn bytes(&self) -> [u8; size_of::<HostFacts>()] {
+        let mut bytes = [0; size_of::<HostFacts>()];
+        bytes[0..4].copy_from_slice(&self.uplink.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&self.flags.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&self.mtu.to_ne_bytes());
+        bytes[12..18].copy_from_slice(&self.mac);
+        bytes[20..36].copy_from_slice(self.v4.as_flattened());
+        bytes[36..100].copy_from_slice(self.v6.as_flattened());
+        bytes
+    }
+}
+
+/// The port table in memory: 65 536 words.
+struct Ports(NonNull<AtomicU64>);
+
+const PORT_TABLE: NonZeroUsize = NonZeroUsize::new(65536 * 8).unwrap();
+
+impl Ports {
+    fn map(fd: &OwnedFd) -> io::Result<Self> {
+        // SAFETY: a fresh mapping at an address of the kernel's choice overlaps nothing.
+        let address =
+            unsafe { mmap(None, PORT_TABLE, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0) }?;
+        Ok(Self(address.cast()))
+    }
+
+    fn at(&self, port: u16) -> &AtomicU64 {
+        // SAFETY: the mapping holds 65 536 aligned words and lives as long as self; others (programs, other
+        // processes) only access them as single words.
+        unsafe { self.0.add(usize::from(port)).as_ref() }
+    }
+}
+
+impl Drop for Ports {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping made in `map`, and no reference into it outlives self.
+        let _ = unsafe { munmap(self.0.cast(), PORT_TABLE.get()) };
+    }
+}
+
+/// IPv4 as ::ffff:a.b.c.d.
+fn mapped(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => Ipv6Addr::octets(&v6),
+    }
+}
+
+fn key(slot: u16) -> [u8; 4] {
+    u32::from(slot).to_ne_bytes()
+}
+
+fn words(value: &[u32; 4]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    for (to, word) in bytes.chunks_exact_mut(4).zip(value) {
+        to.copy_from_slice(&word.to_ne_bytes());
+    }
+    bytes
+}
+
+fn open(directory: &Path, name: &str) -> Result<OwnedFd> {
+    sys::object_get(&directory.join(name)).map_err(|e| Error::Bpf {
+        doing: format!("open the map {}", directory.join(name).display()),
+        why: format!("{e}; `portslice setup` makes it"),
+    })
+}
+
+fn failed(doing: &'static str, slot: u16) -> impl Fn(io::Error) -> Error {
+    move |e| Error::Bpf { doing: format!("{doing} {slot}"), why: e.to_string() }
+}
+
+/// A per-CPU map has a value for every CPU that could ever be there, not only for those that are.
+fn possible_cpus() -> Result<usize> {
+    const PATH: &str = "/sys/devices/system/cpu/possible";
+    let text = fs::read_to_string(PATH).map_err(Error::file("read", PATH))?;
+    let last = text.trim().rsplit([',', '-']).next().and_then(|n| n.parse::<usize>().ok());
+    last.map(|n| n + 1).ok_or_else(|| Error::Failed(format!("cannot understand {PATH}: {:?}", text.trim())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_follow_the_enum() {
+        let header = include_str!("bpf/maps.h");
+        let names: Vec<String> = header
+            .lines()
+            .filter_map(|l| l.trim().strip_prefix("R_"))
+            .filter_map(|l| l.strip_suffix(','))
+            .map(str::to_lowercase)
+            .collect();
+        assert_eq!(names, REASONS);
+    }
+}

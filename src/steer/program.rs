@@ -1,0 +1,125 @@
+//! Loading the programs, pinning them, and hooking them to the uplink and to lo.
+//!
+//! Once per boot. A container's own devices get the programs through filters ([`crate::net::filter`]), because
+//! attaching tcx waits for an RCU grace period (some 20 ms).
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::EbpfLoader;
+use aya::programs::SchedClassifier;
+
+use super::sys;
+use crate::error::{Error, Result};
+
+/// The compiled data path.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.o"));
+
+/// The programs by function name, see `bpf/steer.bpf.c`.
+const NAMES: [&str; 5] = ["from_wire", "from_lo", "from_container", "inner_lo", "inner_eth"];
+
+/// What tells this build's data path from another one: FNV-1a of the object. Not a secret, only an identity.
+pub fn version() -> String {
+    let hash = OBJECT.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+    format!("{hash:016x}")
+}
+
+/// Programs and links pinned under one directory of a bpffs.
+pub struct Programs {
+    directory: PathBuf,
+}
+
+impl Programs {
+    /// Those under `directory`, which need not exist yet.
+    pub fn at(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
+    /// Loads the programs into the kernel and pins them. Maps that are pinned already are used, so leases survive an
+    /// upgrade; programs that are pinned already are replaced.
+    pub fn load(&self) -> Result<()> {
+        let fail = |e: &dyn std::error::Error| Error::unsupported(
+            format!("the kernel does not take the data path: {}", reason(e)),
+            "Linux 5.10 or later with BPF and the BPF JIT is needed; `portslice doctor` lists what is missing",
+        );
+        let mut loaded = EbpfLoader::new()
+            .default_map_pin_directory(&self.directory)
+            .load(OBJECT)
+            .map_err(|e| fail(&e))?;
+        for name in NAMES {
+            let missing = || Error::Bpf { doing: format!("find program {name}"), why: "not in the object".into() };
+            let program: &mut SchedClassifier = loaded
+                .program_mut(name)
+                .ok_or_else(missing)?
+                .try_into()
+                .map_err(|_| missing())?;
+            program.load().map_err(|e| fail(&e))?;
+            let path = self.path(name);
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::file("replace", &path)(e)),
+                _ => {}
+            }
+            let fd = program.fd().map_err(|e| fail(&e))?;
+            sys::object_pin(fd.as_fd(), &path).map_err(Error::file("pin program", &path))?;
+        }
+        Ok(())
+    }
+
+    /// A pinned program.
+    pub fn open(&self, name: &str) -> Result<OwnedFd> {
+        let path = self.path(name);
+        sys::object_get(&path).map_err(|e| Error::Bpf {
+            doing: format!("open the program {}", path.display()),
+            why: format!("{e}; `portslice setup` makes it"),
+        })
+    }
+
+    /// Hooks `name` to the tcx ingress of a device and pins the link; an existing link gets the pinned program.
+    /// `false` when the kernel has no tcx (before 6.6).
+    pub fn attach_tcx(&self, name: &str, ifindex: u32, device: &str) -> Result<bool> {
+        let program = self.open(name)?;
+        let pin = self.link_path(name);
+        let fail = |e: io::Error| Error::Bpf { doing: format!("attach {name} to {device}"), why: e.to_string() };
+        if let Ok(link) = sys::object_get(&pin) {
+            sys::link_update(link.as_fd(), program.as_fd()).map_err(fail)?;
+            return Ok(true);
+        }
+        match sys::tcx_attach(program.as_fd(), ifindex) {
+            Ok(link) => {
+                sys::object_pin(link.as_fd(), &pin).map_err(Error::file("pin link", &pin))?;
+                Ok(true)
+            }
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+            Err(e) => Err(fail(e)),
+        }
+    }
+
+    /// Unhooks `name` from the device that [`Self::attach_tcx`] hooked it to, if it did.
+    pub fn detach_tcx(&self, name: &str) -> Result<()> {
+        let pin = self.link_path(name);
+        match fs::remove_file(&pin) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", &pin)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("prog_{name}"))
+    }
+
+    fn link_path(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("link_{name}"))
+    }
+}
+
+/// The innermost cause on one line; the verifier's log, if any, by its last line.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    let text = format!("{error}: {cause}");
+    text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("unknown").trim().to_owned()
+}

@@ -1,0 +1,130 @@
+//! The configuration file: the shipped one is the defaults, and a bad one is refused in a line that says where.
+
+use portslice::config::{Config, LogLevel};
+use std::path::Path;
+use std::time::Duration;
+
+const SHIPPED: &str = include_str!("../config/portslice.toml");
+
+/// The shipped file with every key in force.
+fn uncommented() -> String {
+    let uncomment = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
+        _ => format!("{line}\n"),
+    };
+    SHIPPED.lines().map(uncomment).collect()
+}
+
+#[test]
+fn the_shipped_file_shows_every_key_with_its_default() {
+    assert_eq!(Config::parse(SHIPPED, "f").unwrap(), Config::default());
+    let all = uncommented();
+    assert_eq!(Config::parse(&all, "f").unwrap(), Config::default());
+    let serde_json::Value::Object(keys) = serde_json::to_value(Config::default()).unwrap() else { panic!() };
+    for (key, value) in keys {
+        assert!(all.contains(&format!("\n{key} = {value}\n")), "{key} = {value}");
+    }
+}
+
+#[test]
+fn values_arrive_parsed() {
+    let text = r#"
+        ephemeral_ports = "40000-50000, 60000-65535"
+        ephemeral_ports_per_container = 512
+        ports = "31000-32000,80"
+        uplink = "bond0.100"
+        state_dir = "/var/lib/x"
+        host_loopback = false
+        block_cooldown = "2m"
+        egress_rate_limit_per_container = "37500KB"
+        ingress_rate_limit_per_container = "10gbit"
+        log_file = "/var/log/portslice.log"
+        log_level = "debug"
+    "#;
+    let config = Config::parse(text, "f").unwrap();
+    assert_eq!(config.ephemeral_ports.to_string(), "40000-50000,60000-65535");
+    assert_eq!(config.ephemeral_ports_per_container.get(), 512);
+    assert_eq!(config.ports.to_string(), "80,31000-32000");
+    assert_eq!(config.uplink.as_deref(), Some("bond0.100"));
+    assert_eq!(config.state_dir, Path::new("/var/lib/x"));
+    assert!(!config.host_loopback);
+    assert_eq!(config.block_cooldown, Duration::from_secs(120));
+    assert_eq!(config.egress_rate_limit_per_container.bytes_per_second(), 38_400_000);
+    assert_eq!(config.ingress_rate_limit_per_container.bits_per_second(), 10_000_000_000);
+    assert_eq!(config.log_file.as_deref(), Some(Path::new("/var/log/portslice.log")));
+    assert_eq!(config.log_level, LogLevel::Debug);
+}
+
+/// Each of these stands in line 3 of the file; the refusal names that line, the key, and the words on the right.
+#[test]
+fn a_bad_file_is_refused_in_one_line() {
+    for (bad, key, words) in [
+        ("ephemeral_port = \"1024-2047\"", "ephemeral_port", "did you mean ephemeral_ports?"),
+        ("Uplink = \"eth0\"", "Uplink", "did you mean uplink?"),
+        ("zzz = 1", "zzz", "known are ephemeral_ports, "),
+        ("[server]", "server", "unknown key"),
+        ("[ports]\nx = 1", "ports", "a port set such as"),
+        ("\"a\\u001b\\n\" = 1", "a\\u{1b}", "unknown key"),
+        ("ephemeral_ports = \"32768-40\"", "ephemeral_ports", "32768-40 is reversed; write 40-32768"),
+        ("ephemeral_ports = \"\"", "ephemeral_ports", "give the ports that may be leased"),
+        ("ephemeral_ports = \"1000-40000\"", "ephemeral_ports", "port 1000 is below 1024"),
+        ("ephemeral_ports = [32768, 57343]", "ephemeral_ports", "a port set such as"),
+        ("ephemeral_ports_per_container = 1000", "ephemeral_ports_per_container", "the nearest are 512 and 1024"),
+        ("ephemeral_ports_per_container = -5", "ephemeral_ports_per_container", "the smallest is 16"),
+        (
+            "ephemeral_ports_per_container = \"1024\"",
+            "ephemeral_ports_per_container",
+            "expected a number without quotes",
+        ),
+        ("ports = 31000", "ports", "expected a port set such as \"31000-31009,31100\""),
+        ("ports = \"0\"", "ports", "outside 1-65535"),
+        ("ports = \"31000,,31001\"", "ports", "empty item"),
+        ("ports = \"80,57343-57400\"", "ports", "57343 is also in ephemeral_ports (32768-57343)"),
+        ("ephemeral_ports = \"32769-33800\"", "ephemeral_ports", "the largest that fits is 512"),
+        ("uplink = \"eth0/../x\"", "uplink", "not a device name"),
+        ("state_dir = \"run\"", "state_dir", "not an absolute path"),
+        ("state_dir = \"\"", "state_dir", "not an absolute path"),
+        ("host_loopback = \"yes\"", "host_loopback", "expected a boolean"),
+        ("block_cooldown = \"90\"", "block_cooldown", "\"90\" has no unit; write 0s to 24h"),
+        ("block_cooldown = 90", "block_cooldown", "such as \"90s\""),
+        ("egress_rate_limit_per_container = 300", "egress_rate_limit_per_container", "\"300mbit\""),
+        ("egress_rate_limit_per_container = \"300\"", "egress_rate_limit_per_container", "has no unit"),
+        ("ingress_rate_limit_per_container = \"-1KB\"", "ingress_rate_limit_per_container", "is negative"),
+        ("log_file = \"x.log\"", "log_file", "not an absolute path"),
+        ("log_level = \"trace\"", "log_level", "expected one of `error`, `warn`, `info`, `debug`"),
+        ("log_level = \"a\\nb\\u0007\"", "log_level", "unknown variant"),
+        ("uplink = eth0", "uplink", "not valid TOML"),
+        ("uplink \"eth0\"", "uplink", "not valid TOML"),
+        ("log_file = \"/x", "log_file", "not valid TOML"),
+    ] {
+        let text = format!("# a file\n\n{bad}\n");
+        let error = Config::parse(&text, "/etc/p.toml").unwrap_err();
+        let line = error.to_string();
+        assert_eq!(error.exit_code(), 2);
+        assert!(line.starts_with("/etc/p.toml line 3, key "), "{bad}: {line}");
+        let named = &line["/etc/p.toml line 3, key ".len()..];
+        assert!(named.trim_start_matches('"').starts_with(key), "{bad}: {line}");
+        assert!(line.contains(words), "{bad}: {line}");
+        assert!(!line.contains(char::is_control) && line.len() < 700, "{bad}: {line}");
+    }
+}
+
+#[test]
+fn a_key_given_twice_is_refused_where_it_stands_again() {
+    let line = Config::parse("ports = \"80\"\n\nports = \"81\"\n", "f").unwrap_err().to_string();
+    assert_eq!(line, "f line 3, key \"ports\": not valid TOML: duplicate key");
+}
+
+#[test]
+fn a_named_file_must_exist() {
+    let error = Config::load(Some(Path::new("/nonexistent/portslice.toml"))).unwrap_err().to_string();
+    assert!(error.starts_with("cannot read /nonexistent/portslice.toml: "), "{error}");
+}
+
+#[test]
+fn the_command_line_moves_the_state_directory() {
+    let moved = Config::default().with_state_dir(Some(Path::new("/tmp/state"))).unwrap();
+    assert_eq!(moved.state_dir, Path::new("/tmp/state"));
+    let error = Config::default().with_state_dir(Some(Path::new("state"))).unwrap_err().to_string();
+    assert_eq!(error, "--state-dir: \"state\" is not an absolute path; write one that begins with /");
+}
