@@ -36,7 +36,7 @@ pub fn poststop() -> ExitCode {
 }
 
 fn run(name: &str, verb: impl FnOnce(&Config, State) -> Result<()>) -> ExitCode {
-    let outcome = Config::load(None).and_then(|config| {
+    let outcome = Config::load(None).and_then(|config| config.with_state_dir(None)).and_then(|config| {
         log::start(name, &config, false);
         verb(&config, State::read(stdin().lock())?)
     });

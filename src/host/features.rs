@@ -37,13 +37,15 @@ pub fn probe() -> Result<Vec<Probe>> {
     }];
     // a thread of its own: unshare would move this one out of the host's namespace for good
     let tried = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET)
-                .map_err(|e| Error::Failed(format!("cannot make a network namespace to probe the kernel in: {e}")))?;
-            try_devices()
-        })
-        .join()
-        .unwrap_or_else(|_| Err(Error::Failed("probing the kernel failed".into())))
+        scope
+            .spawn(|| {
+                unshare(CloneFlags::CLONE_NEWNET).map_err(|e| {
+                    Error::Failed(format!("cannot make a network namespace to probe the kernel in: {e}"))
+                })?;
+                try_devices()
+            })
+            .join()
+            .unwrap_or_else(|_| Err(Error::Failed("probing the kernel failed".into())))
     })?;
     probes.extend(tried);
     Ok(probes)

@@ -45,8 +45,9 @@ impl HostRecord {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(e) => return Err(Error::file("read", path)(e)),
         };
-        let record: Self = serde_json::from_slice(&text)
-            .map_err(|e| Error::Failed(format!("{} is damaged ({e}): reboot, or remove the state directory", path.display())))?;
+        let record: Self = serde_json::from_slice(&text).map_err(|e| {
+            Error::Failed(format!("{} is damaged ({e}): reboot, or remove the state directory", path.display()))
+        })?;
         Ok(if record.boot == boot { record } else { Self::default() })
     }
 

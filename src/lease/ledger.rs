@@ -128,7 +128,7 @@ impl Index {
         for line in lines {
             let mut words = line.split(' ');
             let kind = words.next()?;
-            let mut block = |words: &mut std::str::Split<'_, char>| {
+            let block = |words: &mut std::str::Split<'_, char>| {
                 let begin = words.next()?.parse().ok()?;
                 Block::new(begin, BlockSize::new(words.next()?.parse().ok()?)?)
             };

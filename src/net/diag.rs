@@ -155,8 +155,6 @@ mod tests {
     fn port_filter_follows_the_kernels_bytecode() {
         // struct inet_diag_bc_op {code, yes, no} as inet_diag_bc_audit checks it: attribute header, then ge 1000, le 2000
         let range = PortRange::new(1000, 2000).unwrap();
-        assert_eq!(port_filter(range), [
-            20, 0, 1, 0, 2, 8, 20, 0, 0, 0, 0xe8, 3, 3, 8, 12, 0, 0, 0, 0xd0, 7
-        ]);
+        assert_eq!(port_filter(range), [20, 0, 1, 0, 2, 8, 20, 0, 0, 0, 0xe8, 3, 3, 8, 12, 0, 0, 0, 0xd0, 7]);
     }
 }

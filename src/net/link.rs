@@ -95,9 +95,13 @@ pub fn up_without_arp(index: u32, name: &str) -> Request {
 /// Keeps IPv6 from giving the link an address of its own when it comes up.
 pub fn no_generated_address(index: u32, name: &str) -> Request {
     let spec = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
-    change(format!("turn off IPv6 autoconfiguration of {name}"), index, LinkFlags::empty(), LinkFlags::empty(), vec![
-        LinkAttribute::AfSpecUnspec(vec![spec]),
-    ])
+    change(
+        format!("turn off IPv6 autoconfiguration of {name}"),
+        index,
+        LinkFlags::empty(),
+        LinkFlags::empty(),
+        vec![LinkAttribute::AfSpecUnspec(vec![spec])],
+    )
 }
 
 /// Lets a link take packets that come from and go to local addresses, 127.0.0.0/8 among them. `rp_filter` 2 (loose)
@@ -108,9 +112,13 @@ pub fn accept_local(index: u32, name: &str) -> Request {
     conf.route_localnet = 1;
     conf.rp_filter = 2;
     let spec = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]);
-    change(format!("configure link {name}"), index, LinkFlags::empty(), LinkFlags::empty(), vec![
-        LinkAttribute::AfSpecUnspec(vec![spec]),
-    ])
+    change(
+        format!("configure link {name}"),
+        index,
+        LinkFlags::empty(),
+        LinkFlags::empty(),
+        vec![LinkAttribute::AfSpecUnspec(vec![spec])],
+    )
 }
 
 /// Removes a link (and the other end of its pair). Waits for an RCU grace period: some 30 ms.

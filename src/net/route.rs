@@ -81,8 +81,7 @@ pub fn add(link: u32, destination: IpAddr, prefix: u8, source: Option<IpAddr>, m
     message.header.protocol = RouteProtocol::Static;
     message.header.kind = RouteType::Unicast;
     message.header.scope = if destination.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
-    message.attributes =
-        vec![RouteAttribute::Oif(link), RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])];
+    message.attributes = vec![RouteAttribute::Oif(link), RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])];
     if prefix > 0 {
         message.attributes.push(RouteAttribute::Destination(destination.into()));
     }

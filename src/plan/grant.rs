@@ -61,10 +61,7 @@ pub fn check_host(config: &Config, facts: &Facts) -> Result<()> {
     for (key, ports) in [("ephemeral_ports", config.ephemeral_ports.ports()), ("ports", &config.ports)] {
         if let Some(range) = ports.first_overlap(&exposed) {
             return Err(Error::unsupported(
-                format!(
-                    "{key} {ports} overlaps the host's own ephemeral ports {} at {range}",
-                    facts.ephemeral
-                ),
+                format!("{key} {ports} overlaps the host's own ephemeral ports {} at {range}", facts.ephemeral),
                 "run `portslice setup`, which reserves them (net.ipv4.ip_local_reserved_ports), or choose others",
             ));
         }
@@ -100,7 +97,9 @@ fn assigned_ports(request: &Request, at: &Situation<'_>, leased: &PortSet) -> Re
             Some(_) => format!("they belong to the pool of ephemeral ports {}", at.config.ephemeral_ports.ports()),
             None => format!("they are not in the config key ports ({assignable})"),
         };
-        return Err(Error::invalid(format!("ports {range} cannot be assigned"), format!("{why}; ask for others")).into());
+        return Err(
+            Error::invalid(format!("ports {range} cannot be assigned"), format!("{why}; ask for others")).into()
+        );
     }
     if let Some(range) = asked.set.first_overlap(leased) {
         return Err(Error::PortInUse(taken_by_lease(range, at.index)).into());
@@ -156,4 +155,3 @@ fn exhausted(full: &Full, at: &Situation<'_>) -> Error {
         full.size, full.capacity
     ))
 }
-

@@ -135,7 +135,8 @@ fn inner_routes(facts: &Facts) -> Vec<InnerRoute> {
             mtu: route.mtu.unwrap_or(facts.uplink.mtu).min(facts.uplink.mtu),
         };
         // several next hops of one route are one route out of one device
-        let same = |r: &InnerRoute| (r.destination, r.prefix, r.metric) == (inner.destination, inner.prefix, inner.metric);
+        let same =
+            |r: &InnerRoute| (r.destination, r.prefix, r.metric) == (inner.destination, inner.prefix, inner.metric);
         if !routes.iter().any(same) {
             routes.push(inner);
         }

@@ -8,7 +8,8 @@ use crate::steer::HostFacts;
 
 /// The facts as the programs read them.
 pub fn host_facts(facts: &Facts) -> HostFacts {
-    let mut host = HostFacts { uplink: facts.uplink.index, mtu: facts.uplink.mtu, mac: facts.mac, ..HostFacts::default() };
+    let mut host =
+        HostFacts { uplink: facts.uplink.index, mtu: facts.uplink.mtu, mac: facts.mac, ..HostFacts::default() };
     // commit c43272299488: before it a packet from lo keeps the host's route through redirect_peer
     if facts.kernel >= (6, 15) {
         host.flags |= HostFacts::PEER_FROM_LO;

@@ -143,12 +143,7 @@ impl Entry<'_> {
 
     /// A lease of this id exists. The live one for this namespace is the answer; a dead one is taken back; any other
     /// is somebody else's.
-    fn meet(
-        &self,
-        known: Lease,
-        locked: &mut Locked<'_>,
-        netlink: &mut Netlink,
-    ) -> Result<Option<Lease>> {
+    fn meet(&self, known: Lease, locked: &mut Locked<'_>, netlink: &mut Netlink) -> Result<Option<Lease>> {
         match reclaim::state(&known, self.host, netlink)? {
             State::Dead => {
                 reclaim::take_back(locked, &known, self.host, netlink)?;
@@ -175,8 +170,7 @@ impl Entry<'_> {
 
     fn differs(&self, known: &Lease) -> bool {
         let asked = &self.request.ports;
-        let ports = !asked.set.is_subset(&known.ports)
-            || known.ports.len() != asked.set.len() + u32::from(asked.auto);
+        let ports = !asked.set.is_subset(&known.ports) || known.ports.len() != asked.set.len() + u32::from(asked.auto);
         ports || self.request.ephemeral_ports.is_some_and(|size| size != known.block.size())
     }
 

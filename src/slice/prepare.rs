@@ -228,8 +228,8 @@ fn prepare(
     }
     record.uplink = facts.uplink.index;
     let uplink = &facts.uplink.name;
-    record.tcx = programs.attach_tcx("from_wire", facts.uplink.index, uplink)?
-        && programs.attach_tcx("from_lo", LO, "lo")?;
+    record.tcx =
+        programs.attach_tcx("from_wire", facts.uplink.index, uplink)? && programs.attach_tcx("from_lo", LO, "lo")?;
     if !record.tcx {
         for (name, index, device) in [("from_wire", facts.uplink.index, uplink.as_str()), ("from_lo", LO, "lo")] {
             match netlink.send(filter::add_clsact(index, device)) {
@@ -266,8 +266,7 @@ fn mount_bpffs(directory: &Path) -> Result<()> {
 fn unmount(directory: &Path, ours: bool) -> Result<()> {
     if is_bpffs(directory) {
         if ours {
-            umount2(directory, MntFlags::MNT_DETACH)
-                .map_err(|e| Error::file("unmount", directory)(e.into()))?;
+            umount2(directory, MntFlags::MNT_DETACH).map_err(|e| Error::file("unmount", directory)(e.into()))?;
         } else {
             for entry in fs::read_dir(directory).map_err(Error::file("list", directory))?.flatten() {
                 fs::remove_file(entry.path()).map_err(Error::file("remove", entry.path()))?;

@@ -54,8 +54,7 @@ impl Wiring<'_> {
             Step::Guard { slot } => self.guard(*slot),
             Step::Furnish { slot, device, addresses, routes, sysctls } => {
                 let inner = self.outer()?.peer.unwrap_or(0);
-                let programs =
-                    [self.host.programs.open("inner_lo")?, self.host.programs.open("inner_eth")?];
+                let programs = [self.host.programs.open("inner_lo")?, self.host.programs.open("inner_eth")?];
                 self.container.inside(|| {
                     let mut requests = vec![
                         link::no_generated_address(inner, device).tolerate(NO_IPV6),
@@ -89,12 +88,8 @@ impl Wiring<'_> {
             }
             Step::Occupy { slot, flags, epoch } => {
                 let outer = self.outer()?;
-                let entry = SlotEntry {
-                    ifindex: outer.index,
-                    inner: outer.peer.unwrap_or(0),
-                    flags: *flags,
-                    epoch: *epoch,
-                };
+                let entry =
+                    SlotEntry { ifindex: outer.index, inner: outer.peer.unwrap_or(0), flags: *flags, epoch: *epoch };
                 self.host.maps.reset_counters(*slot)?;
                 self.host.maps.set_slot(*slot, entry)
             }

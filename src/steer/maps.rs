@@ -56,6 +56,8 @@ pub struct HostFacts {
     pub pad: u16,
     /// IPv4 primary address, on-link network, its mask and the gateway, in network byte order; 0 for none.
     pub v4: [[u8; 4]; 4],
+    /// Unused.
+    pub pad2: u32,
     /// The same for IPv6.
     pub v6: [[u8; 16]; 4],
 }
@@ -110,7 +112,7 @@ pub struct Counters {
     pub drops: [u64; REASONS.len()],
 }
 
-const _: () = assert!(size_of::<HostFacts>() == 20 + 16 + 64);
+const _: () = assert!(size_of::<HostFacts>() == 20 + 16 + 4 + 64);
 const _: () = assert!(size_of::<SlotEntry>() == 16);
 const _: () = assert!(size_of::<Counters>() == 8 * (4 + REASONS.len()));
 
@@ -151,12 +153,7 @@ impl Maps {
     /// Gives back those of `ports` that `slot` still owns.
     pub fn withdraw(&self, ports: &PortSet, slot: u16) {
         for port in ports.iter() {
-            let _ = self.ports.at(port).compare_exchange(
-                u64::from(slot),
-                0,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
+            let _ = self.ports.at(port).compare_exchange(u64::from(slot), 0, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 
@@ -252,7 +249,7 @@ impl HostFacts {
         bytes[8..12].copy_from_slice(&self.mtu.to_ne_bytes());
         bytes[12..18].copy_from_slice(&self.mac);
         bytes[20..36].copy_from_slice(self.v4.as_flattened());
-        bytes[36..100].copy_from_slice(self.v6.as_flattened());
+        bytes[40..104].copy_from_slice(self.v6.as_flattened());
         bytes
     }
 }
@@ -265,8 +262,9 @@ const PORT_TABLE: NonZeroUsize = NonZeroUsize::new(65536 * 8).unwrap();
 impl Ports {
     fn map(fd: &OwnedFd) -> io::Result<Self> {
         // SAFETY: a fresh mapping at an address of the kernel's choice overlaps nothing.
-        let address =
-            unsafe { mmap(None, PORT_TABLE, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0) }?;
+        let address = unsafe {
+            mmap(None, PORT_TABLE, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)
+        }?;
         Ok(Self(address.cast()))
     }
 

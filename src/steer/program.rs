@@ -40,21 +40,18 @@ impl Programs {
     /// Loads the programs into the kernel and pins them. Maps that are pinned already are used, so leases survive an
     /// upgrade; programs that are pinned already are replaced.
     pub fn load(&self) -> Result<()> {
-        let fail = |e: &dyn std::error::Error| Error::unsupported(
-            format!("the kernel does not take the data path: {}", reason(e)),
-            "Linux 5.10 or later with BPF and the BPF JIT is needed; `portslice doctor` lists what is missing",
-        );
-        let mut loaded = EbpfLoader::new()
-            .default_map_pin_directory(&self.directory)
-            .load(OBJECT)
-            .map_err(|e| fail(&e))?;
+        let fail = |e: &dyn std::error::Error| {
+            Error::unsupported(
+                format!("the kernel does not take the data path: {}", reason(e)),
+                "Linux 5.10 or later with BPF and the BPF JIT is needed; `portslice doctor` lists what is missing",
+            )
+        };
+        let mut loaded =
+            EbpfLoader::new().default_map_pin_directory(&self.directory).load(OBJECT).map_err(|e| fail(&e))?;
         for name in NAMES {
             let missing = || Error::Bpf { doing: format!("find program {name}"), why: "not in the object".into() };
-            let program: &mut SchedClassifier = loaded
-                .program_mut(name)
-                .ok_or_else(missing)?
-                .try_into()
-                .map_err(|_| missing())?;
+            let program: &mut SchedClassifier =
+                loaded.program_mut(name).ok_or_else(missing)?.try_into().map_err(|_| missing())?;
             program.load().map_err(|e| fail(&e))?;
             let path = self.path(name);
             match fs::remove_file(&path) {

@@ -119,8 +119,7 @@ pub fn object_get(path: &Path) -> io::Result<OwnedFd> {
 /// Pins an object under `path` on a bpffs.
 pub fn object_pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr =
-        Object { pathname: path.as_ptr() as u64, bpf_fd: object.as_raw_fd() as u32, ..Object::default() };
+    let mut attr = Object { pathname: path.as_ptr() as u64, bpf_fd: object.as_raw_fd() as u32, ..Object::default() };
     bpf(OBJ_PIN, &mut attr).map(drop)
 }
 
@@ -141,11 +140,8 @@ pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> 
 
 /// Replaces the program of a link, between two packets.
 pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let mut attr = Update {
-        link_fd: link.as_raw_fd() as u32,
-        new_prog_fd: program.as_raw_fd() as u32,
-        ..Update::default()
-    };
+    let mut attr =
+        Update { link_fd: link.as_raw_fd() as u32, new_prog_fd: program.as_raw_fd() as u32, ..Update::default() };
     bpf(LINK_UPDATE, &mut attr).map(drop)
 }
 

@@ -29,6 +29,8 @@
 #define HOST_NEXTHOP_V4 8	/* net/mask/gw describe the routes: no FIB lookup needed */
 #define HOST_NEXTHOP_V6 16
 
+#define COPY 0x10000		/* in fragments_in beside the slot: the host gets the packet as well */
+
 /* slot.flags */
 #define SLOT_THROUGH_QDISC 1	/* an ingress limit sits on the host veth: redirect_peer would skip it */
 #define SLOT_HOST_LOOPBACK 2	/* may reach the host's 127.0.0.0/8 and ::1 */
@@ -66,6 +68,7 @@ struct host {
 	__u8 mac[6];
 	__u16 pad;
 	__u32 v4, v4_net, v4_mask, v4_gw;
+	__u32 pad2;
 	union addr v6, v6_net, v6_mask, v6_gw;
 };
 
@@ -92,7 +95,7 @@ struct fragment_cell {		/* of a datagram a container is sending */
 	union addr dst;
 	__u32 id;
 	__u32 epoch;
-	__u16 dport;
+	__u16 to;		/* the slot it goes to, 0 the host or the world */
 	__u8 proto, pad;
 };
 
@@ -112,6 +115,12 @@ struct echo_cell {		/* whom a container asked, under which id */
 	__u32 seen;
 	__u16 id, pad;
 };
+
+/* maps.rs asserts the same sizes */
+_Static_assert(sizeof(struct host) == 104, "struct host");
+_Static_assert(sizeof(struct slot) == 16, "struct slot");
+_Static_assert(sizeof(struct counters) == 8 * (4 + REASONS), "struct counters");
+_Static_assert(sizeof(struct fragment_key) == 40, "a key must have no holes");
 
 #define ARRAY(name, entries, value_type, flags)          \
 	struct {                                         \

@@ -59,7 +59,7 @@ static __noinline __u32 quoted_slot(struct __sk_buff *skb, struct packet *p, __u
 		return port_slot(inner.sport);
 	if (inner.icmp != ICMP_ASK)
 		return 0;
-	*copy = 1;
+	*copy = COPY;
 	return echo_owner(&inner.dst, inner.sport);
 }
 
@@ -85,20 +85,25 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 	if (p.frag == FRAG_LATER) {
 		__u32 *first = bpf_map_lookup_elem(&fragments_in, &key);
 
-		if (first)
-			slot = *first;
+		if (first) {
+			slot = *first & (COPY - 1);
+			copy = *first & COPY;
+		}
 	} else if (has_ports(p.proto)) {
 		slot = port_slot(p.dport);
-		if (slot && p.frag)
-			bpf_map_update_elem(&fragments_in, &key, &slot, BPF_ANY);
 	} else if (p.icmp == ICMP_ERROR) {
 		slot = quoted_slot(skb, &p, &copy);
 	} else if (p.icmp == ICMP_ANSWER) {
 		slot = echo_owner(&p.src, p.sport);
-		copy = 1;
+		copy = COPY;
 	}
 	if (!slot || slot >= MAX_SLOTS || skb->vlan_present)
 		return PASS;
+	if (p.frag == FRAG_FIRST) {
+		__u32 value = slot | copy;
+
+		bpf_map_update_elem(&fragments_in, &key, &value, BPF_ANY);
+	}
 	if (copy)
 		return copy_to_container(skb, h, slot);
 	if (origin == FROM_WIRE)
@@ -218,23 +223,23 @@ static __noinline int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 		return drop(slot, R_SOURCE_ADDRESS);
 
 	if (p.frag == FRAG_LATER) {
-		if (fragment_follows(slot, s->epoch, &p) < 0)
+		why = fragment_follows(slot, s->epoch, &p);
+		if (why < 0)
 			return drop(slot, R_FRAGMENT);
-		to = port_slot(p.dport);
+		to = why;
 	} else if (has_ports(p.proto)) {
 		if (port_slot(p.sport) != slot)
 			return drop(slot, R_SOURCE_PORT);
-		if (p.frag)
-			fragment_sent(slot, s->epoch, &p);
 		to = port_slot(p.dport);
 	} else if (p.proto == (v6 ? PROTO_ICMP6 : PROTO_ICMP)) {
-		/* an echo in fragments would leave its later ones unowned */
-		why = p.frag ? R_FRAGMENT : check_icmp(skb, &p, slot, s->epoch, &to);
+		why = check_icmp(skb, &p, slot, s->epoch, &to);
 		if (why >= 0)
 			return drop(slot, why);
 	} else {
 		return drop(slot, p.proto == PROTO_IGMP ? R_NEIGHBOR : R_PROTOCOL);
 	}
+	if (p.frag == FRAG_FIRST)
+		fragment_sent(slot, s->epoch, &p, to);
 
 	kind = p.proto == PROTO_TCP;
 	if (local) {
@@ -393,7 +398,7 @@ int inner_lo(struct __sk_buff *skb)
 	if (is_loopback(&p.dst) && !(s->flags & SLOT_HOST_LOOPBACK) && !port_slot(p.dport))
 		return PASS;
 	if (p.frag)
-		fragment_sent(slot, s->epoch, &p);
+		fragment_sent(slot, s->epoch, &p, port_slot(p.dport));
 	return bpf_redirect(s->inner, 0);
 }
 

@@ -117,7 +117,7 @@ static __always_inline struct fragment_cell *fragment_cell(__u32 n, const struct
 }
 
 /* A first fragment of container `n` passed: its later ones may follow, to the same place. */
-static __always_inline void fragment_sent(__u32 n, __u32 epoch, const struct packet *p)
+static __always_inline void fragment_sent(__u32 n, __u32 epoch, const struct packet *p, __u32 to)
 {
 	struct fragment_cell *c = fragment_cell(n, p);
 
@@ -126,17 +126,16 @@ static __always_inline void fragment_sent(__u32 n, __u32 epoch, const struct pac
 	c->dst = p->dst;
 	c->id = p->frag_id;
 	c->epoch = epoch;
-	c->dport = p->dport;
+	c->to = to;
 	c->proto = p->proto;
 }
 
-/* A later fragment of container `n`: fills in the ports' owner from the first one. -1: there was none. */
-static __always_inline int fragment_follows(__u32 n, __u32 epoch, struct packet *p)
+/* Where a later fragment of container `n` goes: where its first one went. -1: there was none. */
+static __always_inline int fragment_follows(__u32 n, __u32 epoch, const struct packet *p)
 {
 	struct fragment_cell *c = fragment_cell(n, p);
 
 	if (!c || c->epoch != epoch || c->id != p->frag_id || c->proto != p->proto || !same(&c->dst, &p->dst))
 		return -1;
-	p->dport = c->dport;
-	return 0;
+	return c->to;
 }
