@@ -54,6 +54,8 @@ pub struct Request {
     pub ingress: Limit,
     /// What statistics call it.
     pub labels: Labels,
+    /// Settings under /proc/sys/net that the container brings along (`ipv4/tcp_ecn`): they are left alone.
+    pub own_settings: Vec<String>,
 }
 
 impl Request {
@@ -61,7 +63,16 @@ impl Request {
     pub fn new(id: ContainerId) -> Self {
         let (ports, labels) = (PortsAsked::default(), Labels::default());
         let (egress, ingress) = (Limit::default(), Limit::default());
-        Request { id, ports, ephemeral_ports: None, host_loopback: None, egress, ingress, labels }
+        Request {
+            id,
+            ports,
+            ephemeral_ports: None,
+            host_loopback: None,
+            egress,
+            ingress,
+            labels,
+            own_settings: Vec::new(),
+        }
     }
 
     /// Everything in `annotations` that begins with [`PREFIX`]; the rest is not looked at.

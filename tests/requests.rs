@@ -1,6 +1,7 @@
 //! Annotations as a container's author writes them, and as an attacker does.
 
-use portslice::slice::request::{ContainerId, Request};
+use portslice::lease::ContainerId;
+use portslice::request::Request;
 use proptest::prelude::*;
 
 fn id() -> ContainerId {

@@ -6,6 +6,7 @@ use super::{Finding, Verdict};
 use crate::config::Config;
 use crate::error::Error;
 use crate::host::process::missing_capability;
+use crate::host::sysctl::Proc;
 use crate::host::{Facts, features};
 use crate::lease::Ledger;
 use crate::net::Netlink;
@@ -42,7 +43,9 @@ pub fn kernel() -> Vec<Finding> {
 
 /// The uplink carries the shared address; its ports must not be the host's own.
 pub fn uplink(config: &Config) -> Vec<Finding> {
-    let facts = match Netlink::route().and_then(|mut netlink| Facts::read(&mut netlink, config.uplink.as_deref())) {
+    let facts = match Netlink::route()
+        .and_then(|mut netlink| Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref()))
+    {
         Ok(facts) => facts,
         Err(e) => return vec![failed("uplink", &e)],
     };
@@ -82,12 +85,13 @@ pub fn data_path(config: &Config) -> Finding {
 /// A container whose end nobody told us of holds its ports until somebody looks.
 pub fn leases(config: &Config) -> Finding {
     let counted = || -> crate::error::Result<(usize, usize)> {
-        let leases = Ledger::at(&config.state_dir).all()?;
+        let ledger = Ledger::at(&config.state_dir);
+        let leases = ledger.all()?;
         let Some(host) = prepare::peek(config)? else { return Ok((leases.len(), leases.len())) };
         let mut netlink = Netlink::route()?;
         let mut dead = 0;
         for lease in &leases {
-            dead += usize::from(reclaim::state(lease, &host, &mut netlink)? == State::Dead);
+            dead += usize::from(reclaim::state(lease, &ledger, &host, &mut netlink)? == State::Dead);
         }
         Ok((leases.len(), dead))
     };

@@ -6,6 +6,7 @@
 use std::io::stdin;
 use std::process::ExitCode;
 
+use super::bundle;
 use super::state::State;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -25,7 +26,10 @@ pub fn prestart() -> ExitCode {
                 "no pid; register portslice-prestart as prestart or createRuntime, where the container exists",
             )
         })?;
-        let request = Request::from_annotations(state.id, state.annotations)?;
+        let mut request = Request::from_annotations(state.id, state.annotations)?;
+        if let Some(bundle) = &state.bundle {
+            request.own_settings = bundle::settings(bundle)?;
+        }
         slice::attach(config, &request, Container::Pid(pid)).map(drop)
     })
 }

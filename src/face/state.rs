@@ -3,6 +3,7 @@
 //! leave out or zero the pid at poststop.
 
 use std::io::Read;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -10,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::lease::ContainerId;
 use crate::refusal::one_line;
+use crate::request::PREFIX;
 
 /// No honest state comes near it.
 const LONGEST: u64 = 4 << 20;
@@ -21,7 +23,9 @@ pub struct State {
     pub id: ContainerId,
     /// Its first process, in the pid namespace of the runtime.
     pub pid: Option<u32>,
-    /// Annotations whose values are strings.
+    /// Where the bundle is.
+    pub bundle: Option<PathBuf>,
+    /// Annotations whose values are strings, as the specification wants them all.
     pub annotations: Vec<(String, String)>,
 }
 
@@ -30,6 +34,8 @@ struct Document {
     id: String,
     #[serde(default)]
     pid: Option<i64>,
+    #[serde(default)]
+    bundle: Option<PathBuf>,
     #[serde(default)]
     annotations: Option<Map<String, Value>>,
 }
@@ -49,16 +55,22 @@ impl State {
             let why = format!("{}; a hook is given the OCI state document", one_line(&e.to_string()));
             Error::invalid("container state on stdin", why)
         })?;
-        let annotations = document.annotations.unwrap_or_default().into_iter();
+        let mut annotations = Vec::new();
+        for (key, value) in document.annotations.unwrap_or_default() {
+            match value {
+                Value::String(text) => annotations.push((key, text)),
+                _ if key.starts_with(PREFIX) => {
+                    let place = format!("annotation {}", one_line(&key));
+                    return Err(Error::invalid(place, "its value is not a string; write it in quotes"));
+                }
+                _ => {}
+            }
+        }
         Ok(Self {
             id: document.id.parse()?,
             pid: document.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0),
-            annotations: annotations
-                .filter_map(|(key, value)| match value {
-                    Value::String(text) => Some((key, text)),
-                    _ => None,
-                })
-                .collect(),
+            bundle: document.bundle,
+            annotations,
         })
     }
 

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 
 use nix::sys::utsname::uname;
 
-use super::sysctl;
+use super::sysctl::Proc;
 use crate::error::{Error, Result};
+use crate::net::Netlink;
+use crate::net::address::{self, Address};
 use crate::net::link::{self, Link, Mac};
 use crate::net::route::{self, Route};
-use crate::net::{Netlink, address};
 use crate::ports::{PortRange, PortSet};
 
 /// The host as a plan needs it.
@@ -20,7 +21,7 @@ pub struct Facts {
     pub mac: Mac,
     /// Its global addresses, the primary one of each family first: every container carries them.
     pub addresses: Vec<IpAddr>,
-    /// Addresses of other devices, lo not counted.
+    /// The host's other addresses, loopback ones not counted.
     pub others: Vec<IpAddr>,
     /// Unicast routes out of the uplink.
     pub routes: Vec<Route>,
@@ -36,7 +37,7 @@ pub struct Facts {
 
 impl Facts {
     /// Reads the facts. `uplink` is the configured device; without one, the device of the best default route.
-    pub fn read(netlink: &mut Netlink, uplink: Option<&str>) -> Result<Self> {
+    pub fn read(netlink: &mut Netlink, proc: &Proc, uplink: Option<&str>) -> Result<Self> {
         let routes = route::all(netlink)?;
         let uplink = find_uplink(netlink, uplink, &routes)?;
         let mac = match uplink.mac {
@@ -48,25 +49,23 @@ impl Facts {
                 ));
             }
         };
-        let (mut addresses, mut others) = (Vec::new(), Vec::new());
-        for address in address::all(netlink)? {
-            if address.link == uplink.index && address.global && !address.passing {
-                addresses.push(address.ip);
-            } else if !address.ip.is_loopback() {
-                others.push(address.ip);
-            }
-        }
+        let usable = |a: &Address| a.global && !a.passing;
+        let addresses: Vec<IpAddr> =
+            address::of_link(netlink, uplink.index)?.into_iter().filter(usable).map(|a| a.ip).collect();
         if addresses.is_empty() {
             return Err(Error::unsupported(
                 format!("uplink {} has no global address", uplink.name),
                 "give it one, or name the device that carries the host's address in the config key uplink",
             ));
         }
+        let mut others = route::local_addresses(netlink)?;
+        others.retain(|ip| !ip.is_loopback() && !addresses.contains(ip));
+        let mut settings = proc.here();
         Ok(Self {
             routes: routes.into_iter().filter(|r| r.link == uplink.index).collect(),
             policy: route::has_policy(netlink)?,
-            ephemeral: sysctl::ephemeral_range()?,
-            reserved: sysctl::reserved_ports()?,
+            ephemeral: settings.ephemeral_range()?,
+            reserved: settings.reserved_ports()?,
             kernel: kernel_version(),
             uplink,
             mac,

@@ -6,6 +6,7 @@
 pub mod facts;
 pub mod features;
 pub mod process;
+pub mod procfs;
 pub mod record;
 pub mod sysctl;
 

@@ -6,9 +6,29 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::sysctl::Setting;
 use crate::error::{Error, Result};
 use crate::net::netns::NetnsId;
+use crate::ports::PortSet;
+
+/// A setting that was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Below /proc/sys/net.
+    pub key: String,
+    /// What it was.
+    pub before: String,
+    /// What we made it; somebody else's later value is not ours to undo.
+    pub now: String,
+}
+
+/// Ports added to `ip_local_reserved_ports`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserved {
+    /// What it was, as the kernel wrote it.
+    pub before: String,
+    /// What was added.
+    pub added: PortSet,
+}
 
 /// The record. Written before the first change and after the last one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +40,8 @@ pub struct HostRecord {
     pub netns: Option<NetnsId>,
     /// Are programs loaded and attached?
     pub ready: bool,
+    /// Which preparation this is: nanoseconds since 1970.
+    pub generation: u64,
     /// `steer::program::version` of them.
     pub version: String,
     /// `steer::maps::LAYOUT` of the maps.
@@ -32,8 +54,10 @@ pub struct HostRecord {
     pub clsact: Vec<u32>,
     /// Did we mount the bpffs?
     pub mounted: bool,
-    /// Settings under /proc/sys/net as they were before.
-    pub before: Vec<Setting>,
+    /// Settings under /proc/sys/net as they were before, and as we left them.
+    pub changed: Vec<Changed>,
+    /// `ip_local_reserved_ports` as it was, and what we added to it.
+    pub reserved: Option<Reserved>,
 }
 
 impl HostRecord {
@@ -62,9 +86,9 @@ impl HostRecord {
     }
 
     /// Remembers what a setting was, unless an earlier value is remembered already.
-    pub fn remember(&mut self, key: &str, value: &str) {
-        if !self.before.iter().any(|(k, _)| k == key) {
-            self.before.push((key.to_owned(), value.to_owned()));
+    pub fn remember(&mut self, key: &str, before: &str, now: &str) {
+        if !self.changed.iter().any(|c| c.key == key) {
+            self.changed.push(Changed { key: key.into(), before: before.into(), now: now.into() });
         }
     }
 }

@@ -1,20 +1,23 @@
 //! Reading and writing `/proc/sys/net` of the namespace the calling thread is in.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
+
+use super::procfs;
 use crate::error::{Error, Result};
 use crate::ports::{PortRange, PortSet};
 
-/// Host values a container starts with, as far as its kernel has them per namespace. The list is Mesos'
-/// (port_mapping isolator, pre-exec script): a namespace begins with the kernel's defaults, not with what the
-/// operator tuned.
-pub const COPIED: [&str; 17] = [
+/// Host values a container starts with: a namespace begins with the kernel's defaults, not with what the operator
+/// tuned. The list is Mesos' (port_mapping isolator, pre-exec script) without the six settings that no kernel since
+/// 5.10 has per namespace (core/netdev_max_backlog, core/rmem_max, core/wmem_max, ipv4/neigh/default/gc_thresh1..3).
+pub const COPIED: [&str; 11] = [
     "core/somaxconn",
-    "core/netdev_max_backlog",
-    "core/rmem_max",
-    "core/wmem_max",
     "ipv4/tcp_ecn",
     "ipv4/tcp_ecn_fallback",
     "ipv4/tcp_keepalive_time",
@@ -25,64 +28,119 @@ pub const COPIED: [&str; 17] = [
     "ipv4/tcp_wmem",
     "ipv4/tcp_retries2",
     "ipv4/tcp_synack_retries",
-    "ipv4/neigh/default/gc_thresh1",
-    "ipv4/neigh/default/gc_thresh2",
-    "ipv4/neigh/default/gc_thresh3",
 ];
 
 /// A setting and its value.
 pub type Setting = (String, String);
 
-/// The value of `/proc/sys/net/<key>`, without the line end; `None` when this namespace has no such setting.
-pub fn read(key: &str) -> Result<Option<String>> {
-    let path = path(key);
-    match fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text.trim_end().to_owned())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::file("read", path)(e)),
+/// The instance of /proc that settings are looked up in.
+#[derive(Default)]
+pub struct Proc {
+    root: Option<OwnedFd>,
+}
+
+impl Proc {
+    /// An instance of our own, see [`procfs`]; the machine's when the kernel gives none.
+    pub fn private() -> Self {
+        Self { root: procfs::private().inspect_err(|e| log::debug!("no private /proc: {e}")).ok() }
+    }
+
+    /// The settings of the namespace the calling thread is in, now and for as long as it stays there.
+    pub fn here(&self) -> Settings<'_> {
+        Settings { proc: self, open: Vec::new() }
     }
 }
 
-/// Writes `/proc/sys/net/<key>`; `false` when this namespace has no such setting.
-pub fn write(key: &str, value: &str) -> Result<bool> {
-    let path = path(key);
-    match fs::write(&path, value) {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(Error::file("write", path)(e)),
-    }
+/// The settings of one namespace. Directories are opened once each.
+pub struct Settings<'a> {
+    proc: &'a Proc,
+    open: Vec<(String, OwnedFd)>,
 }
 
-/// The settings of [`COPIED`] that exist here.
-pub fn copied() -> Result<Vec<Setting>> {
-    let mut settings = Vec::with_capacity(COPIED.len());
-    for key in COPIED {
-        if let Some(value) = read(key)? {
-            settings.push((key.to_owned(), value));
+impl Settings<'_> {
+    /// The value of `<directory>/<name>`, without the line end; `None` when this namespace has no such setting.
+    pub fn read(&mut self, key: &str) -> Result<Option<String>> {
+        let Some(mut file) = self.file(key, OFlag::O_RDONLY, "read")? else { return Ok(None) };
+        let mut text = String::with_capacity(64);
+        file.read_to_string(&mut text).map_err(Error::file("read", path(key)))?;
+        text.truncate(text.trim_end().len());
+        Ok(Some(text))
+    }
+
+    /// Writes `<directory>/<name>`; `false` when this namespace has no such setting.
+    pub fn write(&mut self, key: &str, value: &str) -> Result<bool> {
+        let Some(mut file) = self.file(key, OFlag::O_WRONLY, "write")? else { return Ok(false) };
+        file.write_all(value.as_bytes()).map_err(Error::file("write", path(key)))?;
+        Ok(true)
+    }
+
+    /// The settings of [`COPIED`] that exist here.
+    pub fn copied(&mut self) -> Result<Vec<Setting>> {
+        let mut settings = Vec::with_capacity(COPIED.len());
+        for key in COPIED {
+            if let Some(value) = self.read(key)? {
+                settings.push((key.to_owned(), value));
+            }
+        }
+        Ok(settings)
+    }
+
+    /// `ip_local_port_range`: the ports that connections get which do not choose one.
+    pub fn ephemeral_range(&mut self) -> Result<PortRange> {
+        const KEY: &str = "ipv4/ip_local_port_range";
+        let text = self.read(KEY)?.unwrap_or_default();
+        let mut numbers = text.split_whitespace().map(str::parse::<u16>);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(begin)), Some(Ok(end))) => PortRange::new(begin, end),
+            _ => None,
+        }
+        .ok_or_else(|| Error::Failed(format!("cannot understand {}: {text:?}", path(KEY).display())))
+    }
+
+    /// `ip_local_reserved_ports`: ports that the kernel never gives to such a connection.
+    pub fn reserved_ports(&mut self) -> Result<PortSet> {
+        let text = self.read("ipv4/ip_local_reserved_ports")?.unwrap_or_default();
+        if text.is_empty() {
+            return Ok(PortSet::empty());
+        }
+        text.parse().map_err(|e| Error::Failed(format!("cannot understand ip_local_reserved_ports: {e}")))
+    }
+
+    fn file(&mut self, key: &str, mode: OFlag, doing: &'static str) -> Result<Option<File>> {
+        let fail = |e: Errno| Error::file(doing, path(key))(io::Error::from(e));
+        let (directory, name) = key.rsplit_once('/').unwrap_or(("", key));
+        let at = match self.open.iter().position(|(known, _)| known == directory) {
+            Some(at) => at,
+            None => {
+                let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+                let opened = match &self.proc.root {
+                    Some(root) => openat(root, &Path::new("sys/net").join(directory), flags, Mode::empty()),
+                    None => open(&path(directory), flags, Mode::empty()),
+                };
+                match opened {
+                    Ok(fd) => self.open.push((directory.to_owned(), fd)),
+                    Err(Errno::ENOENT) => return Ok(None),
+                    Err(e) => return Err(fail(e)),
+                }
+                self.open.len() - 1
+            }
+        };
+        match openat(&self.open[at].1, name, mode | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(fd) => Ok(Some(File::from(fd))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(e) => Err(fail(e)),
         }
     }
-    Ok(settings)
 }
 
-/// `ip_local_port_range`: the ports that connections get which do not choose one.
-pub fn ephemeral_range() -> Result<PortRange> {
-    const KEY: &str = "ipv4/ip_local_port_range";
-    let text = read(KEY)?.unwrap_or_default();
-    let mut numbers = text.split_whitespace().map(str::parse::<u16>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(begin)), Some(Ok(end))) => PortRange::new(begin, end),
-        _ => None,
-    }
-    .ok_or_else(|| Error::Failed(format!("cannot understand {}: {text:?}", path(KEY).display())))
+/// [`Settings::read`] of one setting.
+pub fn read(key: &str) -> Result<Option<String>> {
+    Proc::default().here().read(key)
 }
 
-/// `ip_local_reserved_ports`: ports that the kernel never gives to such a connection.
-pub fn reserved_ports() -> Result<PortSet> {
-    let text = read("ipv4/ip_local_reserved_ports")?.unwrap_or_default();
-    if text.is_empty() {
-        return Ok(PortSet::empty());
-    }
-    text.parse().map_err(|e| Error::Failed(format!("cannot understand ip_local_reserved_ports: {e}")))
+/// [`Settings::write`] of one setting.
+pub fn write(key: &str, value: &str) -> Result<bool> {
+    Proc::default().here().write(key, value)
 }
 
 fn path(key: &str) -> PathBuf {

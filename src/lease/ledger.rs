@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,6 +29,9 @@ use crate::ports::PortSet;
 
 /// First line of the index: name and version of the format.
 const HEADER: &str = "portslice-index 1";
+
+/// What the names of half-written files begin with; the writer's process id follows.
+const BESIDE: &str = "tmp-";
 
 /// What the index knows of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,15 +205,21 @@ impl Ledger {
     /// Waits for the lock alone: for work that must happen once on the host.
     pub fn flock(&self) -> Result<File> {
         let path = self.path("lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(Error::file("open", &path))?;
-        FileExt::lock_exclusive(&lock).map_err(Error::file("lock", &path))?;
-        Ok(lock)
+        loop {
+            let lock = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+                .map_err(Error::file("open", &path))?;
+            FileExt::lock_exclusive(&lock).map_err(Error::file("lock", &path))?;
+            // `setup --undo` removes the file: the lock of one that is gone keeps nobody out
+            let held = lock.metadata().map_err(Error::file("inspect", &path))?.ino();
+            if fs::metadata(&path).is_ok_and(|there| there.ino() == held) {
+                return Ok(lock);
+            }
+        }
     }
 
     /// A container's lease; `None` when it has none.
@@ -256,21 +265,26 @@ impl Ledger {
 
     /// Forgets a lease's record. [`Locked::release`] comes first.
     pub fn erase(&self, id: &ContainerId) -> Result<()> {
-        let path = self.lease_path(id.as_str());
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(e)),
-            _ => Ok(()),
+        remove(&self.lease_path(id.as_str()))
+    }
+
+    /// Removes what writers that were killed left beside the files they were writing.
+    pub fn remove_leftovers(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.directory).map_err(Error::file("list", &self.directory))?.flatten() {
+            let name = entry.file_name();
+            let writer = name.to_str().and_then(|n| n.strip_prefix(BESIDE)).and_then(|pid| pid.parse::<u32>().ok());
+            if writer.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                remove(&entry.path())?;
+            }
         }
+        Ok(())
     }
 
     /// Takes the ledger's files away, for a host that shall be as before.
     pub fn remove(&self) -> Result<()> {
-        for path in [self.path("index"), self.path("lock")] {
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::file("remove", path)(e)),
-                _ => {}
-            }
-        }
+        self.remove_leftovers()?;
+        remove(&self.path("index"))?;
+        remove(&self.path("lock"))?;
         let leases = self.directory.join("leases");
         match fs::remove_dir_all(&leases) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", leases)(e)),
@@ -281,7 +295,7 @@ impl Ledger {
     /// Writes a file of the state directory beside its place and renames it.
     pub fn replace(&self, path: &Path, text: &[u8]) -> Result<()> {
         // outside leases/: what lies there is a lease
-        let beside = self.directory.join(format!("tmp-{}", std::process::id()));
+        let beside = self.directory.join(format!("{BESIDE}{}", std::process::id()));
         let written = OpenOptions::new()
             .create(true)
             .truncate(true)
@@ -331,7 +345,17 @@ impl Locked<'_> {
         })
     }
 
-    /// Ends a lease: first the index, then its record.
+    /// Takes back a lease that never came into use: nobody has talked to its ports.
+    pub fn cancel(&mut self, id: &ContainerId) -> Result<()> {
+        if let Some(slot) = self.index.find(id).map(|e| e.slot) {
+            self.index.entries.remove(&slot);
+            self.settle(id)
+        } else {
+            self.ledger.erase(id)
+        }
+    }
+
+    /// Ends a lease; its block rests.
     pub fn release(&mut self, id: &ContainerId) -> Result<()> {
         if let Some(entry) = self.index.find(id).cloned() {
             self.index.entries.remove(&entry.slot);
@@ -340,13 +364,34 @@ impl Locked<'_> {
             self.index.past.retain(|_, p| p.id != entry.id && p.block.range().overlap(range).is_none());
             let past = Past { block: entry.block, id: entry.id, freed: unix_now() };
             self.index.past.insert(past.block.begin(), past);
-            self.save()?;
+            return self.settle(id);
         }
         self.ledger.erase(id)
     }
 
+    /// First the index, then the record. On a full disk the other way round, which frees room for the index; and if
+    /// there is still none, the index goes: it is made anew from the leases.
+    fn settle(&self, id: &ContainerId) -> Result<()> {
+        if self.save().is_ok() {
+            return self.ledger.erase(id);
+        }
+        self.ledger.erase(id)?;
+        self.save().or_else(|e| {
+            log::warn!("{e}: the order in which blocks rest is lost");
+            remove(&self.ledger.path("index"))
+        })
+    }
+
     fn save(&self) -> Result<()> {
         self.ledger.replace(&self.ledger.path("index"), self.index.text().as_bytes())
+    }
+}
+
+/// Removes a file that may be gone already.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(e)),
+        _ => Ok(()),
     }
 }
 

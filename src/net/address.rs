@@ -6,7 +6,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Netlink, Request};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// An address of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +23,25 @@ pub struct Address {
     pub passing: bool,
 }
 
-/// Every address in the namespace, in the kernel's order: the primary address of a link comes first.
-pub fn all(netlink: &mut Netlink) -> Result<Vec<Address>> {
-    let answers = netlink.dump("list addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
-    Ok(answers.into_iter().filter_map(decode).collect())
+/// The addresses of a link, in the kernel's order: the primary one comes first.
+pub fn of_link(netlink: &mut Netlink, link: u32) -> Result<Vec<Address>> {
+    let mut addresses = Vec::new();
+    // one family at a time: asking for all of them at once waits for the RTNL lock
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut message = AddressMessage::default();
+        message.header.family = family;
+        message.header.index = link;
+        match netlink.dump("list addresses", RouteNetlinkMessage::GetAddress(message)) {
+            // a kernel that does not filter answers with every address there is
+            Ok(answers) => addresses.extend(answers.into_iter().filter_map(decode).filter(|a| a.link == link)),
+            // a link without IPv6
+            Err(Error::Netlink { errno, .. })
+                if family == AddressFamily::Inet6
+                    && matches!(errno.raw_os_error(), Some(libc::ENODEV | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(addresses)
 }
 
 /// Gives `ip` alone (/32, /128) to a link. No duplicate address detection: it *is* somebody else's, the host's.

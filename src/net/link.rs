@@ -14,6 +14,9 @@ use crate::error::Result;
 /// A six-byte Ethernet address.
 pub type Mac = [u8; 6];
 
+/// Longest alias, in bytes: IFALIASZ less the NUL (include/uapi/linux/if.h); container ids are ASCII.
+const ALIAS: usize = 254;
+
 /// What a link is.
 #[derive(Clone, Debug)]
 pub struct Link {
@@ -67,7 +70,7 @@ impl Pair<'_> {
         let mut message = LinkMessage::default();
         message.attributes = vec![
             LinkAttribute::IfName(self.name.into()),
-            LinkAttribute::IfAlias(self.alias.into()),
+            LinkAttribute::IfAlias(self.alias.chars().take(ALIAS).collect()),
             LinkAttribute::Mtu(self.mtu),
             LinkAttribute::Address(self.mac.to_vec()),
             LinkAttribute::NumTxQueues(1),

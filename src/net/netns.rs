@@ -1,6 +1,6 @@
 //! A network namespace held open, its identity, and running a closure inside it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ impl Netns {
     /// The namespace of a process.
     pub fn of_pid(pid: u32) -> Result<Self> {
         match Self::open(Path::new(&format!("/proc/{pid}/ns/net"))) {
-            Err(Error::File { source, .. }) if matches!(source.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+            Err(Error::NotFound(_)) => {
                 Err(Error::NotFound(format!("process {pid} is gone: it has no network namespace to attach")))
             }
             other => other,
@@ -47,7 +47,12 @@ impl Netns {
 
     /// The namespace behind a path: `/run/netns/NAME`, `/proc/PID/ns/net`.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::file("open network namespace", path))?;
+        let file = match File::open(path) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+                return Err(Error::NotFound(format!("there is no network namespace {}: is it gone?", path.display())));
+            }
+            opened => opened.map_err(Error::file("open network namespace", path))?,
+        };
         // anything else (a plain file left over by a lost mount, a directory) would only fail later, in setns
         const NSFS_MAGIC: i64 = 0x6e73_6673;
         let kind = nix::sys::statfs::fstatfs(&file)
@@ -61,6 +66,28 @@ impl Netns {
         }
         let meta = file.metadata().map_err(Error::file("inspect network namespace", path))?;
         Ok(Self { file, path: path.to_owned(), id: NetnsId { dev: meta.dev(), ino: meta.ino() } })
+    }
+
+    /// A namespace of which only the identity is known, by whoever holds it: a mount or a process. `None` when nobody
+    /// does. Looks at every process.
+    pub fn find(id: NetnsId) -> Option<Self> {
+        let holds = |path: &Path| Self::open(path).ok().filter(|netns| netns.id == id);
+        // mountinfo(5): root is field 4, the mount point field 5, blanks as \\040
+        let root = format!("net:[{}]", id.ino);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mounted = mounts.lines().filter_map(|line| {
+            let mut fields = line.split(' ').skip(3);
+            (fields.next()? == root).then(|| fields.next())?
+        });
+        mounted.map(|point| point.replace("\\040", " ")).find_map(|point| holds(Path::new(&point))).or_else(|| {
+            let processes = fs::read_dir("/proc").ok()?.flatten();
+            let mut pids = processes.filter(|p| p.file_name().as_encoded_bytes()[0].is_ascii_digit());
+            pids.find_map(|process| {
+                let link = process.path().join("ns/net");
+                let named = fs::read_link(&link).is_ok_and(|target| target.as_os_str() == root.as_str());
+                if named { holds(&link) } else { None }
+            })
+        })
     }
 
     /// Runs `work` with the calling thread inside this namespace. The thread is back where it was afterwards, also

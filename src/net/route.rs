@@ -10,7 +10,10 @@ use netlink_packet_route::rule::RuleMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Netlink, Request};
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// include/uapi/linux/rtnetlink.h: RT_TABLE_LOCAL.
+const LOCAL_TABLE: u8 = 255;
 
 /// A unicast route of the main table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,20 +43,25 @@ impl Route {
 
 /// All unicast routes of the main table, both families.
 pub fn all(netlink: &mut Netlink) -> Result<Vec<Route>> {
-    let mut routes = Vec::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family;
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
-        // a filter by table on a kernel that checks strictly answers ENOENT when the family has no such table
-        match netlink.dump("list routes", RouteNetlinkMessage::GetRoute(message)) {
-            Ok(answers) => routes.extend(answers.into_iter().flat_map(decode)),
-            Err(crate::error::Error::Netlink { errno, .. })
-                if matches!(errno.raw_os_error(), Some(libc::ENOENT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {}
-            Err(e) => return Err(e),
+    let answers = dump(netlink, RouteHeader::RT_TABLE_MAIN, RouteType::Unicast)?;
+    Ok(answers.into_iter().flat_map(decode).collect())
+}
+
+/// Every address that the host takes for its own, loopback ones included: the local table, which is short however
+/// many devices there are.
+pub fn local_addresses(netlink: &mut Netlink) -> Result<Vec<IpAddr>> {
+    let answers = dump(netlink, LOCAL_TABLE, RouteType::Local)?;
+    let address = |message| match message {
+        RouteNetlinkMessage::NewRoute(m) if m.header.kind == RouteType::Local => {
+            let whole = matches!(m.header.destination_prefix_length, 32 | 128);
+            m.attributes.into_iter().find_map(|a| match a {
+                RouteAttribute::Destination(to) if whole => ip(to),
+                _ => None,
+            })
         }
-    }
-    Ok(routes)
+        _ => None,
+    };
+    Ok(answers.into_iter().filter_map(address).collect())
 }
 
 /// Are there routing rules besides the kernel's own (local, main, default)? Then a route depends on more than its
@@ -65,7 +73,7 @@ pub fn has_policy(netlink: &mut Netlink) -> Result<bool> {
         match netlink.dump("list routing rules", RouteNetlinkMessage::GetRule(message)) {
             Ok(rules) if rules.len() > own => return Ok(true),
             // a kernel without rules has none of them
-            Ok(_) | Err(crate::error::Error::Netlink { .. }) => {}
+            Ok(_) | Err(Error::Netlink { .. }) => {}
             Err(e) => return Err(e),
         }
     }
@@ -92,6 +100,24 @@ pub fn add(link: u32, destination: IpAddr, prefix: u8, source: Option<IpAddr>, m
         message.attributes.push(RouteAttribute::Priority(metric));
     }
     Request::create(format!("add route {destination}/{prefix}"), RouteNetlinkMessage::NewRoute(message))
+}
+
+fn dump(netlink: &mut Netlink, table: u8, kind: RouteType) -> Result<Vec<RouteNetlinkMessage>> {
+    let mut routes = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        message.header.table = table;
+        message.header.kind = kind;
+        match netlink.dump("list routes", RouteNetlinkMessage::GetRoute(message)) {
+            Ok(answers) => routes.extend(answers),
+            // a kernel that filters by table answers ENOENT when the family has no such table
+            Err(Error::Netlink { errno, .. })
+                if matches!(errno.raw_os_error(), Some(libc::ENOENT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(routes)
 }
 
 fn family_of(ip: IpAddr) -> AddressFamily {

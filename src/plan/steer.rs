@@ -120,7 +120,7 @@ mod tests {
         let simple = [on_link.clone(), default.clone(), route("fe80::", 64, None)];
         assert_eq!(next_hop(&simple, false).unwrap().gateway, Some("10.0.0.1".parse().unwrap()));
         assert!(next_hop(&simple, true).is_none());
-        assert!(next_hop(&[default.clone()], false).is_none(), "a gateway beyond no network");
+        assert!(next_hop(std::slice::from_ref(&default), false).is_none(), "a gateway beyond no network");
         let other = route("10.1.0.0", 16, Some("10.0.0.2"));
         assert!(next_hop(&[on_link.clone(), default.clone(), other], false).is_none());
         assert!(next_hop(&[on_link.clone(), default.clone(), default.clone()], false).is_none(), "multipath");

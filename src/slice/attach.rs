@@ -1,5 +1,6 @@
 //! Attach: lease a slice and make it work.
 
+use std::io;
 use std::path::Path;
 
 use super::prepare::{self, Host};
@@ -7,9 +8,11 @@ use super::reclaim::{self, State};
 use super::wire::Wiring;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::host::Facts;
 use crate::host::process::Worker;
-use crate::host::{Facts, sysctl};
+use crate::host::sysctl::Proc;
 use crate::lease::ledger::{Index, Locked, unix_now};
+use crate::lease::record::Labels;
 use crate::lease::{Lease, Ledger, Stage};
 use crate::net::{Netlink, Netns, diag};
 use crate::plan::{self, grant};
@@ -47,22 +50,28 @@ pub fn attach(config: &Config, request: &Request, container: Container<'_>) -> R
         ));
     }
     let mut netlink = Netlink::route()?;
-    let facts = Facts::read(&mut netlink, config.uplink.as_deref())?;
+    let proc = Proc::private();
+    let facts = Facts::read(&mut netlink, &proc, config.uplink.as_deref())?;
     grant::check_host(config, &facts)?;
-    let host = prepare::ready(config, &mut netlink, &facts, here)?;
     let ledger = Ledger::at(&config.state_dir);
+    // `setup --undo` may come between making ready and leasing; then the host is made ready once more
+    for _ in 0..3 {
+        let host = prepare::ready(config, &mut netlink, &facts, here)?;
+        let entry = Entry { config, request, netns: &netns, pid, facts: &facts, ledger: &ledger, host: &host };
+        match entry.enter(&mut netlink)? {
+            Entered::Already(lease) => return Ok(*lease),
+            Entered::New(lease) => return finish(*lease, &entry, &proc, &mut netlink),
+            Entered::Overtaken => {}
+        }
+    }
+    Err(Error::Busy("the host is being set up and undone at the same time: try again when that is over".into()))
+}
 
-    let entry = Entry { config, request, netns: &netns, pid, facts: &facts, ledger: &ledger, host: &host };
-    let lease = match entry.enter(&mut netlink)? {
-        Entered::Already(lease) => return Ok(*lease),
-        Entered::New(lease) => *lease,
-    };
-    let steps = plan::attach(&lease, &facts, sysctl::copied()?);
-    let mut wiring = Wiring { netlink: &mut netlink, host: &host, container: &netns, outer: None };
+/// Makes a granted lease work, or gives it back.
+fn finish(lease: Lease, entry: &Entry<'_>, proc: &Proc, netlink: &mut Netlink) -> Result<Lease> {
     let attached = Lease { stage: Stage::Attached, ..lease };
-    let wired = wiring.carry_out(&steps).and_then(|()| ledger.write(&attached));
-    if let Err(e) = wired {
-        if let Err(again) = ledger.lock().and_then(|mut locked| locked.release(&attached.id)) {
+    if let Err(e) = wire(&attached, entry, proc, netlink) {
+        if let Err(again) = entry.ledger.lock().and_then(|mut locked| locked.cancel(&attached.id)) {
             log::error!("{again}, while giving back the lease of {}", attached.id);
         }
         return Err(e);
@@ -77,9 +86,18 @@ pub fn attach(config: &Config, request: &Request, container: Container<'_>) -> R
     Ok(attached)
 }
 
+/// Makes the lease work and records that it does; undoes everything when it cannot.
+fn wire(lease: &Lease, entry: &Entry<'_>, proc: &Proc, netlink: &mut Netlink) -> Result<()> {
+    let steps = plan::attach(lease, entry.facts, proc.here().copied()?, &entry.request.own_settings);
+    let mut wiring = Wiring { netlink, host: entry.host, container: entry.netns, proc, outer: None };
+    wiring.carry_out(&steps)?;
+    entry.ledger.write(lease).inspect_err(|_| wiring.undo_all(&steps))
+}
+
 enum Entered {
     Already(Box<Lease>),
     New(Box<Lease>),
+    Overtaken,
 }
 
 /// Everything a decision needs; the lock is taken last and held only for the decision.
@@ -100,7 +118,15 @@ impl Entry<'_> {
             None => Vec::new(),
         };
         let used = diag::ports_of(&holders);
-        let mut locked = self.ledger.lock()?;
+        let mut locked = match self.ledger.lock() {
+            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(Entered::Overtaken);
+            }
+            locked => locked?,
+        };
+        if !self.host.is_current(self.config)? {
+            return Ok(Entered::Overtaken);
+        }
         if let Some(known) = self.ledger.read(&self.request.id)?
             && let Some(lease) = self.meet(known, &mut locked, netlink)?
         {
@@ -144,7 +170,7 @@ impl Entry<'_> {
     /// A lease of this id exists. The live one for this namespace is the answer; a dead one is taken back; any other
     /// is somebody else's.
     fn meet(&self, known: Lease, locked: &mut Locked<'_>, netlink: &mut Netlink) -> Result<Option<Lease>> {
-        match reclaim::state(&known, self.host, netlink)? {
+        match reclaim::state(&known, self.ledger, self.host, netlink)? {
             State::Dead => {
                 reclaim::take_back(locked, &known, self.host, netlink)?;
                 Ok(None)
@@ -171,7 +197,13 @@ impl Entry<'_> {
     fn differs(&self, known: &Lease) -> bool {
         let asked = &self.request.ports;
         let ports = !asked.set.is_subset(&known.ports) || known.ports.len() != asked.set.len() + u32::from(asked.auto);
-        ports || self.request.ephemeral_ports.is_some_and(|size| size != known.block.size())
+        let labels = &self.request.labels;
+        ports
+            || self.request.ephemeral_ports.is_some_and(|size| size != known.block.size())
+            || self.request.host_loopback.is_some_and(|wanted| wanted != known.host_loopback)
+            || limit(self.request.egress, self.config.egress_rate_limit_per_container) != known.egress
+            || limit(self.request.ingress, self.config.ingress_rate_limit_per_container) != known.ingress
+            || (*labels != Labels::default() && *labels != known.labels)
     }
 
     /// The ports in which a socket of the host would be in the way.

@@ -1,12 +1,12 @@
 //! Detach: take a slice back.
 
 use super::prepare::{self, Host};
-use super::wire::{device_of, unfurnish};
+use super::wire::dismantle;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::Worker;
 use crate::lease::{ContainerId, Lease, Ledger, Stage};
-use crate::net::{Netlink, Netns, link};
+use crate::net::Netlink;
 
 /// Ends the lease of `id` and returns it; `None` when there is none, which is success: a runtime calls poststop late,
 /// twice, or for a container that never was ours.
@@ -34,7 +34,10 @@ pub fn detach(config: &Config, id: &ContainerId) -> Result<Option<Lease>> {
         }
         lease.stage = Stage::Detaching;
         lease.worker = worker;
-        ledger.write(&lease)?;
+        // only for whoever finds a half-done detach: a full disk must not keep ports from being freed
+        if let Err(e) = ledger.write(&lease) {
+            log::warn!("{e}");
+        }
         lease
     };
     if let Some(host) = host {
@@ -48,12 +51,5 @@ pub fn detach(config: &Config, id: &ContainerId) -> Result<Option<Lease>> {
 fn take_apart(lease: &Lease, host: &Host) -> Result<()> {
     host.maps.withdraw(&lease.all_ports(), lease.slot);
     host.maps.clear_slot(lease.slot)?;
-    // another namespace may be found under the same path or process id by now
-    let alive = Netns::open(&lease.netns).ok().filter(|netns| netns.id == lease.netns_id);
-    let Some(container) = alive else { return Ok(()) };
-    let mut netlink = Netlink::route()?;
-    if let Some(device) = device_of(&mut netlink, lease.slot)? {
-        netlink.send(link::delete(device.index, &device.name).tolerate(&[libc::ENODEV]))?;
-    }
-    unfurnish(&container)
+    dismantle(&mut Netlink::route()?, lease.slot, &lease.netns, lease.netns_id)
 }

@@ -8,13 +8,17 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
+use super::reclaim;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::{boot_id, missing_capability};
+use crate::host::record::Reserved;
+use crate::host::sysctl::Proc;
 use crate::host::{Facts, HostRecord, features, sysctl};
 use crate::lease::Ledger;
 use crate::net::netns::NetnsId;
@@ -39,6 +43,16 @@ pub struct Host {
     pub maps: Maps,
     /// The data path's programs.
     pub programs: Programs,
+    generation: u64,
+}
+
+impl Host {
+    /// Is the host still as it was when this was opened? Asked under the ledger's lock: `setup --undo` may have come
+    /// in between, and these maps would be nobody's.
+    pub fn is_current(&self, config: &Config) -> Result<bool> {
+        let record = HostRecord::read(&config.state_dir, &boot_id())?;
+        Ok(record.ready && record.generation == self.generation)
+    }
 }
 
 /// Where maps, programs and links are pinned.
@@ -60,10 +74,10 @@ pub fn ready(config: &Config, netlink: &mut Netlink, facts: &Facts, here: NetnsI
         if !is_current(&record, facts) {
             record.boot = boot;
             record.netns = Some(here);
-            prepare(config, netlink, facts, &ledger, record)?;
+            record = prepare(config, netlink, facts, &ledger, record)?;
         }
     }
-    let host = open(config)?;
+    let host = open(config, &record)?;
     let uplink = &facts.addresses;
     host.maps.set_host(&host_facts(facts), uplink, &facts.others)?;
     Ok(host)
@@ -76,18 +90,18 @@ pub fn peek(config: &Config) -> Result<Option<Host>> {
         return Ok(None);
     }
     check_namespace(&record, Netns::current()?.id, config)?;
-    open(config).map(Some)
+    open(config, &record).map(Some)
 }
 
-/// Reserves pool and `ports` on the host, so that its own connections never take them.
+/// Reserves pool and `ports` on the host, so that its own connections never take them. Returns everything that is
+/// reserved then, `None` when nothing had to be added.
 pub fn reserve(config: &Config) -> Result<Option<PortSet>> {
-    let before = sysctl::read(RESERVED)?.unwrap_or_default();
-    let reserved = sysctl::reserved_ports()?;
-    let wanted = reserved.union(config.ephemeral_ports.ports()).union(&config.ports);
-    if wanted == reserved {
+    let ours = config.ephemeral_ports.ports().union(&config.ports);
+    let ledger = Ledger::at(&config.state_dir);
+    let added = ours.difference(&Proc::default().here().reserved_ports()?);
+    if added.is_empty() {
         return Ok(None);
     }
-    let ledger = Ledger::at(&config.state_dir);
     ledger.create()?;
     let _lock = ledger.flock()?;
     let boot = boot_id();
@@ -96,63 +110,90 @@ pub fn reserve(config: &Config) -> Result<Option<PortSet>> {
     check_namespace(&record, here, config)?;
     record.boot = boot;
     record.netns = Some(here);
-    record.remember(RESERVED, &before);
-    ledger.replace(&HostRecord::path(&config.state_dir), &record.encode())?;
+    record.reserved = Some(match record.reserved.take() {
+        Some(earlier) => Reserved { added: earlier.added.union(&added), ..earlier },
+        None => Reserved { before: sysctl::read(RESERVED)?.unwrap_or_default(), added },
+    });
+    save(&ledger, config, &record)?;
+    let wanted = Proc::default().here().reserved_ports()?.union(&ours);
     sysctl::write(RESERVED, &wanted.to_string())?;
     Ok(Some(wanted))
 }
 
-/// Puts the host back as it was before the first attach. Refused while there are leases.
+/// Puts the host back as it was before the first attach. Refused while there are containers.
 pub fn undo(config: &Config) -> Result<()> {
     let directory = &config.state_dir;
     if !directory.exists() {
         return Ok(());
     }
     let ledger = Ledger::at(directory);
-    let leases = ledger.all()?;
-    if let Some(first) = leases.first() {
-        return Err(Error::Busy(format!(
-            "{} containers are attached, {} among them: detach them first (`portslice detach ID`)",
-            leases.len(),
-            first.id
-        )));
-    }
-    let record = HostRecord::read(directory, &boot_id())?;
+    ledger.create()?;
+    let mut record = HostRecord::read(directory, &boot_id())?;
     check_namespace(&record, Netns::current()?.id, config)?;
-    let lock = ledger.flock()?;
     let mut netlink = Netlink::route()?;
+    let mut locked = ledger.lock()?;
+    record = HostRecord::read(directory, &boot_id())?;
+    if record.ready
+        && let Ok(host) = open(config, &record)
+    {
+        reclaim::sweep(&mut locked, &ledger, &host, &mut netlink)?;
+        if let Some(first) = locked.index.entries.values().next() {
+            return Err(Error::Busy(format!(
+                "{} containers are attached, {} among them: detach them first (`portslice detach ID`)",
+                locked.index.entries.len(),
+                first.id
+            )));
+        }
+    }
+    // from here on a run that is killed leaves a host that is prepared anew, or undone by the next run
+    record.ready = false;
+    save(&ledger, config, &record)?;
+
     let programs = Programs::at(&bpf_directory(directory));
     for (name, index) in [("from_wire", record.uplink), ("from_lo", LO)] {
         programs.detach_tcx(name)?;
-        if record.tcx || index == 0 {
-            continue;
-        }
-        // a device that is gone took its filters along
-        if let Some(device) = link::at(&mut netlink, index)? {
-            let remove = if record.clsact.contains(&index) {
-                filter::delete_clsact(index, &device.name)
-            } else {
-                filter::delete_ingress(index, &device.name)
-            };
-            netlink.send(remove.tolerate(&[libc::ENOENT, libc::EINVAL]))?;
+        unfilter(&mut netlink, &record, index)?;
+    }
+    for changed in record.changed.iter().rev() {
+        if sysctl::read(&changed.key)?.as_deref() == Some(&changed.now) {
+            sysctl::write(&changed.key, &changed.before)?;
         }
     }
-    for (key, value) in record.before.iter().rev() {
-        // an empty value clears a list only with its line end
-        sysctl::write(key, &format!("{value}\n"))?;
+    if let Some(reserved) = &record.reserved {
+        unreserve(reserved)?;
     }
     unmount(&bpf_directory(directory), record.mounted)?;
     ledger.remove()?;
-    drop(lock);
-    match fs::remove_file(HostRecord::path(directory)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            return Err(Error::file("remove", HostRecord::path(directory))(e));
-        }
-        _ => {}
-    }
+    drop(locked);
+    remove(&HostRecord::path(directory))?;
     // the directory may hold what others put there; then it stays
     let _ = fs::remove_dir(directory);
     Ok(())
+}
+
+/// Takes our filter off a device, and clsact with it if that was ours.
+fn unfilter(netlink: &mut Netlink, record: &HostRecord, index: u32) -> Result<()> {
+    if record.tcx || index == 0 {
+        return Ok(());
+    }
+    // a device that is gone took its filters along
+    let Some(device) = link::at(netlink, index)? else { return Ok(()) };
+    let remove = if record.clsact.contains(&index) {
+        filter::delete_clsact(index, &device.name)
+    } else {
+        filter::delete_ingress(index, &device.name)
+    };
+    netlink.send(remove.tolerate(&[libc::ENOENT, libc::EINVAL]))
+}
+
+/// Takes out what we put in; what others added meanwhile stays.
+fn unreserve(reserved: &Reserved) -> Result<()> {
+    let left = Proc::default().here().reserved_ports()?.difference(&reserved.added);
+    let text = left.to_string();
+    // the kernel's own text may differ from ours in form, and an empty list is written as a line end
+    let before: PortSet = reserved.before.parse().unwrap_or_default();
+    let text = if left == before { &reserved.before } else { &text };
+    sysctl::write(RESERVED, &format!("{text}\n")).map(drop)
 }
 
 fn is_current(record: &HostRecord, facts: &Facts) -> bool {
@@ -169,7 +210,7 @@ fn check_namespace(record: &HostRecord, here: NetnsId, config: &Config) -> Resul
     }
 }
 
-fn open(config: &Config) -> Result<Host> {
+fn open(config: &Config, record: &HostRecord) -> Result<Host> {
     let directory = bpf_directory(&config.state_dir);
     if !is_bpffs(&directory) {
         return Err(Error::unsupported(
@@ -177,7 +218,7 @@ fn open(config: &Config) -> Result<Host> {
             "run in the host's own mount namespace (a service with PrivateMounts or MountFlags is not)",
         ));
     }
-    Ok(Host { maps: Maps::open(&directory)?, programs: Programs::at(&directory) })
+    Ok(Host { maps: Maps::open(&directory)?, programs: Programs::at(&directory), generation: record.generation })
 }
 
 fn prepare(
@@ -186,7 +227,7 @@ fn prepare(
     facts: &Facts,
     ledger: &Ledger,
     mut record: HostRecord,
-) -> Result<()> {
+) -> Result<HostRecord> {
     if let Some(capability) = missing_capability() {
         return Err(Error::unsupported(
             format!("this process lacks {capability}"),
@@ -201,14 +242,13 @@ fn prepare(
         ));
     }
 
-    let path = HostRecord::path(&config.state_dir);
     let uplink_moved = record.ready && record.uplink != facts.uplink.index;
-    for (key, _) in LO_SETTINGS {
-        record.remember(key, &sysctl::read(key)?.unwrap_or_default());
+    for (key, value) in LO_SETTINGS {
+        record.remember(key, &sysctl::read(key)?.unwrap_or_default(), value);
     }
     let directory = bpf_directory(&config.state_dir);
     record.mounted |= !is_bpffs(&directory);
-    ledger.replace(&path, &record.encode())?;
+    save(ledger, config, &record)?;
     mount_bpffs(&directory)?;
 
     let programs = Programs::at(&directory);
@@ -235,7 +275,7 @@ fn prepare(
             match netlink.send(filter::add_clsact(index, device)) {
                 Ok(()) => {
                     record.clsact.push(index);
-                    ledger.replace(&path, &record.encode())?;
+                    save(ledger, config, &record)?;
                 }
                 // another program's clsact: share it, and leave it behind
                 Err(Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::EEXIST) => {}
@@ -245,8 +285,23 @@ fn prepare(
             netlink.send(filter::add_ingress(index, device, program.as_fd(), name, 0))?;
         }
     }
+    if !record.ready {
+        record.generation = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+    }
     record.ready = true;
-    ledger.replace(&path, &record.encode())
+    save(ledger, config, &record)?;
+    Ok(record)
+}
+
+fn save(ledger: &Ledger, config: &Config, record: &HostRecord) -> Result<()> {
+    ledger.replace(&HostRecord::path(&config.state_dir), &record.encode())
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(e)),
+        _ => Ok(()),
+    }
 }
 
 fn is_bpffs(directory: &Path) -> bool {

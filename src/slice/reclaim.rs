@@ -1,8 +1,10 @@
 //! Reclaim: end what nobody ended. A runtime may never call poststop (crun after a failed hook, a kill -9, a reboot
 //! of the daemon), so the kernel is asked what is still alive.
 
+use std::borrow::Cow;
+
 use super::prepare::{self, Host};
-use super::wire::device_of;
+use super::wire::{device_of, dismantle};
 use crate::config::Config;
 use crate::error::Result;
 use crate::lease::ledger::Locked;
@@ -30,6 +32,7 @@ pub fn gc(config: &Config) -> Result<Vec<String>> {
     let mut locked = ledger.lock()?;
     let before: Vec<_> = locked.index.entries.values().map(|e| e.id.clone()).collect();
     sweep(&mut locked, &ledger, &host, &mut netlink)?;
+    ledger.remove_leftovers()?;
     for device in link::all(&mut netlink)? {
         let slot = device.name.strip_prefix("portslice").and_then(|n| n.parse::<u16>().ok());
         if slot.is_some_and(|slot| !locked.index.entries.contains_key(&slot)) {
@@ -44,7 +47,7 @@ pub fn gc(config: &Config) -> Result<Vec<String>> {
 pub fn sweep(locked: &mut Locked<'_>, ledger: &Ledger, host: &Host, netlink: &mut Netlink) -> Result<usize> {
     let mut dead = 0;
     for lease in ledger.all()? {
-        if state(&lease, host, netlink)? == State::Dead {
+        if state(&lease, ledger, host, netlink)? == State::Dead {
             log::info!("{}: its network namespace is gone, taking back block {}", lease.id, lease.block);
             take_back(locked, &lease, host, netlink)?;
             dead += 1;
@@ -54,9 +57,17 @@ pub fn sweep(locked: &mut Locked<'_>, ledger: &Ledger, host: &Host, netlink: &mu
 }
 
 /// What became of `lease`.
-pub fn state(lease: &Lease, host: &Host, netlink: &mut Netlink) -> Result<State> {
+pub fn state(lease: &Lease, ledger: &Ledger, host: &Host, netlink: &mut Netlink) -> Result<State> {
+    let mut lease = Cow::Borrowed(lease);
     if lease.stage != Stage::Attached {
-        return Ok(if lease.worker.is_alive() { State::Worked } else { State::Dead });
+        if lease.worker.is_alive() {
+            return Ok(State::Worked);
+        }
+        // it may have finished between the reading of the lease and the look at it
+        match ledger.read(&lease.id)? {
+            Some(now) if now.stage == Stage::Attached => lease = Cow::Owned(now),
+            _ => return Ok(State::Dead),
+        }
     }
     let device = device_of(netlink, lease.slot)?;
     let known = host.maps.slot(lease.slot)?;
@@ -68,9 +79,7 @@ pub fn state(lease: &Lease, host: &Host, netlink: &mut Netlink) -> Result<State>
 pub fn take_back(locked: &mut Locked<'_>, lease: &Lease, host: &Host, netlink: &mut Netlink) -> Result<()> {
     host.maps.withdraw(&lease.all_ports(), lease.slot);
     host.maps.clear_slot(lease.slot)?;
-    if let Some(device) = device_of(netlink, lease.slot)? {
-        netlink.send(link::delete(device.index, &device.name).tolerate(&[libc::ENODEV]))?;
-    }
+    dismantle(netlink, lease.slot, &lease.netns, lease.netns_id)?;
     locked.release(&lease.id)
 }
 

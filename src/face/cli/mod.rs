@@ -12,17 +12,22 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use serde::Serialize;
 
 use self::args::{Args, Command};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lease::{ContainerId, Ledger};
+use crate::refusal::one_line;
 use crate::slice::{self, reclaim};
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(e) => return usage(&e),
+    };
     match run(&args) {
         Ok(code) => code,
         Err(e) => {
@@ -31,6 +36,28 @@ pub fn main() -> ExitCode {
             ExitCode::from(e.exit_code())
         }
     }
+}
+
+/// Help and version as they are; a mistake on one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let mut paragraphs = text.split("\n\n").map(str::trim);
+    let said = paragraphs.next().unwrap_or_default();
+    let mut said = one_line(said.strip_prefix("error: ").unwrap_or(said));
+    if let Some(tip) = paragraphs.find_map(|p| p.strip_prefix("tip: ")) {
+        said.push_str(&format!("; {}", one_line(tip)));
+    }
+    // without any argument clap has nothing to say but the help itself
+    if matches!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand) {
+        eprint!("{text}");
+    } else {
+        eprintln!("portslice: {said} (see `portslice --help`)");
+    }
+    ExitCode::from(2)
 }
 
 fn run(args: &Args) -> Result<ExitCode> {

@@ -9,6 +9,7 @@ use super::print;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::Facts;
+use crate::host::sysctl::Proc;
 use crate::net::{Netlink, Netns};
 use crate::plan::grant;
 use crate::ports::PortSet;
@@ -29,14 +30,15 @@ pub fn run(config: &Config, args: &Setup) -> Result<()> {
 fn set_up(config: &Config) -> Result<()> {
     let mut netlink = Netlink::route()?;
     // everything that may be refused comes before the first change
-    let facts = Facts::read(&mut netlink, config.uplink.as_deref())?;
+    let proc = Proc::default();
+    let facts = Facts::read(&mut netlink, &proc, config.uplink.as_deref())?;
     if let Some(reserved) = prepare::reserve(config)? {
         print(&format!("reserved ports {reserved} (net.ipv4.ip_local_reserved_ports)\n"))?;
     }
     if persistent()? {
         keep(&config.ephemeral_ports.ports().union(&config.ports))?;
     }
-    let facts = Facts { reserved: crate::host::sysctl::reserved_ports()?, ..facts };
+    let facts = Facts { reserved: proc.here().reserved_ports()?, ..facts };
     grant::check_host(config, &facts)?;
     prepare::ready(config, &mut netlink, &facts, Netns::current()?.id)?;
     let addresses: Vec<String> = facts.addresses.iter().map(ToString::to_string).collect();
@@ -61,7 +63,7 @@ fn undo(config: &Config) -> Result<()> {
 }
 
 fn dry_run(config: &Config) -> Result<()> {
-    let facts = Facts::read(&mut Netlink::route()?, config.uplink.as_deref())?;
+    let facts = Facts::read(&mut Netlink::route()?, &Proc::default(), config.uplink.as_deref())?;
     let ports = config.ephemeral_ports.ports().union(&config.ports);
     let new = ports.difference(&facts.reserved);
     let mut text = String::new();

@@ -17,7 +17,7 @@
 #include <bpf/bpf_helpers.h>
 
 #define MAX_SLOTS 4096		/* 65536 ports / 16, the smallest block; slot 0 is the host */
-#define FRAGMENT_CELLS 8	/* datagrams a container may have half sent at one time */
+#define FRAGMENT_CELLS 16	/* datagrams a container may have half sent at one time */
 #define ECHO_CELLS 16		/* (remote, id) pairs remembered per container */
 #define ECHO_WAYS 4		/* containers that may use one echo id at the same time */
 #define ECHO_LIFETIME 60	/* units of 2^30 ns; how long a silent echo id stays taken */
@@ -97,6 +97,7 @@ struct fragment_cell {		/* of a datagram a container is sending */
 	__u32 epoch;
 	__u16 to;		/* the slot it goes to, 0 the host or the world */
 	__u8 proto, pad;
+	__u32 turn;		/* in the first cell: which one is written next */
 };
 
 struct echo_way {		/* who uses an echo id */

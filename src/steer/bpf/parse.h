@@ -100,7 +100,7 @@ static __noinline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct p
 	if (v6) {
 		struct ipv6hdr ip;
 
-		if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)) < 0)
+		if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)) < 0 || ip.version != 6)
 			return -1;
 		__builtin_memcpy(&p->src, &ip.saddr, 16);
 		__builtin_memcpy(&p->dst, &ip.daddr, 16);

@@ -41,7 +41,7 @@ static __always_inline struct ipv6hdr *plain_v6(void *data, void *end)
 {
 	struct ipv6hdr *ip = data + ETH_HLEN;
 
-	if ((void *)(ip + 1) + 4 > end || !common(ip->nexthdr))
+	if ((void *)(ip + 1) + 4 > end || ip->version != 6 || !common(ip->nexthdr))
 		return 0;
 	return ip;
 }

@@ -109,33 +109,49 @@ static __noinline int echo_claim(__u32 n, __u32 epoch, const union addr *remote,
 	return 0;
 }
 
-static __always_inline struct fragment_cell *fragment_cell(__u32 n, const struct packet *p)
+static __always_inline struct fragment_cell *fragment_cell(__u32 n, __u32 i)
 {
-	__u32 i = n * FRAGMENT_CELLS + mix(&p->dst, p->frag_id ^ p->proto) % FRAGMENT_CELLS;
+	__u32 key = n * FRAGMENT_CELLS + i % FRAGMENT_CELLS;
 
-	return bpf_map_lookup_elem(&fragments_out, &i);
+	return bpf_map_lookup_elem(&fragments_out, &key);
 }
 
-/* A first fragment of container `n` passed: its later ones may follow, to the same place. */
-static __always_inline void fragment_sent(__u32 n, __u32 epoch, const struct packet *p, __u32 to)
+static __always_inline int same_datagram(const struct fragment_cell *c, __u32 epoch, const struct packet *p)
 {
-	struct fragment_cell *c = fragment_cell(n, p);
+	return c->id == p->frag_id && c->epoch == epoch && c->proto == p->proto && same(&c->dst, &p->dst);
+}
+
+/* A first fragment of container `n` passed: its later ones may follow, to the same place. They take the cells in
+ * turn, so the newest datagrams are the ones remembered. Two processors may take the same turn; then one datagram
+ * of this container is lost. */
+static __noinline int fragment_sent(__u32 n, __u32 epoch, const struct packet *p, __u32 to)
+{
+	struct fragment_cell *c = fragment_cell(n, 0);
+	__u32 turn;
 
 	if (!c)
-		return;
+		return 0;
+	turn = c->turn++;
+	c = fragment_cell(n, turn);
+	if (!c)
+		return 0;
 	c->dst = p->dst;
 	c->id = p->frag_id;
 	c->epoch = epoch;
 	c->to = to;
 	c->proto = p->proto;
+	return 0;
 }
 
 /* Where a later fragment of container `n` goes: where its first one went. -1: there was none. */
-static __always_inline int fragment_follows(__u32 n, __u32 epoch, const struct packet *p)
+static __noinline int fragment_follows(__u32 n, __u32 epoch, const struct packet *p)
 {
-	struct fragment_cell *c = fragment_cell(n, p);
+#pragma unroll
+	for (int i = 0; i < FRAGMENT_CELLS; i++) {
+		struct fragment_cell *c = fragment_cell(n, i);
 
-	if (!c || c->epoch != epoch || c->id != p->frag_id || c->proto != p->proto || !same(&c->dst, &p->dst))
-		return -1;
-	return c->to;
+		if (c && same_datagram(c, epoch, p))
+			return c->to;
+	}
+	return -1;
 }

@@ -1,0 +1,245 @@
+//! What a container's start and end cost: the hooks and the CLI as processes, beside the reference CNI plugins.
+//!
+//! One simulated host with its programs loaded; ours and theirs take turns, run by run, so that both see the same machine.
+//! Namespaces are made before the clock starts, for both.
+
+mod cni;
+mod holder;
+mod judge;
+mod net;
+mod product;
+mod timed;
+
+use cni::Chain;
+use holder::Holder;
+use judge::{Failure, Row, Table, best_of_series, median};
+use net::{Netns, host_and_peer, private_ground};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use product::Product;
+use serde_json::json;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use timed::{Call, Timed};
+
+const RUNS: usize = 50;
+const WARM_UP: usize = 3;
+const MANY: usize = 1000;
+const MB: f64 = 1e6;
+
+/// The host, the product on it, and the chain it is compared with.
+struct Bench {
+    product: Product,
+    chain: Chain,
+    bundle: String,
+}
+
+/// Milliseconds of every run, by what was done.
+#[derive(Default)]
+struct Series {
+    prestart: Vec<f64>,
+    poststop: Vec<f64>,
+    detach: Vec<f64>,
+    cni_add: Vec<f64>,
+    cni_del: Vec<f64>,
+    peak_memory: f64,
+    growth: Vec<f64>,
+}
+
+fn main() -> ExitCode {
+    match Bench::prepare() {
+        Ok(bench) => best_of_series("attach", || bench.series()),
+        Err(e) => {
+            eprintln!("attach: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Bench {
+    /// This process becomes the host: its own mounts, then its own network.
+    fn prepare() -> Result<Bench, Failure> {
+        private_ground()?;
+        let (host, _peer) = host_and_peer("attach")?;
+        host.enter()?;
+        own_sysfs()?;
+        let bundle = "/run/bundle";
+        fs::create_dir(bundle)?;
+        fs::write(
+            format!("{bundle}/config.json"),
+            json!({"ociVersion": "1.0.2", "linux": {"resources": {}}}).to_string(),
+        )?;
+        let chain = Chain::new(Path::new("/run/cni"));
+        let bench = Bench { product: Product::for_host("attach")?, chain, bundle: bundle.to_owned() };
+        bench.cli(&["setup"])?;
+        Ok(bench)
+    }
+
+    fn series(&self) -> Result<Table, Failure> {
+        let mut series = Series::default();
+        for run in 0..WARM_UP + RUNS {
+            if run == WARM_UP {
+                series = Series::default();
+            }
+            self.hooks(&mut series)?;
+            self.live(&mut series)?;
+            self.reference(&mut series)?;
+        }
+        series.growth = self.thousand()?;
+        self.table(&series)
+    }
+
+    /// Start and end of a container as its runtime sees them; the namespace is gone before the second hook.
+    fn hooks(&self, series: &mut Series) -> Result<(), Failure> {
+        let (before, holder) = (devices()?, Holder::new()?);
+        let mut state = json!({
+            "ociVersion": "1.0.2-dev", "id": "bench-hook", "status": "creating", "pid": holder.pid(), "bundle": self.bundle,
+            "annotations": {"portslice/ports": "31000-31009"},
+        });
+        let attached = self.hook("portslice-prestart", &state.to_string())?;
+        series.prestart.push(milliseconds(attached.took));
+        drop(holder);
+        eventually("the container's device to vanish", || Ok(devices()? == before))?;
+        settle();
+        state["status"] = json!("stopped");
+        state.as_object_mut().expect("the state is an object").remove("pid");
+        let detached = self.hook("portslice-poststop", &state.to_string())?;
+        series.poststop.push(milliseconds(detached.took));
+        let peak = attached.peak_memory.max(detached.peak_memory) as f64;
+        series.peak_memory = series.peak_memory.max(peak);
+        Ok(())
+    }
+
+    /// The CLI takes a slice away from a namespace that lives on.
+    fn live(&self, series: &mut Series) -> Result<(), Failure> {
+        let holder = Holder::new()?;
+        self.cli(&["attach", "bench-live", "--pid", &holder.pid().to_string(), "--ports", "31000-31009"])?;
+        settle();
+        series.detach.push(milliseconds(self.cli(&["detach", "bench-live"])?.took));
+        drop(holder);
+        settle();
+        Ok(())
+    }
+
+    /// The same with the reference plugins.
+    fn reference(&self, series: &mut Series) -> Result<(), Failure> {
+        let holder = Holder::new()?;
+        let (took, result) = self.chain.add("bench-cni", &holder.netns())?;
+        series.cni_add.push(milliseconds(took));
+        settle();
+        series.cni_del.push(milliseconds(self.chain.delete("bench-cni", &holder.netns(), &result)?));
+        drop(holder);
+        settle();
+        Ok(())
+    }
+
+    /// A thousand small slices one after the other, then all of them taken back.
+    fn thousand(&self) -> Result<Vec<f64>, Failure> {
+        let before = devices()?;
+        let mut places = Vec::with_capacity(MANY);
+        let mut took = Vec::with_capacity(MANY);
+        for n in 0..MANY {
+            let id = format!("bench-{n}");
+            let place = Netns::create(&id)?;
+            let netns = place.path.to_str().expect("the names of our namespaces are ASCII");
+            took.push(milliseconds(self.cli(&["attach", &id, "--netns", netns, "--ephemeral-ports", "16"])?.took));
+            places.push(place);
+        }
+        places.into_iter().try_for_each(remove)?;
+        eventually("a thousand devices to vanish", || Ok(devices()? == before))?;
+        for n in 0..MANY {
+            self.cli(&["detach", &format!("bench-{n}")])?;
+        }
+        let left = self.cli(&["list", "--json"])?.output;
+        if left.trim() == "[]" { Ok(took) } else { Err(format!("leases left after detaching all: {left}").into()) }
+    }
+
+    fn table(&self, series: &Series) -> Result<Table, Failure> {
+        let [prestart, poststop, detach, add, del] =
+            [&series.prestart, &series.poststop, &series.detach, &series.cni_add, &series.cni_del].map(|s| median(s));
+        let (first, last) = (median(&series.growth[..RUNS]), median(&series.growth[MANY - RUNS..]));
+        let ms = |value: f64| format!("{value:.2} ms");
+        let mb = |value: f64| format!("{value:.2} MB");
+        let at_most = |figure: &str, value: f64, limit: f64, show: &dyn Fn(f64) -> String| Row {
+            cells: vec![figure.to_owned(), show(value), format!("<= {}", show(limit))],
+            met: Some(value <= limit),
+        };
+        let shown =
+            |figure: &str, value: f64| Row { cells: vec![figure.to_owned(), ms(value), String::new()], met: None };
+        let mut rows = vec![
+            at_most("prestart hook", prestart, 3.0, &ms),
+            at_most("prestart hook, a 15th of CNI ADD", prestart, add / 15.0, &ms),
+            at_most("poststop hook", poststop, 1.5, &ms),
+            at_most("detach of a live namespace, a 4th of CNI DEL", detach, del / 4.0, &ms),
+            shown("CNI ADD (bridge, tuning, bandwidth, portmap)", add),
+            shown("CNI DEL", del),
+            at_most("hooks' peak memory", series.peak_memory / MB, 8.0, &mb),
+            shown("attach, first 50 of 1000", first),
+            shown("attach, last 50 of 1000", last),
+            at_most("growth over 1000 slices", last / first, 1.3, &|x| format!("{x:.2}x")),
+        ];
+        for hook in ["portslice-prestart", "portslice-poststop"] {
+            let size = fs::metadata(self.product.binary(hook))?.len() as f64;
+            rows.push(at_most(&format!("size of {hook}"), size / MB, 2.5, &mb));
+        }
+        Ok(Table { header: vec!["median of 50", "measured", "limit"], rows })
+    }
+
+    fn hook(&self, name: &str, state: &str) -> Result<Timed, Failure> {
+        self.run(name, &[], state)
+    }
+
+    fn cli(&self, arguments: &[&str]) -> Result<Timed, Failure> {
+        self.run("portslice", arguments, "")
+    }
+
+    fn run(&self, name: &str, arguments: &[&str], input: &str) -> Result<Timed, Failure> {
+        let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
+        let program = self.product.binary(name);
+        let call = Call { program: &program, arguments: &arguments, environment: &self.product.environment, input };
+        Ok(call.run()?)
+    }
+}
+
+/// Replaces /sys by one that shows this network namespace, and keeps the cgroups where they were.
+fn own_sysfs() -> Result<(), Failure> {
+    let (none, cgroups, aside) = (None::<&str>, "/sys/fs/cgroup", "/run/cgroup");
+    fs::create_dir(aside)?;
+    mount(Some(cgroups), aside, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)?;
+    Ok(mount(Some(aside), cgroups, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?)
+}
+
+/// Drops the last references to a namespace: the kernel takes it down in the background.
+fn remove(place: Netns) -> Result<(), Failure> {
+    umount2(&place.path, MntFlags::MNT_DETACH)?;
+    Ok(fs::remove_file(&place.path)?)
+}
+
+/// How many network devices the host has.
+fn devices() -> Result<usize, Failure> {
+    Ok(fs::read_to_string("/proc/thread-self/net/dev")?.lines().count())
+}
+
+fn eventually(what: &str, happened: impl Fn() -> Result<bool, Failure>) -> Result<(), Failure> {
+    let begun = Instant::now();
+    while !happened()? {
+        if begun.elapsed() > Duration::from_secs(30) {
+            return Err(format!("waited 30 s for {what}").into());
+        }
+        sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Lets the kernel finish what it does in the background, so that no run pays for the one before.
+fn settle() {
+    sleep(Duration::from_millis(10));
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}

@@ -1,0 +1,214 @@
+//! What a host, and the machine under it, must look like afterwards: as before.
+
+use super::ns::Ns;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// A host's state before portslice saw it.
+pub struct Baseline {
+    links: Vec<String>,
+    addresses: String,
+    routes: String,
+    rules: String,
+    sysctls: BTreeMap<String, String>,
+}
+
+impl Baseline {
+    /// Takes the picture.
+    pub fn of(ns: &Ns) -> Baseline {
+        Baseline {
+            links: links(ns),
+            addresses: addresses(ns),
+            routes: routes(ns),
+            rules: text(ns.command("sh").args(["-c", "ip rule; ip -6 rule"])),
+            sysctls: sysctls(ns),
+        }
+    }
+
+    /// Waits for the devices that dying namespaces take along a little later.
+    pub fn settle(&self, ns: &Ns) {
+        eventually(|| links(ns) == self.links);
+    }
+
+    /// Every difference to now, one line each.
+    pub fn compare(&self, ns: &Ns, state_dir: &Path) -> Vec<String> {
+        let mut problems = Vec::new();
+        let now = links(ns);
+        if now != self.links {
+            problems.push(format!("devices {now:?}, were {:?}", self.links));
+        }
+        let mut differs = |what: &str, before: &str, now: String| {
+            if before != now {
+                problems.push(format!("{what} differ, before:\n{before}now:\n{now}"));
+            }
+        };
+        differs("addresses", &self.addresses, addresses(ns));
+        differs("routes", &self.routes, routes(ns));
+        differs("rules", &self.rules, text(ns.command("sh").args(["-c", "ip rule; ip -6 rule"])));
+        let after = sysctls(ns);
+        for (key, before) in &self.sysctls {
+            let now = after.get(key).map(String::as_str).unwrap_or("(gone)");
+            if now != before {
+                problems.push(format!("sysctl {key} = {now:?}, was {before:?}"));
+            }
+        }
+        for device in ["lo", "eth0"] {
+            let qdiscs = text(ns.command("tc").args(["qdisc", "show", "dev", device]));
+            for line in qdiscs.lines().filter(|l| l.contains("clsact") || l.contains("ingress") || l.contains("htb")) {
+                problems.push(format!("{device} still has {line}"));
+            }
+        }
+        problems.extend(programs(ns));
+        problems.extend(
+            std::fs::read_dir(state_dir)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|e| format!("state: {}", e.path().display())),
+        );
+        let mounts = std::fs::read_to_string(format!("/proc/{}/mounts", ns.pid())).unwrap_or_default();
+        let below = |l: &&str| l.split(' ').nth(1).is_some_and(|at| Path::new(at).starts_with(state_dir));
+        problems.extend(mounts.lines().filter(below).map(|l| format!("mount: {l}")));
+        problems
+    }
+}
+
+/// Device names, sorted, from the host's own sysfs.
+pub fn links(ns: &Ns) -> Vec<String> {
+    names(&ns.root("/sys/class/net"))
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Addresses of all devices.
+fn addresses(ns: &Ns) -> String {
+    text(ns.command("ip").args(["-o", "addr"])).replace(" tentative", "")
+}
+
+/// IPv4 and IPv6 routes of the main table, without what ages.
+fn routes(ns: &Ns) -> String {
+    let all = text(ns.command("sh").args(["-c", "ip route; ip -6 route"]));
+    let mut lines: Vec<String> =
+        all.lines().map(|l| l.split(" expires ").next().unwrap().trim_end().to_string() + "\n").collect();
+    lines.sort();
+    lines.concat()
+}
+
+/// Programs attached to a device of the host, through clsact or tcx, as bpftool sees them (if it is installed).
+fn programs(ns: &Ns) -> Vec<String> {
+    let out = ns.command("bpftool").args(["net", "-j"]).output();
+    let Some(json) = out.ok().and_then(|o| serde_json::from_slice::<serde_json::Value>(&o.stdout).ok()) else {
+        return Vec::new();
+    };
+    let kinds = json.as_array().into_iter().flatten().filter_map(|o| o.as_object()).flatten();
+    let entries = kinds.flat_map(|(kind, list)| list.as_array().into_iter().flatten().map(move |e| (kind, e)));
+    entries.filter(|(kind, _)| *kind != "netfilter").map(|(kind, e)| format!("bpf program left: {kind} {e}")).collect()
+}
+
+/// Every readable network sysctl.
+fn sysctls(ns: &Ns) -> BTreeMap<String, String> {
+    fn walk(dir: &Path, into: &mut BTreeMap<String, String>) {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                walk(&path, into);
+            } else if let Ok(value) = std::fs::read_to_string(&path) {
+                into.insert(path.to_string_lossy().into_owned(), value);
+            }
+        }
+    }
+    ns.inside(|| {
+        let mut all = BTreeMap::new();
+        for area in ["core", "ipv4", "ipv6"] {
+            walk(&Path::new("/proc/sys/net").join(area), &mut all);
+        }
+        all.retain(|key, _| !key.ends_with("stable_secret"));
+        all
+    })
+}
+
+fn text(command: &mut Command) -> String {
+    let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// Waits up to five seconds for a condition.
+pub fn eventually(mut condition: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    while !condition() {
+        if start.elapsed() > Duration::from_secs(5) {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
+/// The machine's own devices, mounts and cgroup directories.
+#[derive(PartialEq)]
+struct Machine {
+    links: BTreeSet<String>,
+    mounts: BTreeSet<String>,
+    cgroups: BTreeSet<String>,
+}
+
+impl Machine {
+    fn now() -> Machine {
+        fn dirs(at: &Path, into: &mut BTreeSet<String>) {
+            for entry in std::fs::read_dir(at).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                    into.insert(entry.path().to_string_lossy().into_owned());
+                    dirs(&entry.path(), into);
+                }
+            }
+        }
+        let mut cgroups = BTreeSet::new();
+        dirs(Path::new("/sys/fs/cgroup"), &mut cgroups);
+        Machine {
+            links: names(Path::new("/sys/class/net")).into_iter().collect(),
+            mounts: std::fs::read_to_string("/proc/self/mounts")
+                .unwrap_or_default()
+                .lines()
+                .map(String::from)
+                .collect(),
+            cgroups,
+        }
+    }
+
+    /// What is here now and was not before. Other runs of this lab may be under way: their cgroups carry their own tag.
+    fn added_since(&self, before: &Machine) -> Vec<String> {
+        let ours = format!("lab{}-", std::process::id());
+        let foreign = |c: &&String| c.contains("/lab") && !c.contains(&ours);
+        let cgroups = self.cgroups.difference(&before.cgroups).filter(|c| !foreign(c)).map(|c| format!("cgroup {c}"));
+        let links = self.links.difference(&before.links).map(|l| format!("device {l}"));
+        links.chain(self.mounts.difference(&before.mounts).map(|m| format!("mount {m}"))).chain(cgroups).collect()
+    }
+}
+
+static MACHINE: OnceLock<Machine> = OnceLock::new();
+
+/// Remembers the machine as it is; when the process ends it must be the same, or the process fails.
+pub fn watch_the_machine() {
+    extern "C" fn check() {
+        let Some(before) = MACHINE.get() else { return };
+        if eventually(|| Machine::now().added_since(before).is_empty()) {
+            return;
+        }
+        eprintln!("the machine itself was changed:\n  {}", Machine::now().added_since(before).join("\n  "));
+        // SAFETY: ends the process at once, with the failure as its exit code.
+        unsafe { libc::_exit(102) };
+    }
+    MACHINE.get_or_init(|| {
+        // SAFETY: registers a handler that needs nothing but the static above.
+        unsafe { libc::atexit(check) };
+        Machine::now()
+    });
+}

@@ -1,0 +1,96 @@
+//! The lab tests itself: what it builds works before portslice is asked anything. None of these needs the product.
+
+use super::bundle::{Bundle, Network};
+use super::probe::{BOTH, assert_reaches, assert_refused};
+use super::*;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+fn plain(name: &str) -> Host {
+    Host::with(name).unprepared().build()
+}
+
+#[test]
+fn lab_host_and_peer_reach_each_other() {
+    let host = plain("lab-echo");
+    for proto in BOTH {
+        for (server, client, at) in [
+            (&host.ns, &host.peer, HOST4),
+            (&host.ns, &host.peer, HOST6),
+            (&host.peer, &host.ns, PEER4),
+            (&host.peer, &host.ns, PEER6),
+            (&host.peer, &host.ns, FAR4),
+            (&host.peer, &host.ns, FAR6),
+        ] {
+            let echo = Echo::start(server, proto, SocketAddr::new(at, 0));
+            assert_reaches("lab", client, proto, echo.at);
+            assert_refused("lab", client, proto, SocketAddr::new(at, 9));
+        }
+    }
+}
+
+#[test]
+fn lab_ping_and_arp_are_answered_once() {
+    let host = plain("lab-ping");
+    let window = Duration::from_millis(200);
+    for to in [HOST4, HOST6] {
+        assert_eq!(icmp::ping(&host.peer, to, 3, window), [1, 1, 1], "ping {to}");
+    }
+    let (own, target) = ("10.77.0.1".parse().unwrap(), "10.77.0.2".parse().unwrap());
+    assert_eq!(tap::arp_replies(&host.peer, "wire", own, target, window), 1);
+}
+
+#[test]
+fn lab_capture_sees_injected_frames() {
+    let host = plain("lab-frames");
+    let marker = frame::marker();
+    let (to, from) = (tap::mac_of(&host.ns, "eth0"), tap::mac_of(&host.peer, "wire"));
+    let tap = tap::Tap::on(&host.ns, "eth0");
+    let packet = frame::udp_packet((PEER4, 1234), (HOST4, 9), &marker);
+    tap::inject(&host.peer, "wire", &frame::ethernet(to, from, frame::IPV4, &packet));
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(tap.count(|s| !s.outgoing && frame::carries(&s.bytes, &marker)), 1);
+}
+
+#[test]
+fn lab_narrow_hop_reaches_the_remote() {
+    let host = Host::with("lab-narrow").narrow(1300).unprepared().build();
+    for at in [REMOTE4, REMOTE6] {
+        bulk::transfer(&host.ns, host.remote(), SocketAddr::new(at, 5001), 4 << 20, Duration::from_secs(5));
+        bulk::transfer(
+            host.remote(),
+            &host.ns,
+            SocketAddr::new(if at.is_ipv4() { HOST4 } else { HOST6 }, 5001),
+            4 << 20,
+            Duration::from_secs(5),
+        );
+    }
+}
+
+#[test]
+fn lab_runtimes_run_on_the_host() {
+    let host = plain("lab-runtime");
+    for program in ["runc", "crun"] {
+        let bundle = Bundle::new(&host, program, &["ip", "-o", "link"]);
+        let out = host.runtime(program).run(&bundle).ok();
+        assert!(out.stdout.contains("lo") && !out.stdout.contains("eth0"), "{program}: {out}");
+        let out = host.runtime(program).run(&bundle.network(Network::Host)).ok();
+        assert!(out.stdout.contains("eth0"), "{program}: {out}");
+    }
+}
+
+#[test]
+fn lab_notices_what_is_left_behind() {
+    let host = plain("lab-leftovers");
+    let before = leftovers::Baseline::of(&host.ns);
+    host.ns.ip("link add stray type veth peer name yarts");
+    host.ns.set_sysctl("ipv4/conf/lo/route_localnet", "1");
+    assert!(host.run(["tc", "qdisc", "add", "dev", "eth0", "clsact"]).code == Some(0));
+    let problems = before.compare(&host.ns, &host.state_dir()).join("\n");
+    for word in ["stray", "route_localnet", "clsact"] {
+        assert!(problems.contains(word), "{word} not noticed in: {problems}");
+    }
+    host.ns.ip("link del stray");
+    host.ns.set_sysctl("ipv4/conf/lo/route_localnet", "0");
+    host.run(["tc", "qdisc", "del", "dev", "eth0", "clsact"]).ok();
+}

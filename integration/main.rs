@@ -1,0 +1,15 @@
+//! The integration tests: a real kernel, real namespaces, one file a promise.
+//!
+//! Needs root, iproute2 and the built binaries (`PORTSLICE_BIN` names their directory). Every test makes its own simulated
+//! host (`lab::Host`) and traffic stays between the namespaces it made; the machine's own network is never touched.
+
+mod crash;
+mod isolated;
+mod lab;
+mod mesos;
+mod path_matrix;
+mod refusals;
+mod runtimes;
+mod scale;
+mod transparent;
+mod undo;
