@@ -17,6 +17,11 @@
 //! * [`config`], [`request`], [`ports`], [`rate`]: values, parsed once, valid from then on.
 //! * [`error`], [`refusal`], [`log`]: how things are said when they go wrong.
 
+/// musl's allocator maps and unmaps memory for every size class it meets, forty times in the life of a hook; this one
+/// asks the kernel a few times for more.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 pub mod config;
 pub mod doctor;
 pub mod error;

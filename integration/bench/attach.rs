@@ -1,7 +1,6 @@
 //! What a container's start and end cost: the hooks and the CLI as processes, beside the reference CNI plugins.
 //!
-//! One simulated host with its programs loaded; ours and theirs take turns, run by run, so that both see the same machine.
-//! Namespaces are made before the clock starts, for both.
+//! One simulated host with its programs loaded, one run. Namespaces are made before the clock starts, for both.
 
 mod cni;
 mod holder;
@@ -16,7 +15,7 @@ use judge::{Failure, Row, Table, best_of_series, median};
 use net::{Netns, host_and_peer, private_ground};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use product::Product;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
@@ -29,6 +28,8 @@ const RUNS: usize = 50;
 const WARM_UP: usize = 3;
 const MANY: usize = 1000;
 const MB: f64 = 1e6;
+/// Ephemeral ports of a container: so many that fifty containers fit the pool.
+const SIZE: &str = "256";
 
 /// The host, the product on it, and the chain it is compared with.
 struct Bench {
@@ -78,62 +79,93 @@ impl Bench {
         Ok(bench)
     }
 
+    /// What is measured happens many times in a row, with the namespaces made before and taken down after all of it:
+    /// the kernel takes a namespace down in the background for some tenths of a second, in everybody's way.
     fn series(&self) -> Result<Table, Failure> {
         let mut series = Series::default();
-        for run in 0..WARM_UP + RUNS {
-            if run == WARM_UP {
-                series = Series::default();
-            }
-            self.hooks(&mut series)?;
-            self.live(&mut series)?;
-            self.reference(&mut series)?;
-        }
+        self.hooks(&mut series)?;
+        self.live(&mut series)?;
+        self.reference(&mut series)?;
         series.growth = self.thousand()?;
         self.table(&series)
     }
 
     /// Start and end of a container as its runtime sees them; the namespace is gone before the second hook.
     fn hooks(&self, series: &mut Series) -> Result<(), Failure> {
-        let (before, holder) = (devices()?, Holder::new()?);
-        let mut state = json!({
-            "ociVersion": "1.0.2-dev", "id": "bench-hook", "status": "creating", "pid": holder.pid(), "bundle": self.bundle,
-            "annotations": {"portslice/ports": "31000-31009"},
-        });
-        let attached = self.hook("portslice-prestart", &state.to_string())?;
-        series.prestart.push(milliseconds(attached.took));
-        drop(holder);
-        eventually("the container's device to vanish", || Ok(devices()? == before))?;
+        let before = devices()?;
+        let holders = namespaces()?;
+        let mut states: Vec<Value> =
+            holders.iter().enumerate().map(|(n, holder)| self.state(n, holder.pid())).collect();
+        for (n, state) in states.iter().enumerate() {
+            let attached = self.hook("portslice-prestart", &state.to_string())?;
+            series.peak_memory = series.peak_memory.max(attached.peak_memory as f64);
+            if n >= WARM_UP {
+                series.prestart.push(milliseconds(attached.took));
+            }
+        }
+        drop(holders);
+        eventually("the containers' devices to vanish", || Ok(devices()? == before))?;
         settle();
-        state["status"] = json!("stopped");
-        state.as_object_mut().expect("the state is an object").remove("pid");
-        let detached = self.hook("portslice-poststop", &state.to_string())?;
-        series.poststop.push(milliseconds(detached.took));
-        let peak = attached.peak_memory.max(detached.peak_memory) as f64;
-        series.peak_memory = series.peak_memory.max(peak);
+        for (n, state) in states.iter_mut().enumerate() {
+            state["status"] = json!("stopped");
+            state.as_object_mut().expect("the state is an object").remove("pid");
+            let detached = self.hook("portslice-poststop", &state.to_string())?;
+            if n >= WARM_UP {
+                series.poststop.push(milliseconds(detached.took));
+            }
+        }
         Ok(())
     }
 
-    /// The CLI takes a slice away from a namespace that lives on.
+    /// The CLI takes slices away from namespaces that live on.
     fn live(&self, series: &mut Series) -> Result<(), Failure> {
-        let holder = Holder::new()?;
-        self.cli(&["attach", "bench-live", "--pid", &holder.pid().to_string(), "--ports", "31000-31009"])?;
+        let holders = namespaces()?;
+        for (n, holder) in holders.iter().enumerate() {
+            let pid = holder.pid().to_string();
+            let ports = ports(n);
+            let asked = ["attach", &format!("live-{n}"), "--pid", &pid, "--ports", &ports, "--ephemeral-ports", SIZE];
+            self.cli(&asked)?;
+        }
         settle();
-        series.detach.push(milliseconds(self.cli(&["detach", "bench-live"])?.took));
-        drop(holder);
+        for n in 0..holders.len() {
+            let took = milliseconds(self.cli(&["detach", &format!("live-{n}")])?.took);
+            if n >= WARM_UP {
+                series.detach.push(took);
+            }
+        }
+        drop(holders);
         settle();
         Ok(())
     }
 
     /// The same with the reference plugins.
     fn reference(&self, series: &mut Series) -> Result<(), Failure> {
-        let holder = Holder::new()?;
-        let (took, result) = self.chain.add("bench-cni", &holder.netns())?;
-        series.cni_add.push(milliseconds(took));
+        let holders = namespaces()?;
+        let mut results = Vec::new();
+        for (n, holder) in holders.iter().enumerate() {
+            let (took, result) = self.chain.add(&format!("bench-cni-{n}"), &holder.netns())?;
+            results.push(result);
+            if n >= WARM_UP {
+                series.cni_add.push(milliseconds(took));
+            }
+        }
         settle();
-        series.cni_del.push(milliseconds(self.chain.delete("bench-cni", &holder.netns(), &result)?));
-        drop(holder);
+        for (n, (holder, result)) in holders.iter().zip(&results).enumerate() {
+            let took = milliseconds(self.chain.delete(&format!("bench-cni-{n}"), &holder.netns(), result)?);
+            if n >= WARM_UP {
+                series.cni_del.push(took);
+            }
+        }
+        drop(holders);
         settle();
         Ok(())
+    }
+
+    fn state(&self, n: usize, pid: u32) -> Value {
+        json!({
+            "ociVersion": "1.0.2-dev", "id": format!("hook-{n}"), "status": "creating", "pid": pid, "bundle": self.bundle,
+            "annotations": {"portslice/ports": ports(n), "portslice/ephemeral-ports": SIZE},
+        })
     }
 
     /// A thousand small slices one after the other, then all of them taken back.
@@ -235,9 +267,21 @@ fn eventually(what: &str, happened: impl Fn() -> Result<bool, Failure>) -> Resul
     Ok(())
 }
 
-/// Lets the kernel finish what it does in the background, so that no run pays for the one before.
+/// Namespaces for one series.
+fn namespaces() -> Result<Vec<Holder>, Failure> {
+    let holders = (0..WARM_UP + RUNS).map(|_| Holder::new()).collect::<Result<_, _>>()?;
+    settle();
+    Ok(holders)
+}
+
+/// Ten listening ports of the n-th container.
+fn ports(n: usize) -> String {
+    format!("{}-{}", 31000 + 10 * n, 31009 + 10 * n)
+}
+
+/// Lets the kernel finish what it does in the background, so that no series pays for the one before.
 fn settle() {
-    sleep(Duration::from_millis(10));
+    sleep(Duration::from_secs(1));
 }
 
 fn milliseconds(time: Duration) -> f64 {

@@ -26,7 +26,8 @@ pub fn privileges() -> Finding {
 pub fn kernel() -> Vec<Finding> {
     match features::probe() {
         Err(e) => vec![failed("kernel", &e)],
-        Ok(probes) => probes
+        Ok(probed) => probed
+            .pieces
             .into_iter()
             .map(|p| match p.missing {
                 None => ok("kernel", format!("{} is there", p.name)),

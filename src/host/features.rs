@@ -6,6 +6,7 @@ use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
 use nix::sched::{CloneFlags, unshare};
 
 use super::facts::kernel_version;
+use super::sysctl::{Proc, Setting};
 use crate::error::{Error, Result};
 use crate::net::link::{self, Pair};
 use crate::net::{Netlink, Netns, Request, filter};
@@ -26,29 +27,38 @@ pub struct Probe {
     pub missing: Option<String>,
 }
 
+/// What was found out.
+#[derive(Clone, Debug)]
+pub struct Probed {
+    /// Every piece, in the order in which an attach needs them.
+    pub pieces: Vec<Probe>,
+    /// What a fresh namespace has for the settings of [`super::sysctl::COPIED`].
+    pub fresh: Vec<Setting>,
+}
+
 /// Tries every kernel piece. Takes some milliseconds; leaves nothing behind.
-pub fn probe() -> Result<Vec<Probe>> {
+pub fn probe() -> Result<Probed> {
     let version = kernel_version();
-    let mut probes = vec![Probe {
+    let mut pieces = vec![Probe {
         name: "Linux 5.10 or later",
         remedy: "run a newer kernel",
         required: true,
         missing: (version < OLDEST_KERNEL).then(|| format!("this is {}.{}", version.0, version.1)),
     }];
     // a thread of its own: unshare would move this one out of the host's namespace for good
-    let tried = std::thread::scope(|scope| {
+    let (tried, fresh) = std::thread::scope(|scope| {
         scope
             .spawn(|| {
                 unshare(CloneFlags::CLONE_NEWNET).map_err(|e| {
                     Error::Failed(format!("cannot make a network namespace to probe the kernel in: {e}"))
                 })?;
-                try_devices()
+                Ok((try_devices()?, Proc::private().here().copied()?))
             })
             .join()
             .unwrap_or_else(|_| Err(Error::Failed("probing the kernel failed".into())))
     })?;
-    probes.extend(tried);
-    Ok(probes)
+    pieces.extend(tried);
+    Ok(Probed { pieces, fresh })
 }
 
 /// The first required piece that is missing, as a refusal.

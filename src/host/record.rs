@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::sysctl::Setting;
 use crate::error::{Error, Result};
 use crate::net::netns::NetnsId;
 use crate::ports::PortSet;
@@ -40,9 +41,11 @@ pub struct HostRecord {
     pub netns: Option<NetnsId>,
     /// Are programs loaded and attached?
     pub ready: bool,
+    /// Settings of the host that differ from what a fresh namespace has: containers get them.
+    pub copied: Vec<Setting>,
     /// Which preparation this is: nanoseconds since 1970.
     pub generation: u64,
-    /// `steer::program::version` of them.
+    /// `steer::program::VERSION` of them.
     pub version: String,
     /// `steer::maps::LAYOUT` of the maps.
     pub layout: u32,

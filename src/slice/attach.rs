@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::thread;
 
 use super::prepare::{self, Host};
 use super::reclaim::{self, State};
@@ -14,7 +15,8 @@ use crate::host::sysctl::Proc;
 use crate::lease::ledger::{Index, Locked, unix_now};
 use crate::lease::record::Labels;
 use crate::lease::{Lease, Ledger, Stage};
-use crate::net::{Netlink, Netns, diag};
+use crate::net::diag::{self, Holder};
+use crate::net::{Netlink, Netns};
 use crate::plan::{self, grant};
 use crate::ports::PortRange;
 use crate::rate::{Limit, Rate};
@@ -51,17 +53,32 @@ pub fn attach(config: &Config, request: &Request, container: Container<'_>) -> R
     }
     let mut netlink = Netlink::route()?;
     let proc = Proc::private();
+    // looking through all sockets of the host takes half a millisecond, which the other processor has
+    let looking = thread::spawn({
+        let span = span(config);
+        move || span.map_or(Ok(Vec::new()), |range| diag::holders(&mut Netlink::diag()?, range))
+    });
     let facts = Facts::read(&mut netlink, &proc, config.uplink.as_deref())?;
     grant::check_host(config, &facts)?;
     let ledger = Ledger::at(&config.state_dir);
+    let mut host = prepare::ready(config, &mut netlink, &facts, here)?;
+    let holders = looking.join().unwrap_or_else(|_| Err(Error::Failed("looking for sockets failed".into())))?;
     // `setup --undo` may come between making ready and leasing; then the host is made ready once more
     for _ in 0..3 {
-        let host = prepare::ready(config, &mut netlink, &facts, here)?;
-        let entry = Entry { config, request, netns: &netns, pid, facts: &facts, ledger: &ledger, host: &host };
+        let entry = Entry {
+            config,
+            request,
+            netns: &netns,
+            pid,
+            facts: &facts,
+            holders: &holders,
+            ledger: &ledger,
+            host: &host,
+        };
         match entry.enter(&mut netlink)? {
             Entered::Already(lease) => return Ok(*lease),
             Entered::New(lease) => return finish(*lease, &entry, &proc, &mut netlink),
-            Entered::Overtaken => {}
+            Entered::Overtaken => host = prepare::ready(config, &mut netlink, &facts, here)?,
         }
     }
     Err(Error::Busy("the host is being set up and undone at the same time: try again when that is over".into()))
@@ -88,7 +105,7 @@ fn finish(lease: Lease, entry: &Entry<'_>, proc: &Proc, netlink: &mut Netlink) -
 
 /// Makes the lease work and records that it does; undoes everything when it cannot.
 fn wire(lease: &Lease, entry: &Entry<'_>, proc: &Proc, netlink: &mut Netlink) -> Result<()> {
-    let steps = plan::attach(lease, entry.facts, proc.here().copied()?, &entry.request.own_settings);
+    let steps = plan::attach(lease, entry.facts, &entry.host.copied, &entry.request.own_settings);
     let mut wiring = Wiring { netlink, host: entry.host, container: entry.netns, proc, outer: None };
     wiring.carry_out(&steps)?;
     entry.ledger.write(lease).inspect_err(|_| wiring.undo_all(&steps))
@@ -107,17 +124,14 @@ struct Entry<'a> {
     netns: &'a Netns,
     pid: Option<u32>,
     facts: &'a Facts,
+    holders: &'a [Holder],
     ledger: &'a Ledger,
     host: &'a Host,
 }
 
 impl Entry<'_> {
     fn enter(&self, netlink: &mut Netlink) -> Result<Entered> {
-        let holders = match self.span() {
-            Some(range) => diag::holders(&mut Netlink::diag()?, range)?,
-            None => Vec::new(),
-        };
-        let used = diag::ports_of(&holders);
+        let used = diag::ports_of(self.holders);
         let mut locked = match self.ledger.lock() {
             Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 return Ok(Entered::Overtaken);
@@ -134,7 +148,7 @@ impl Entry<'_> {
         }
         let decide = |index: &Index| {
             let situation =
-                grant::Situation { config: self.config, index, holders: &holders, used: &used, now: unix_now() };
+                grant::Situation { config: self.config, index, holders: self.holders, used: &used, now: unix_now() };
             grant::grant(self.request, &situation)
         };
         let mut granted = decide(&locked.index);
@@ -205,13 +219,13 @@ impl Entry<'_> {
             || limit(self.request.ingress, self.config.ingress_rate_limit_per_container) != known.ingress
             || (*labels != Labels::default() && *labels != known.labels)
     }
+}
 
-    /// The ports in which a socket of the host would be in the way.
-    fn span(&self) -> Option<PortRange> {
-        let ports = self.config.ephemeral_ports.ports().union(&self.config.ports);
-        let (first, last) = (ports.ranges().first()?, ports.ranges().last()?);
-        PortRange::new(first.begin(), last.end())
-    }
+/// The ports in which a socket of the host would be in the way.
+fn span(config: &Config) -> Option<PortRange> {
+    let ports = config.ephemeral_ports.ports().union(&config.ports);
+    let (first, last) = (ports.ranges().first()?, ports.ranges().last()?);
+    PortRange::new(first.begin(), last.end())
 }
 
 /// What was asked for, else what is configured.

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::{boot_id, missing_capability};
 use crate::host::record::Reserved;
-use crate::host::sysctl::Proc;
+use crate::host::sysctl::{Proc, Setting};
 use crate::host::{Facts, HostRecord, features, sysctl};
 use crate::lease::Ledger;
 use crate::net::netns::NetnsId;
@@ -43,6 +43,8 @@ pub struct Host {
     pub maps: Maps,
     /// The data path's programs.
     pub programs: Programs,
+    /// Settings that containers get because the operator tuned the host.
+    pub copied: Vec<Setting>,
     generation: u64,
 }
 
@@ -62,16 +64,25 @@ pub fn bpf_directory(state_dir: &Path) -> PathBuf {
 
 /// Opens the prepared host, preparing it first if need be, and tells the data path what changed about it since.
 pub fn ready(config: &Config, netlink: &mut Netlink, facts: &Facts, here: NetnsId) -> Result<Host> {
+    make_ready(config, netlink, facts, here, false)
+}
+
+/// The same, and looks anew at what containers get from the host: for an operator who changed its settings.
+pub fn refresh(config: &Config, netlink: &mut Netlink, facts: &Facts, here: NetnsId) -> Result<Host> {
+    make_ready(config, netlink, facts, here, true)
+}
+
+fn make_ready(config: &Config, netlink: &mut Netlink, facts: &Facts, here: NetnsId, anew: bool) -> Result<Host> {
     let boot = boot_id();
     let mut record = HostRecord::read(&config.state_dir, &boot)?;
     check_namespace(&record, here, config)?;
-    if !is_current(&record, facts) {
+    if anew || !is_current(&record, facts) {
         let ledger = Ledger::at(&config.state_dir);
         ledger.create()?;
         let _lock = ledger.flock()?;
         // somebody else may have done it while we waited
         record = HostRecord::read(&config.state_dir, &boot)?;
-        if !is_current(&record, facts) {
+        if anew || !is_current(&record, facts) {
             record.boot = boot;
             record.netns = Some(here);
             record = prepare(config, netlink, facts, &ledger, record)?;
@@ -197,7 +208,7 @@ fn unreserve(reserved: &Reserved) -> Result<()> {
 }
 
 fn is_current(record: &HostRecord, facts: &Facts) -> bool {
-    record.ready && record.version == program::version() && record.uplink == facts.uplink.index
+    record.ready && record.version == program::VERSION && record.uplink == facts.uplink.index
 }
 
 fn check_namespace(record: &HostRecord, here: NetnsId, config: &Config) -> Result<()> {
@@ -218,7 +229,12 @@ fn open(config: &Config, record: &HostRecord) -> Result<Host> {
             "run in the host's own mount namespace (a service with PrivateMounts or MountFlags is not)",
         ));
     }
-    Ok(Host { maps: Maps::open(&directory)?, programs: Programs::at(&directory), generation: record.generation })
+    Ok(Host {
+        maps: Maps::open(&directory)?,
+        programs: Programs::at(&directory),
+        copied: record.copied.clone(),
+        generation: record.generation,
+    })
 }
 
 fn prepare(
@@ -234,7 +250,10 @@ fn prepare(
             "run as root (hooks are run by the runtime, which has to be root)",
         ));
     }
-    features::require(&features::probe()?)?;
+    let probed = features::probe()?;
+    features::require(&probed.pieces)?;
+    record.copied = Proc::default().here().copied()?;
+    record.copied.retain(|setting| !probed.fresh.contains(setting));
     if record.ready && record.layout != maps::LAYOUT && !ledger.all()?.is_empty() {
         return Err(Error::unsupported(
             "this version's data path cannot share the running one's maps",
@@ -253,7 +272,7 @@ fn prepare(
 
     let programs = Programs::at(&directory);
     programs.load()?;
-    record.version = program::version();
+    record.version = program::VERSION.into();
     record.layout = maps::LAYOUT;
     for (key, value) in LO_SETTINGS {
         if !sysctl::write(key, value)? {

@@ -20,11 +20,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/st
 /// The programs by function name, see `bpf/steer.bpf.c`.
 const NAMES: [&str; 5] = ["from_wire", "from_lo", "from_container", "inner_lo", "inner_eth"];
 
-/// What tells this build's data path from another one: FNV-1a of the object. Not a secret, only an identity.
-pub fn version() -> String {
-    let hash = OBJECT.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
-    format!("{hash:016x}")
-}
+/// What tells this build's data path from another one.
+pub const VERSION: &str = env!("STEER_VERSION");
 
 /// Programs and links pinned under one directory of a bpffs.
 pub struct Programs {

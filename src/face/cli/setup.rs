@@ -40,7 +40,7 @@ fn set_up(config: &Config) -> Result<()> {
     }
     let facts = Facts { reserved: proc.here().reserved_ports()?, ..facts };
     grant::check_host(config, &facts)?;
-    prepare::ready(config, &mut netlink, &facts, Netns::current()?.id)?;
+    prepare::refresh(config, &mut netlink, &facts, Netns::current()?.id)?;
     let addresses: Vec<String> = facts.addresses.iter().map(ToString::to_string).collect();
     let size = config.ephemeral_ports_per_container;
     print(&format!(
