@@ -1,4 +1,6 @@
-//! The clsact qdisc and BPF filters on it.
+//! The qdiscs that filters hang on, and BPF filters. clsact on devices of the host, where others may want its egress
+//! side; ingress on those of a container: the kernel keeps all clsact and ingress hooks of the machine in one list, and
+//! clsact stands in it twice (net/core/flow_offload.c, flow_indr_dev_setup_offload).
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -7,7 +9,7 @@ use netlink_packet_route::tc::{TcAttribute, TcBpfFlags, TcFilterBpfOption, TcHan
 
 use super::Request;
 
-/// include/uapi/linux/pkt_sched.h
+/// include/uapi/linux/pkt_sched.h: TC_H_CLSACT, which is TC_H_INGRESS as well.
 const TC_H_CLSACT: TcHandle = TcHandle { major: 0xffff, minor: 0xfff1 };
 const CLSACT_INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff2 };
 const ETH_P_ALL: u16 = 0x0003;
@@ -15,14 +17,27 @@ const ETH_P_ALL: u16 = 0x0003;
 const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle { major: 0, minor: 1 };
 
-/// The qdisc that filters hang on. It never queues and sits beside any root qdisc.
+/// The qdisc of a host's device. It never queues and sits beside any root qdisc.
 pub fn add_clsact(link: u32, name: &str) -> Request {
-    Request::create(format!("add clsact to {name}"), RouteNetlinkMessage::NewQueueDiscipline(clsact(link)))
+    let message = RouteNetlinkMessage::NewQueueDiscipline(qdisc(link, "clsact"));
+    Request::create(format!("add clsact to {name}"), message)
+}
+
+/// The qdisc of a container's device.
+pub fn add_ingress_qdisc(link: u32, name: &str) -> Request {
+    let message = RouteNetlinkMessage::NewQueueDiscipline(qdisc(link, "ingress"));
+    Request::create(format!("add an ingress qdisc to {name}"), message)
+}
+
+/// Removes it and every filter on it.
+pub fn delete_ingress_qdisc(link: u32, name: &str) -> Request {
+    let message = RouteNetlinkMessage::DelQueueDiscipline(qdisc(link, "ingress"));
+    Request::set(format!("delete the ingress qdisc of {name}"), message)
 }
 
 /// Removes clsact and every filter on it.
 pub fn delete_clsact(link: u32, name: &str) -> Request {
-    Request::set(format!("delete clsact from {name}"), RouteNetlinkMessage::DelQueueDiscipline(clsact(link)))
+    Request::set(format!("delete clsact from {name}"), RouteNetlinkMessage::DelQueueDiscipline(qdisc(link, "clsact")))
 }
 
 /// Runs `program` on every packet that enters through `link`, direct-action. `slot` reaches the program as
@@ -50,12 +65,12 @@ pub fn delete_ingress(link: u32, name: &str) -> Request {
     Request::set(format!("delete filter from {name}"), RouteNetlinkMessage::DelTrafficFilter(filter(link)))
 }
 
-fn clsact(link: u32) -> TcMessage {
+fn qdisc(link: u32, kind: &str) -> TcMessage {
     let mut message = TcMessage::default();
     message.header.index = link as i32;
     message.header.handle = TcHandle { major: 0xffff, minor: 0 };
     message.header.parent = TC_H_CLSACT;
-    message.attributes.push(TcAttribute::Kind("clsact".into()));
+    message.attributes.push(TcAttribute::Kind(kind.into()));
     message
 }
 

@@ -68,9 +68,9 @@ impl Wiring<'_> {
                     let mut requests = vec![
                         link::no_generated_address(inner, device).tolerate(NO_IPV6),
                         link::accept_local(inner, device),
-                        filter::add_clsact(LO, "lo").tolerate(&[libc::EEXIST]),
+                        filter::add_ingress_qdisc(LO, "lo").tolerate(&[libc::EEXIST]),
                         filter::add_ingress(LO, "lo", programs[0].as_fd(), "inner_lo", *slot),
-                        filter::add_clsact(inner, device),
+                        filter::add_ingress_qdisc(inner, device),
                         filter::add_ingress(inner, device, programs[1].as_fd(), "inner_eth", *slot),
                         link::up(LO, "lo"),
                         link::up_without_arp(inner, device),
@@ -160,7 +160,7 @@ impl Wiring<'_> {
         let program = self.host.programs.open("from_container")?;
         self.netlink.batch(&[
             link::no_generated_address(index, &name).tolerate(NO_IPV6),
-            filter::add_clsact(index, &name),
+            filter::add_ingress_qdisc(index, &name),
             filter::add_ingress(index, &name, program.as_fd(), "from_container", slot),
             link::up(index, &name),
         ])
@@ -189,8 +189,8 @@ pub fn dismantle(netlink: &mut Netlink, slot: u16, path: &Path, id: NetnsId) -> 
 /// Takes the filters off a container's lo.
 fn unfurnish(container: &Netns) -> Result<()> {
     container.inside(|| {
-        // EINVAL: there is no clsact
-        Netlink::route()?.send(filter::delete_clsact(LO, "lo").tolerate(&[libc::EINVAL, libc::ENOENT]))
+        // EINVAL: there is no such qdisc
+        Netlink::route()?.send(filter::delete_ingress_qdisc(LO, "lo").tolerate(&[libc::EINVAL, libc::ENOENT]))
     })
 }
 
