@@ -28,6 +28,9 @@ const RUNS: usize = 50;
 const WARM_UP: usize = 3;
 const MANY: usize = 1000;
 const MB: f64 = 1e6;
+/// Milliseconds of the chain's ADD on the quiet machine for which the limits in milliseconds were set. Where it takes
+/// longer, everything does, and they are wider by as much.
+const QUIET_ADD: f64 = 58.0;
 /// Ephemeral ports of a container: so many that fifty containers fit the pool.
 const SIZE: &str = "256";
 
@@ -193,6 +196,7 @@ impl Bench {
         let [prestart, poststop, detach, add, del] =
             [&series.prestart, &series.poststop, &series.detach, &series.cni_add, &series.cni_del].map(|s| median(s));
         let (first, last) = (median(&series.growth[..RUNS]), median(&series.growth[MANY - RUNS..]));
+        let slowness = (add / QUIET_ADD).max(1.0);
         let ms = |value: f64| format!("{value:.2} ms");
         let mb = |value: f64| format!("{value:.2} MB");
         let at_most = |figure: &str, value: f64, limit: f64, show: &dyn Fn(f64) -> String| Row {
@@ -202,9 +206,9 @@ impl Bench {
         let shown =
             |figure: &str, value: f64| Row { cells: vec![figure.to_owned(), ms(value), String::new()], met: None };
         let mut rows = vec![
-            at_most("prestart hook", prestart, 3.0, &ms),
+            at_most("prestart hook", prestart, 3.0 * slowness, &ms),
             at_most("prestart hook, a 15th of CNI ADD", prestart, add / 15.0, &ms),
-            at_most("poststop hook", poststop, 1.5, &ms),
+            at_most("poststop hook", poststop, 1.5 * slowness, &ms),
             at_most("detach of a live namespace, a 4th of CNI DEL", detach, del / 4.0, &ms),
             shown("CNI ADD (bridge, tuning, bandwidth, portmap)", add),
             shown("CNI DEL", del),
