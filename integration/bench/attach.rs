@@ -174,14 +174,13 @@ impl Bench {
     /// A thousand small slices one after the other, then all of them taken back.
     fn thousand(&self) -> Result<Vec<f64>, Failure> {
         let before = devices()?;
-        let mut places = Vec::with_capacity(MANY);
+        let places = (0..MANY).map(|n| Netns::create(&format!("bench-{n}"))).collect::<Result<Vec<_>, _>>()?;
+        settle();
         let mut took = Vec::with_capacity(MANY);
-        for n in 0..MANY {
+        for (n, place) in places.iter().enumerate() {
             let id = format!("bench-{n}");
-            let place = Netns::create(&id)?;
             let netns = place.path.to_str().expect("the names of our namespaces are ASCII");
             took.push(milliseconds(self.cli(&["attach", &id, "--netns", netns, "--ephemeral-ports", "16"])?.took));
-            places.push(place);
         }
         places.into_iter().try_for_each(remove)?;
         eventually("a thousand devices to vanish", || Ok(devices()? == before))?;

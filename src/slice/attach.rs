@@ -43,6 +43,7 @@ impl Container<'_> {
 /// Leases and wires. Attaching what is attached already is a check that changes nothing. On failure the host is as it
 /// was before.
 pub fn attach(config: &Config, request: &Request, container: Container<'_>) -> Result<Lease> {
+    refuse_limits(config, request)?;
     let (netns, pid) = container.open()?;
     let here = Netns::current()?.id;
     if netns.id == here {
@@ -226,6 +227,25 @@ fn span(config: &Config) -> Option<PortRange> {
     let ports = config.ephemeral_ports.ports().union(&config.ports);
     let (first, last) = (ports.ranges().first()?, ports.ranges().last()?);
     PortRange::new(first.begin(), last.end())
+}
+
+/// A limit that nobody enforces would be worse than none: the operator would rely on it.
+fn refuse_limits(config: &Config, request: &Request) -> Result<()> {
+    let limits = [
+        ("egress", limit(request.egress, config.egress_rate_limit_per_container)),
+        ("ingress", limit(request.ingress, config.ingress_rate_limit_per_container)),
+    ];
+    let asked = |limit: &Limit| [limit.rate, limit.ceil].into_iter().flatten().find(|rate| !rate.is_unlimited());
+    match limits.iter().find_map(|(direction, limit)| asked(limit).map(|rate| (direction, rate))) {
+        Some((direction, rate)) => Err(Error::unsupported(
+            format!(
+                "container {} is to have an {direction} limit of {rate}, which this version cannot enforce",
+                request.id
+            ),
+            "leave the limit out of its annotations and of the configuration",
+        )),
+        None => Ok(()),
+    }
 }
 
 /// What was asked for, else what is configured.
