@@ -4,6 +4,7 @@
 
 pub mod block;
 pub mod id;
+pub mod index;
 pub mod ledger;
 pub mod pool;
 pub mod record;

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use super::Netlink;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ports::{PortRange, PortSet};
 
 /// A socket that holds a port.
@@ -112,8 +112,12 @@ fn ask(
     bytes[..4].copy_from_slice(&length.to_ne_bytes());
     let result = netlink.dump_raw("list sockets", &mut bytes, |body| found.extend(decode(body, tcp)));
     match result {
-        // a kernel without the udp_diag module: nothing to see is not a refusal
-        Err(crate::error::Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        // a kernel without inet_diag, tcp_diag or udp_diag cannot tell: that is no reason to start no container
+        Err(Error::Netlink { errno, .. }) if matches!(errno.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => {
+            let protocol = if tcp { "TCP" } else { "UDP" };
+            log::warn!("this kernel cannot list {protocol} sockets: ports that the host uses are not noticed");
+            Ok(())
+        }
         other => other,
     }
 }

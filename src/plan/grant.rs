@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::Facts;
 use crate::lease::block::Block;
-use crate::lease::ledger::Index;
+use crate::lease::index::Index;
 use crate::lease::pool::{Full, View, auto};
 use crate::net::diag::Holder;
 use crate::ports::{PortRange, PortSet};
