@@ -158,8 +158,10 @@ impl Wiring<'_> {
             (outer.index, outer.name.clone())
         };
         let program = self.host.programs.open("from_container")?;
+        // the host's stack never sees a packet of this device; left on, IPv6 would give it a multicast route, and every
+        // change and every listing of routes would walk past all of them
+        self.proc.here().write(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
         self.netlink.batch(&[
-            link::no_generated_address(index, &name).tolerate(NO_IPV6),
             filter::add_ingress_qdisc(index, &name),
             filter::add_ingress(index, &name, program.as_fd(), "from_container", slot),
             link::up(index, &name),
