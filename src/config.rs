@@ -1,7 +1,7 @@
 //! The configuration file: its keys, their defaults, and how it is found and refused.
 //!
 //! Every value is parsed into the type the rest of the program works with, and what two keys must agree on is checked
-//! here, so nobody validates again later. What does not live here: what one container asks for (`slice::request`),
+//! here, so nobody validates again later. What does not live here: what one container asks for (`request`),
 //! and facts about the host, such as whether the uplink exists (`host`). `config/portslice.toml` is the manual. Values that
 //! have no type of their own elsewhere are read in `value`.
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::lease::Lease;
 use crate::net::{Netlink, link};
-use crate::slice::prepare::Host;
+use crate::steer::Maps;
 
 /// Counters of one container, as in Mesos' `statistics` object. Bytes include Ethernet headers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -55,9 +55,9 @@ pub struct Monitored {
 }
 
 /// Reads what is known of one container now.
-pub fn sample(lease: &Lease, host: &Host, netlink: &mut Netlink) -> Monitored {
+pub fn sample(lease: &Lease, maps: &Maps, netlink: &mut Netlink) -> Monitored {
     let mut statistics = Statistics::default();
-    let drops = noted(lease, host.maps.counters(lease.slot)).map(|counters| {
+    let drops = noted(lease, maps.counters(lease.slot)).map(|counters| {
         statistics.net_rx_packets = Some(counters.rx_packets);
         statistics.net_rx_bytes = Some(counters.rx_bytes);
         statistics.net_tx_packets = Some(counters.tx_packets);

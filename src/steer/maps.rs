@@ -157,11 +157,6 @@ impl Maps {
         }
     }
 
-    /// The slot that owns `port`, 0 for the host.
-    pub fn owner(&self, port: u16) -> u16 {
-        self.ports.at(port).load(Ordering::Acquire) as u16
-    }
-
     /// Fills in a slot.
     pub fn set_slot(&self, slot: u16, entry: SlotEntry) -> Result<()> {
         let value: [u32; 4] = [entry.ifindex, entry.inner, entry.flags, entry.epoch];

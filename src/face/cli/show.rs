@@ -26,7 +26,7 @@ struct Shown {
 pub fn run(config: &Config, id: &ContainerId, json: bool) -> Result<()> {
     let mut shown = Shown { lease: lease_of(config, id)?, statistics: None, drops: None };
     if let Some(host) = prepare::peek(config)? {
-        shown.statistics = Some(sample(&shown.lease, &host, &mut Netlink::route()?).statistics);
+        shown.statistics = Some(sample(&shown.lease, &host.maps, &mut Netlink::route()?).statistics);
         let drops = host.maps.counters(shown.lease.slot)?.drops;
         shown.drops = Some(REASONS.iter().zip(drops).map(|(name, n)| ((*name).to_owned(), n.into())).collect());
     }

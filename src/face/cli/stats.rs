@@ -18,7 +18,7 @@ pub fn run(config: &Config, ids: &[ContainerId], json: bool) -> Result<()> {
     let mut samples = Vec::new();
     if let Some(host) = prepare::peek(config)? {
         let mut netlink = Netlink::route()?;
-        samples.extend(leases.iter().map(|lease| sample(lease, &host, &mut netlink)));
+        samples.extend(leases.iter().map(|lease| sample(lease, &host.maps, &mut netlink)));
     }
     if json {
         return print_json(&samples);
