@@ -3,15 +3,16 @@
 //! Every value is parsed into the type the rest of the program works with, and what two keys must agree on is checked
 //! here, so nobody validates again later. What does not live here: what one container asks for (`request`),
 //! and facts about the host, such as whether the uplink exists (`host`). `config/portslice.toml` is the manual. Values that
-//! have no type of their own elsewhere are read in `value`.
+//! have no type of their own elsewhere are read in `value`; what the keys of one direction make together is in `limits`.
 
+mod limits;
 mod value;
 
 use crate::error::{Error, Result};
 use crate::lease::block::BlockSize;
 use crate::lease::pool::Pool;
 use crate::ports::{PortRange, PortSet};
-use crate::rate::Rate;
+use crate::rate::{PerCpu, Rate, Size};
 use crate::refusal::{one_line, quoted, unknown};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -44,10 +45,39 @@ pub struct Config {
     /// How long a block is kept back after its container is gone, at most a day.
     #[serde(deserialize_with = "value::cooldown", serialize_with = "value::seconds")]
     pub block_cooldown: Duration,
-    /// What a container may send unless it asks otherwise.
+    /// What a container may send unless something else decides; 0: no limit.
     pub egress_rate_limit_per_container: Rate,
-    /// What a container may receive unless it asks otherwise.
+    /// What it may send for each of its CPUs, where they are known.
+    pub egress_rate_per_cpu: PerCpu,
+    /// The least that `egress_rate_per_cpu` gives; not 0.
+    pub minimum_egress_rate_limit: Rate,
+    /// The most that `egress_rate_per_cpu` gives, not below the minimum; 0: no bound.
+    pub maximum_egress_rate_limit: Rate,
+    /// What a burst may reach, where it is above the rate; 0: the rate.
+    pub egress_ceil_limit: Rate,
+    /// How much may go at the ceil rate; 0: computed from the rate.
+    pub egress_burst: Size,
+    /// What a container may receive unless something else decides; 0: no limit.
     pub ingress_rate_limit_per_container: Rate,
+    /// What it may receive for each of its CPUs, where they are known.
+    pub ingress_rate_per_cpu: PerCpu,
+    /// The least that `ingress_rate_per_cpu` gives; not 0.
+    pub minimum_ingress_rate_limit: Rate,
+    /// The most that `ingress_rate_per_cpu` gives, not below the minimum; 0: no bound.
+    pub maximum_ingress_rate_limit: Rate,
+    /// What a burst may reach, where it is above the rate; 0: the rate.
+    pub ingress_ceil_limit: Rate,
+    /// How much may go at the ceil rate; 0: computed from the rate.
+    pub ingress_burst: Size,
+    /// The speed of the uplink, for `auto`; 0: what the kernel says.
+    pub link_speed: Rate,
+    /// How many CPUs share the uplink, for `auto`; 0: those that are online.
+    #[serde(deserialize_with = "value::cpus")]
+    pub cpus: u32,
+    /// Whether limits count traffic that stays on this host, unless a container asks otherwise.
+    pub limit_local: bool,
+    /// Whether containers share the uplink fairly, each as one flow.
+    pub egress_unique_flow_per_container: bool,
     /// Absolute; `None`: the journal and stderr. In the file, "" is `None`.
     #[serde(deserialize_with = "value::absolute_or_none", serialize_with = "value::or_empty")]
     pub log_file: Option<PathBuf>,
@@ -82,7 +112,21 @@ impl Default for Config {
             host_loopback: true,
             block_cooldown: Duration::ZERO,
             egress_rate_limit_per_container: Rate::UNLIMITED,
+            egress_rate_per_cpu: PerCpu::Off,
+            minimum_egress_rate_limit: limits::MINIMUM,
+            maximum_egress_rate_limit: Rate::UNLIMITED,
+            egress_ceil_limit: Rate::UNLIMITED,
+            egress_burst: Size::default(),
             ingress_rate_limit_per_container: Rate::UNLIMITED,
+            ingress_rate_per_cpu: PerCpu::Off,
+            minimum_ingress_rate_limit: limits::MINIMUM,
+            maximum_ingress_rate_limit: Rate::UNLIMITED,
+            ingress_ceil_limit: Rate::UNLIMITED,
+            ingress_burst: Size::default(),
+            link_speed: Rate::UNLIMITED,
+            cpus: 0,
+            limit_local: true,
+            egress_unique_flow_per_container: false,
             log_file: None,
             log_level: LogLevel::default(),
         }
@@ -116,8 +160,8 @@ impl Config {
         }
         let config: Config = toml::from_str(text).map_err(|error| file.value(table, &error))?;
         config.agree().map_err(|(keys, why)| {
-            let place = keys.iter().find_map(|&key| Some((table.get_key_value(key)?.0.span().start, key)));
-            let (at, key) = place.unwrap_or((0, keys[0]));
+            let place = keys.iter().find_map(|key| Some((table.get_key_value(key.as_str())?.0.span().start, key)));
+            let (at, key) = place.unwrap_or((0, &keys[0]));
             file.refuse(at, key, why)
         })?;
         Ok(config)
@@ -136,12 +180,12 @@ impl Config {
         Ok(self)
     }
 
-    /// What several keys must agree on. The refusal comes with the keys that can mend it, the likeliest first.
-    fn agree(&self) -> Result<(), (&'static [&'static str], String)> {
+    /// What several keys must agree on.
+    fn agree(&self) -> Result<(), Disagreement> {
         let (pool, size) = (&self.ephemeral_ports, self.ephemeral_ports_per_container);
         if let Some(both) = pool.ports().first_overlap(&self.ports) {
             let why = format!("{both} is also in ephemeral_ports ({pool}); take it out of one of the two");
-            return Err((&["ports", "ephemeral_ports"], why));
+            return Err((["ports", "ephemeral_ports"].map(String::from).to_vec(), why));
         }
         if pool.capacity(size) == 0 {
             let mut smaller = std::iter::successors(size.half(), |size| size.half());
@@ -150,9 +194,9 @@ impl Config {
                 None => "it holds no block at all, enlarge it".to_string(),
             };
             let why = format!("ephemeral_ports ({pool}) holds no aligned block of {size} ports; {advice}");
-            return Err((&["ephemeral_ports_per_container", "ephemeral_ports"], why));
+            return Err((["ephemeral_ports_per_container", "ephemeral_ports"].map(String::from).to_vec(), why));
         }
-        Ok(())
+        self.limits_agree()
     }
 }
 
@@ -166,6 +210,9 @@ impl From<LogLevel> for log::LevelFilter {
         }
     }
 }
+
+/// Why keys do not agree, after the keys that can mend it, the likeliest first.
+type Disagreement = (Vec<String>, String);
 
 /// The file being read, for messages.
 struct Source<'a> {

@@ -2,19 +2,19 @@
 //!
 //! # Map
 //!
-//! Data flows one way: a face decodes its input into a [`request`], a verb of [`slice`] carries it out, the face
+//! Data flows one way: a face decodes its input into a [`request`], a verb of [`mod@slice`] carries it out, the face
 //! encodes the outcome. Imports only go down this list.
 //!
 //! * [`face`]: the ways in. The hooks and the command line; each decodes, calls one verb, encodes.
 //! * [`doctor`]: looks at everything that could be in the way and says how to mend it.
-//! * [`slice`]: the verbs. Prepare the host, attach, detach, reclaim: the only place where order matters.
+//! * [`mod@slice`]: the verbs. Prepare the host, attach, detach, reclaim: the only place where order matters.
 //! * [`plan`]: pure decisions. Who gets which ports, which steps make it work, what the data path must know.
 //! * [`stats`]: one container's counters as a value, and its renderings.
 //! * [`lease`]: blocks, the pool, and the ledger: the file-locked store of who has what.
 //! * [`steer`]: the BPF data path and its maps.
 //! * [`net`]: blocking netlink: links, addresses, routes, filters, sockets, namespaces.
 //! * [`host`]: facts about this host, and what was done to it.
-//! * [`config`], [`request`], [`ports`], [`rate`]: values, parsed once, valid from then on.
+//! * [`config`], [`request`], [`ports`], [`rate`], [`cpus`]: values, parsed once, valid from then on.
 //! * [`error`], [`refusal`], [`log`]: how things are said when they go wrong.
 
 /// musl's allocator maps and unmaps memory for every size class it meets, forty times in the life of a hook; this one
@@ -23,6 +23,7 @@
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 pub mod config;
+pub mod cpus;
 pub mod doctor;
 pub mod error;
 pub mod face;

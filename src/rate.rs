@@ -2,13 +2,15 @@
 //!
 //! Two families of units meet here: Mesos' bytes (`37500KB`, 1024-based) and tc's bits (`300mbit`, 1000-based). A rate
 //! is kept in bits per second because every byte rate is a whole number of bits while the reverse does not hold; 64
-//! bits reach 18 Ebit/s. What does not live here: which rate applies to a container (`slice`), and how the kernel is
-//! told (`net`). Reading a number with its unit is in `text`.
+//! bits reach 18 Ebit/s. What is asked for is a `limit`, what becomes of it is decided in `scale`. What does not live
+//! here: the keys (`config`, `request`), and how the kernel is told (`net`). Reading a number with its unit is in `text`.
 
 mod limit;
+mod scale;
 mod text;
 
-pub use limit::Limit;
+pub use limit::{Direction, Limit};
+pub use scale::{Machine, PerCpu, Policy, Shape};
 pub use text::UnitError;
 
 use crate::refusal::from_text;

@@ -1,13 +1,17 @@
 //! What a container asks for: its id, its ports, its limits, its labels, read from annotations or arguments.
+//! What somebody wants to be different while it runs is a `change`.
 //!
 //! Ids, keys and values come from whoever starts containers and are hostile: long ones are refused before they are
 //! parsed, and no message repeats them raw. What does not live here: the defaults (`config`), what is granted (`lease`),
 //! and how an annotation or an argument is found (`face`).
 
 mod asked;
+mod change;
 
 pub use asked::{PortsAsked, PortsAskedError};
+pub use change::{Change, LimitChange, PortsChange, PortsChangeError};
 
+use crate::cpus::Cpus;
 use crate::error::{Error, Result};
 use crate::lease::ContainerId;
 use crate::lease::block::BlockSize;
@@ -21,7 +25,7 @@ use std::str::FromStr;
 pub const PREFIX: &str = "portslice/";
 
 /// The keys of [`Request::set`].
-pub const KEYS: [&str; 13] = [
+pub const KEYS: [&str; 15] = [
     "ports",
     "ephemeral-ports",
     "egress-rate",
@@ -35,6 +39,8 @@ pub const KEYS: [&str; 13] = [
     "framework-id",
     "source",
     "host-loopback",
+    "cpus",
+    "limit-local",
 ];
 
 /// What one container asks for. `None` and empty mean it does not ask, and the configuration applies.
@@ -52,10 +58,17 @@ pub struct Request {
     pub egress: Limit,
     /// What it may receive.
     pub ingress: Limit,
+    /// How many CPUs it has; limits may scale with it.
+    pub cpus: Option<Cpus>,
+    /// Whether its limits count traffic that stays on this host.
+    pub limit_local: Option<bool>,
     /// What statistics call it.
     pub labels: Labels,
     /// Settings under /proc/sys/net that the container brings along (`ipv4/tcp_ecn`): they are left alone.
     pub own_settings: Vec<String>,
+    /// Whether it certainly has no power over its network namespace, so that a limit may be kept inside. Not something
+    /// that can be asked for: whoever reads the bundle knows.
+    pub cannot_tamper: bool,
 }
 
 impl Request {
@@ -70,8 +83,11 @@ impl Request {
             host_loopback: None,
             egress,
             ingress,
+            cpus: None,
+            limit_local: None,
             labels,
             own_settings: Vec::new(),
+            cannot_tamper: false,
         }
     }
 
@@ -95,29 +111,18 @@ impl Request {
     /// Sets one of [`KEYS`] from its text. `place` is where it was found and what the refusal calls it. A refusal leaves
     /// the request as it was.
     pub fn set(&mut self, key: &str, value: &str, place: &str) -> Result<()> {
-        if value.len() > LONGEST_VALUE {
-            let why = format!("the value has {} bytes; at most {LONGEST_VALUE} are read", value.len());
-            return Err(Error::invalid(one_line(place), why));
-        }
+        bounded(value, place)?;
         let text = value.trim();
         match key {
             "ports" => self.ports = parsed(text, place)?,
             "ephemeral-ports" => self.ephemeral_ports = Some(parsed(text, place)?),
             "host-loopback" => self.host_loopback = Some(flag(text, place)?),
-            "egress-rate" => self.egress = Limit { rate: Some(parsed(text, place)?), ..self.egress }.checked(place)?,
-            "egress-ceil" => self.egress = Limit { ceil: Some(parsed(text, place)?), ..self.egress }.checked(place)?,
-            "egress-burst" => {
-                self.egress = Limit { burst: Some(parsed(text, place)?), ..self.egress }.checked(place)?
+            "egress-rate" | "egress-ceil" | "egress-burst" => self.egress = with_part(self.egress, key, text, place)?,
+            "ingress-rate" | "ingress-ceil" | "ingress-burst" => {
+                self.ingress = with_part(self.ingress, key, text, place)?;
             }
-            "ingress-rate" => {
-                self.ingress = Limit { rate: Some(parsed(text, place)?), ..self.ingress }.checked(place)?
-            }
-            "ingress-ceil" => {
-                self.ingress = Limit { ceil: Some(parsed(text, place)?), ..self.ingress }.checked(place)?
-            }
-            "ingress-burst" => {
-                self.ingress = Limit { burst: Some(parsed(text, place)?), ..self.ingress }.checked(place)?;
-            }
+            "cpus" => self.cpus = Some(parsed(text, place)?),
+            "limit-local" => self.limit_local = Some(flag(text, place)?),
             "executor-id" => self.labels.executor_id = Some(label(value, place)?),
             "executor-name" => self.labels.executor_name = Some(label(value, place)?),
             "framework-id" => self.labels.framework_id = Some(label(value, place)?),
@@ -133,6 +138,24 @@ const LONGEST_VALUE: usize = 64 << 10;
 
 /// Labels end up in every statistic, so they are held shorter.
 const LONGEST_LABEL: usize = 1024;
+
+fn bounded(value: &str, place: &str) -> Result<()> {
+    if value.len() > LONGEST_VALUE {
+        let why = format!("the value has {} bytes; at most {LONGEST_VALUE} are read", value.len());
+        return Err(Error::invalid(one_line(place), why));
+    }
+    Ok(())
+}
+
+/// `limit` with the part that `key` names (`egress-ceil`) set from `text`.
+fn with_part(mut limit: Limit, key: &str, text: &str, place: &str) -> Result<Limit> {
+    match key.rsplit('-').next() {
+        Some("rate") => limit.rate = Some(parsed(text, place)?),
+        Some("ceil") => limit.ceil = Some(parsed(text, place)?),
+        _ => limit.burst = Some(parsed(text, place)?),
+    }
+    limit.checked(place)
+}
 
 fn parsed<T: FromStr>(text: &str, place: &str) -> Result<T>
 where
@@ -170,7 +193,7 @@ mod tests {
         let id: ContainerId = "web".parse().unwrap();
         for key in KEYS {
             let mut request = Request::new(id.clone());
-            let value = ["auto:1", "1024", "1mbit", "64KB", "true"]
+            let value = ["auto:1", "1024", "1mbit", "64KB", "true", "0.35"]
                 .iter()
                 .find(|value| request.set(key, value, key).is_ok())
                 .unwrap_or_else(|| panic!("{key}"));

@@ -1,6 +1,7 @@
 //! The configuration file: the shipped one is the defaults, and a bad one is refused in a line that says where.
 
 use portslice::config::{Config, LogLevel};
+use portslice::rate::{Direction, PerCpu, Policy, Rate};
 use std::path::Path;
 use std::time::Duration;
 
@@ -55,6 +56,66 @@ fn values_arrive_parsed() {
     assert_eq!(config.log_level, LogLevel::Debug);
 }
 
+#[test]
+fn the_keys_of_each_direction_become_its_policy() {
+    let text = r#"
+        egress_rate_limit_per_container = "1mbit"
+        egress_rate_per_cpu = "2mbit"
+        minimum_egress_rate_limit = "3mbit"
+        maximum_egress_rate_limit = "4mbit"
+        egress_ceil_limit = "5mbit"
+        egress_burst = "6KB"
+        ingress_rate_limit_per_container = "11mbit"
+        ingress_rate_per_cpu = "auto"
+        minimum_ingress_rate_limit = "13mbit"
+        maximum_ingress_rate_limit = "14mbit"
+        ingress_ceil_limit = "15mbit"
+        ingress_burst = "0B"
+        link_speed = "25gbit"
+        cpus = 64
+        limit_local = false
+        egress_unique_flow_per_container = true
+    "#;
+    let config = Config::parse(text, "f").unwrap();
+    let rate = |text: &str| text.parse::<Rate>().unwrap();
+    let egress = Policy {
+        direction: Direction::Egress,
+        per_container: rate("1mbit"),
+        per_cpu: PerCpu::Rate(rate("2mbit")),
+        minimum: rate("3mbit"),
+        maximum: rate("4mbit"),
+        ceil: rate("5mbit"),
+        burst: Some("6KB".parse().unwrap()),
+    };
+    let ingress = Policy {
+        direction: Direction::Ingress,
+        per_container: rate("11mbit"),
+        per_cpu: PerCpu::Auto,
+        minimum: rate("13mbit"),
+        maximum: rate("14mbit"),
+        ceil: rate("15mbit"),
+        burst: None,
+    };
+    assert_eq!(config.policy(Direction::Egress), egress);
+    assert_eq!(config.policy(Direction::Ingress), ingress);
+    assert_eq!((config.link_speed, config.cpus), (rate("25gbit"), 64));
+    assert!(!config.limit_local && config.egress_unique_flow_per_container);
+    assert!(ingress.needs_link() && !egress.needs_link());
+}
+
+#[test]
+fn a_minimum_alone_may_be_above_the_default_and_a_ceil_below_the_rate() {
+    for fine in [
+        "minimum_egress_rate_limit = \"10gbit\"",
+        "egress_rate_limit_per_container = \"2mbit\"\negress_ceil_limit = \"1mbit\"",
+        "ingress_rate_per_cpu = \"auto\"",
+        "ingress_rate_per_cpu = \"1000B\"",
+        "minimum_egress_rate_limit = \"1mbit\"\nmaximum_egress_rate_limit = \"1mbit\"",
+    ] {
+        assert!(Config::parse(fine, "f").is_ok(), "{fine}");
+    }
+}
+
 /// Each of these stands in line 3 of the file; the refusal names that line, the key, and the words on the right.
 #[test]
 fn a_bad_file_is_refused_in_one_line() {
@@ -90,6 +151,39 @@ fn a_bad_file_is_refused_in_one_line() {
         ("egress_rate_limit_per_container = 300", "egress_rate_limit_per_container", "\"300mbit\""),
         ("egress_rate_limit_per_container = \"300\"", "egress_rate_limit_per_container", "has no unit"),
         ("ingress_rate_limit_per_container = \"-1KB\"", "ingress_rate_limit_per_container", "is negative"),
+        ("egress_rate_limit_per_container = \"7kbit\"", "egress_rate_limit_per_container", "at least 1000B (8 Kbit/s)"),
+        ("ingress_rate_limit_per_container = \"200tbit\"", "ingress_rate_limit_per_container", "above every link"),
+        ("egress_rate_per_cpu = \"fast\"", "egress_rate_per_cpu", "write 37500KB, 300mbit or auto"),
+        ("egress_rate_per_cpu = 5", "egress_rate_per_cpu", "or \"auto\""),
+        ("egress_rate_per_cpu = \"-1KB\"", "egress_rate_per_cpu", "is negative"),
+        ("ingress_rate_per_cpu = \"999B\"", "ingress_rate_per_cpu", "below the slowest limit that holds"),
+        ("minimum_egress_rate_limit = \"0B\"", "minimum_egress_rate_limit", "without a limit; give 125000B"),
+        ("minimum_ingress_rate_limit = \"0mbit\"", "minimum_ingress_rate_limit", "without a limit; give 125000B"),
+        ("minimum_ingress_rate_limit = \"1bit\"", "minimum_ingress_rate_limit", "below the slowest"),
+        (
+            "maximum_egress_rate_limit = \"1000B\"",
+            "maximum_egress_rate_limit",
+            "maximum_egress_rate_limit (1000B (8 Kbit/s)) is below minimum_egress_rate_limit (125000B (1 Mbit/s))",
+        ),
+        (
+            "maximum_ingress_rate_limit = \"2mbit\"\nminimum_ingress_rate_limit = \"3mbit\"",
+            "maximum_ingress_rate_limit",
+            "is below minimum_ingress_rate_limit (375000B (3 Mbit/s)); raise the one or lower the other",
+        ),
+        ("egress_ceil_limit = \"1bit\"", "egress_ceil_limit", "below the slowest"),
+        ("ingress_ceil_limit = \"101tbit\"", "ingress_ceil_limit", "above every link"),
+        ("egress_burst = \"1500B\"", "egress_burst", "holds no full packet; give at least 1600B"),
+        ("ingress_burst = \"5GB\"", "ingress_burst", "is too large; give at most 4GB"),
+        ("ingress_burst = \"64kbit\"", "ingress_burst", "unknown unit"),
+        ("link_speed = 10000", "link_speed", "\"300mbit\""),
+        ("link_speed = \"1tbps\"", "link_speed", "unknown unit"),
+        ("link_speed = \"200tbit\"", "link_speed", "above every link"),
+        ("cpus = -1", "cpus", "-1 is not a number of CPUs; write 1 to 100000, or 0"),
+        ("cpus = 100001", "cpus", "write 1 to 100000"),
+        ("cpus = \"4\"", "cpus", "a whole number of CPUs without quotes"),
+        ("cpus = 1.5", "cpus", "a whole number of CPUs without quotes"),
+        ("limit_local = 1", "limit_local", "expected a boolean"),
+        ("egress_unique_flow_per_container = \"\"", "egress_unique_flow_per_container", "expected a boolean"),
         ("log_file = \"x.log\"", "log_file", "not an absolute path"),
         ("log_level = \"trace\"", "log_level", "expected one of `error`, `warn`, `info`, `debug`"),
         ("log_level = \"a\\nb\\u0007\"", "log_level", "unknown variant"),

@@ -1,10 +1,13 @@
 //! Reading and writing the values of the configuration file that are plain types in the program: paths, the name of a
-//! device, a duration.
+//! device, a duration, a count of CPUs.
 //!
 //! What does not live here: values with a type of their own (`PortSet`, `Rate`, `BlockSize`), which read themselves.
 
+use crate::cpus::Cpus;
 use crate::refusal::{from_text, quoted};
+use serde::de::{Error, Visitor};
 use serde::{Deserializer, Serialize, Serializer};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -94,6 +97,32 @@ pub(super) fn cooldown<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dur
 
 pub(super) fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{}s", duration.as_secs()))
+}
+
+/// A whole number of CPUs, 0 to 100000.
+struct Count;
+
+impl Visitor<'_> for Count {
+    type Value = u32;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number of CPUs without quotes, or 0 for those that are online")
+    }
+
+    fn visit_i64<E: Error>(self, given: i64) -> Result<u32, E> {
+        let count = u32::try_from(given).ok().filter(|&count| u64::from(count) <= Cpus::MOST.whole());
+        let why =
+            format_args!("{given} is not a number of CPUs; write 1 to {}, or 0 for those that are online", Cpus::MOST);
+        count.ok_or_else(|| E::custom(why))
+    }
+
+    fn visit_u64<E: Error>(self, given: u64) -> Result<u32, E> {
+        self.visit_i64(given.try_into().unwrap_or(i64::MAX))
+    }
+}
+
+pub(super) fn cpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    deserializer.deserialize_i64(Count)
 }
 
 pub(super) fn or_empty<T: AsRef<Path>, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {

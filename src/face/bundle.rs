@@ -1,4 +1,5 @@
-//! The one thing a hook reads from the bundle: which settings of the network namespace it brings along.
+//! What a hook reads from the bundle: which settings of the network namespace it brings along, how many CPUs it has, and
+//! whether the container has power over its network namespace.
 //!
 //! runc applies `linux.sysctl` after our hook, crun before it, so what the bundle sets is left alone, and a range of
 //! ephemeral ports other than the block is refused: under runc it would silently win.
@@ -9,24 +10,34 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::Value;
 
+use crate::cpus::Cpus;
 use crate::error::{Error, Result};
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Spec {
-    linux: Option<Linux>,
+/// What the bundle says about its container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bundle {
+    /// Keys of `linux.sysctl` below net, as paths under /proc/sys/net (`ipv4/tcp_ecn`).
+    pub own_settings: Vec<String>,
+    /// Its CPUs by `linux.resources.cpu`: the quota if there is one, else the shares, 1024 to a CPU.
+    pub cpus: Option<Cpus>,
+    /// Whether nothing in the container can change or go around a queue in its network namespace.
+    ///
+    /// It is so if the bundle makes that namespace and no set of capabilities names CAP_NET_ADMIN, which takes queues
+    /// away, or CAP_NET_RAW, which sends around them: by PACKET_QDISC_BYPASS, and by an SO_PRIORITY that HTB lets pass
+    /// uncounted. What is not said is what the runtime makes of it, and counts as a capability.
+    ///
+    /// A user namespace of the bundle changes nothing. The runtime makes it first, so it owns the network namespace, and
+    /// over that the container has the capabilities that are listed; in another one, made inside, it has all of them,
+    /// over nothing but what that one owns. One that exists already has members nobody lists here, and a sandbox is
+    /// joined by containers with capabilities of their own: both count as power. Capabilities that make a container root
+    /// of the host are not looked at, since they beat a limit wherever it is.
+    pub tamper_proof: bool,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Linux {
-    sysctl: Option<BTreeMap<String, IgnoredAny>>,
-}
-
-/// Keys of `linux.sysctl` below net, as paths under /proc/sys/net (`ipv4/tcp_ecn`). A bundle that cannot be read or
-/// understood is the runtime's to refuse.
-pub fn settings(bundle: &Path) -> Result<Vec<String>> {
+/// Reads the bundle's config.json. One that cannot be read or understood is the runtime's to refuse, and says nothing.
+pub fn read(bundle: &Path) -> Result<Bundle> {
     let path = bundle.join("config.json");
     let spec: Spec = match fs::read(&path).map(|text| serde_json::from_slice(&text)) {
         Ok(Ok(spec)) => spec,
@@ -39,16 +50,190 @@ pub fn settings(bundle: &Path) -> Result<Vec<String>> {
             Spec::default()
         }
     };
-    let keys = spec.linux.unwrap_or_default().sysctl.unwrap_or_default().into_keys();
-    // sysctl(8): either separator, as long as it is the same throughout
-    let paths: Vec<String> =
-        keys.filter_map(|key| Some(key.replace('.', "/").strip_prefix("net/")?.to_owned())).collect();
-    if paths.iter().any(|key| key == "ipv4/ip_local_port_range") {
-        return Err(Error::invalid(
-            "linux.sysctl net.ipv4.ip_local_port_range of the bundle",
-            "a container's ephemeral ports are the block it leases; remove it, and ask for a size with the annotation \
-             portslice/ephemeral-ports",
-        ));
+    spec.understood()
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Spec {
+    linux: Option<Linux>,
+    process: Option<Process>,
+    annotations: Option<BTreeMap<String, Value>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Linux {
+    sysctl: Option<BTreeMap<String, IgnoredAny>>,
+    resources: Option<Resources>,
+    namespaces: Option<Vec<Namespace>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Resources {
+    cpu: Option<Cpu>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Cpu {
+    shares: Option<u64>,
+    quota: Option<i64>,
+    period: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Namespace {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    path: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Process {
+    /// Bounding, effective, permitted, inheritable, ambient: it makes no difference which.
+    capabilities: Option<BTreeMap<String, Option<Vec<String>>>>,
+}
+
+impl Spec {
+    fn understood(self) -> Result<Bundle> {
+        let tamper_proof = self.is_tamper_proof();
+        let linux = self.linux.unwrap_or_default();
+        let cpus = linux.resources.and_then(|resources| resources.cpu).and_then(|cpu| cpu.count());
+        let keys = linux.sysctl.unwrap_or_default().into_keys();
+        // sysctl(8): either separator, as long as it is the same throughout
+        let own_settings: Vec<String> =
+            keys.filter_map(|key| Some(key.replace('.', "/").strip_prefix("net/")?.to_owned())).collect();
+        if own_settings.iter().any(|key| key == "ipv4/ip_local_port_range") {
+            return Err(Error::invalid(
+                "linux.sysctl net.ipv4.ip_local_port_range of the bundle",
+                "a container's ephemeral ports are the block it leases; remove it, and ask for a size with the \
+                 annotation portslice/ephemeral-ports",
+            ));
+        }
+        Ok(Bundle { own_settings, cpus, tamper_proof })
     }
-    Ok(paths)
+
+    fn is_tamper_proof(&self) -> bool {
+        const SANDBOX: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
+        let mut annotations = self.annotations.iter().flatten();
+        let sandbox = annotations.any(|(key, value)| SANDBOX.contains(&key.as_str()) && value == "sandbox");
+        let namespaces = || self.linux.iter().flat_map(|linux| &linux.namespaces).flatten();
+        let joined = |namespace: &Namespace| namespace.path.as_ref().is_some_and(|path| !path.is_empty());
+        let own = namespaces().any(|namespace| namespace.kind == "network")
+            && !namespaces()
+                .any(|namespace| ["network", "user"].contains(&namespace.kind.as_str()) && joined(namespace));
+        let powerless = self.process.as_ref().and_then(|process| process.capabilities.as_ref()).is_some_and(|sets| {
+            let mut names = sets.values().flatten().flatten();
+            // crun also takes names in lower case.
+            !names.any(|name| ["CAP_NET_ADMIN", "CAP_NET_RAW"].iter().any(|power| name.eq_ignore_ascii_case(power)))
+        });
+        own && powerless && !sandbox
+    }
+}
+
+impl Cpu {
+    /// Unknown where neither is set: 0 shares and a quota of 0 or -1 are how runtimes write that.
+    fn count(&self) -> Option<Cpus> {
+        let thousandths = match (self.quota, self.shares) {
+            (Some(quota @ 1..), _) => {
+                let period = self.period.filter(|&period| period > 0).unwrap_or(DEFAULT_PERIOD);
+                u128::from(quota.unsigned_abs()) * 1000 / u128::from(period)
+            }
+            (_, Some(shares @ 1..)) => u128::from(shares) * 1000 / 1024,
+            _ => return None,
+        };
+        // A share of a thousandth and less is still one.
+        Cpus::from_thousandths(u64::try_from(thousandths.max(1)).ok()?)
+    }
+}
+
+/// The kernel's cpu.cfs_period_us, in microseconds.
+const DEFAULT_PERIOD: u64 = 100_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn bundle(spec: Value) -> Bundle {
+        serde_json::from_value::<Spec>(spec).unwrap().understood().unwrap()
+    }
+
+    /// A spec that is tamper-proof; the tests break it.
+    fn proof() -> Value {
+        json!({
+            "process": {"capabilities": {"bounding": ["CAP_KILL"], "effective": [], "ambient": null}},
+            "linux": {"namespaces": [{"type": "mount"}, {"type": "user"}, {"type": "network", "path": ""}]},
+        })
+    }
+
+    #[test]
+    fn only_what_is_certain_is_tamper_proof() {
+        assert!(bundle(proof()).tamper_proof);
+        let plain = serde_json::to_value(oci_spec::runtime::Spec::default()).unwrap();
+        assert!(bundle(plain).tamper_proof, "a spec as `runc spec` writes it");
+        for (pointer, value) in [
+            ("/process", json!(null)),
+            ("/process/capabilities", json!(null)),
+            ("/process/capabilities/bounding", json!(["CAP_KILL", "CAP_NET_ADMIN"])),
+            ("/process/capabilities/bounding", json!(["CAP_NET_RAW"])),
+            ("/process/capabilities/effective", json!(["cap_net_admin"])),
+            ("/process/capabilities/ambient", json!(["CAP_NET_ADMIN"])),
+            ("/linux", json!(null)),
+            ("/linux/namespaces", json!(null)),
+            ("/linux/namespaces", json!([{"type": "mount"}])),
+            ("/linux/namespaces/2/path", json!("/run/netns/x")),
+            ("/linux/namespaces/1", json!({"type": "user", "path": "/proc/1/ns/user"})),
+        ] {
+            let mut spec = proof();
+            *spec.pointer_mut(pointer).unwrap() = value.clone();
+            assert!(!bundle(spec).tamper_proof, "{pointer} {value}");
+        }
+        let mut sandbox = proof();
+        sandbox["annotations"] = json!({"io.kubernetes.cri-o.ContainerType": "sandbox", "other": 1});
+        assert!(!bundle(sandbox).tamper_proof);
+        assert!(!bundle(json!({})).tamper_proof);
+    }
+
+    #[test]
+    fn cpus_are_the_quota_else_the_shares() {
+        for (cpu, cpus) in [
+            (json!({"quota": 150_000, "period": 100_000, "shares": 512}), Some("1.5")),
+            (json!({"quota": 50_000}), Some("0.5")),
+            (json!({"quota": 50_000, "period": 0}), Some("0.5")),
+            (json!({"quota": 35_000, "period": 10_000}), Some("3.5")),
+            (json!({"quota": 1, "period": 1_000_000}), Some("0.001")),
+            (json!({"quota": -1, "shares": 2048}), Some("2")),
+            (json!({"quota": 0, "shares": 359}), Some("0.35")),
+            (json!({"shares": 2}), Some("0.001")),
+            (json!({"shares": 0}), None),
+            (json!({"quota": i64::MAX, "period": 1}), None),
+            (json!({"shares": u64::MAX}), None),
+            (json!({"quota": null, "shares": null, "cpus": "0-3"}), None),
+            (json!(null), None),
+        ] {
+            let read = bundle(json!({"linux": {"resources": {"cpu": cpu}}})).cpus;
+            assert_eq!(read, cpus.map(|cpus| cpus.parse().unwrap()), "{cpu}");
+        }
+        assert_eq!(bundle(json!({"linux": {"resources": null}})).cpus, None);
+    }
+
+    #[test]
+    fn settings_are_found_and_a_range_of_ports_is_refused() {
+        let spec = |key: &str| json!({"linux": {"sysctl": {key: "1", "kernel.msgmax": "1"}}});
+        assert_eq!(bundle(spec("net.ipv4.tcp_ecn")).own_settings, ["ipv4/tcp_ecn"]);
+        assert_eq!(bundle(spec("net/core/somaxconn")).own_settings, ["core/somaxconn"]);
+        let range: Spec = serde_json::from_value(spec("net.ipv4.ip_local_port_range")).unwrap();
+        let line = range.understood().unwrap_err().to_string();
+        assert!(line.contains("portslice/ephemeral-ports") && !line.contains('\n'), "{line}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_nothing() {
+        assert_eq!(read(Path::new("/nonexistent")).unwrap(), Bundle::default());
+    }
 }

@@ -28,7 +28,10 @@ pub fn prestart() -> ExitCode {
         })?;
         let mut request = Request::from_annotations(state.id, state.annotations)?;
         if let Some(bundle) = &state.bundle {
-            request.own_settings = bundle::settings(bundle)?;
+            let bundle = bundle::read(bundle)?;
+            request.own_settings = bundle.own_settings;
+            request.cpus = request.cpus.or(bundle.cpus);
+            request.cannot_tamper = bundle.tamper_proof;
         }
         slice::attach(config, &request, Container::Pid(pid)).map(drop)
     })

@@ -1,16 +1,19 @@
 //! What the host looks like at this moment, read once per verb.
 
+use std::fs;
 use std::net::IpAddr;
 
 use nix::sys::utsname::uname;
 
 use super::sysctl::Proc;
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::net::Netlink;
 use crate::net::address::{self, Address};
 use crate::net::link::{self, Link, Mac};
 use crate::net::route::{self, Route};
 use crate::ports::{PortRange, PortSet};
+use crate::rate::{Direction, Machine, Rate};
 
 /// The host as a plan needs it.
 #[derive(Clone, Debug)]
@@ -78,6 +81,34 @@ impl Facts {
     pub fn primary(&self, v6: bool) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|ip| ip.is_ipv6() == v6)
     }
+}
+
+/// What the host has to offer to limits that scale with it. The uplink's speed is looked for only when it counts.
+///
+/// The kernel gives it in units of 10^6 bit/s (Documentation/ABI/testing/sysfs-class-net): -1, or no answer at all,
+/// for a device that does not know.
+pub fn machine(config: &Config, uplink: &str) -> Machine {
+    let needed = [Direction::Egress, Direction::Ingress].iter().any(|d| config.policy(*d).needs_link());
+    if !needed {
+        return Machine::default();
+    }
+    let told = || {
+        let text = fs::read_to_string(format!("/sys/class/net/{uplink}/speed")).ok()?;
+        let megabits = text.trim().parse::<u32>().ok().filter(|speed| *speed != 0 && *speed != u32::MAX)?;
+        Some(Rate::from_bits_per_second(u64::from(megabits) * 1_000_000))
+    };
+    let link = if config.link_speed.is_unlimited() { told() } else { Some(config.link_speed) };
+    Machine { link, cpus: if config.cpus == 0 { online_cpus() } else { config.cpus } }
+}
+
+/// CPUs that run, whatever this process may use of them; 0 when the kernel does not say.
+fn online_cpus() -> u32 {
+    let text = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    let count = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(last.parse::<u32>().ok()? - first.parse::<u32>().ok()? + 1)
+    };
+    text.trim().split(',').filter_map(count).sum()
 }
 
 /// Major and minor number of the running kernel; (0, 0) when it does not say.

@@ -1,18 +1,20 @@
 //! What this kernel can do, found out by doing it in a network namespace made for the purpose and dropped again.
 
-use netlink_packet_core::DefaultNla;
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
 use nix::sched::{CloneFlags, unshare};
 
 use super::facts::kernel_version;
 use super::sysctl::{Proc, Setting};
 use crate::error::{Error, Result};
 use crate::net::link::{self, Pair};
-use crate::net::{Netlink, Netns, Request, filter};
+use crate::net::qdisc::{self, Leaf, Throttle};
+use crate::net::{Netlink, Netns, filter};
+use crate::rate::{Limit, Rate, Shape};
 
 /// Oldest kernel with every BPF helper that the data path calls (redirect_peer and redirect_neigh with a next hop).
 pub const OLDEST_KERNEL: (u32, u32) = (5, 10);
+
+const HTB: &str = "the HTB qdisc";
+const FQ_CODEL: &str = "the fq_codel qdisc";
 
 /// The outcome of trying one kernel piece.
 #[derive(Clone, Debug)]
@@ -59,6 +61,14 @@ pub fn probe() -> Result<Probed> {
     })?;
     pieces.extend(tried);
     Ok(Probed { pieces, fresh })
+}
+
+impl Probed {
+    /// What packets can wait in behind a limit; `None` where there are no limits.
+    pub fn leaf(&self) -> Option<Leaf> {
+        let there = |name| self.pieces.iter().any(|p| p.name == name && p.missing.is_none());
+        there(HTB).then(|| if there(FQ_CODEL) { Leaf::FqCodel } else { Leaf::Bfifo })
+    }
 }
 
 /// The first required piece that is missing, as a refusal.
@@ -108,12 +118,26 @@ fn try_devices() -> Result<Vec<Probe>> {
         try_classifier(&mut netlink, index),
     );
     report(
-        "the HTB qdisc",
+        HTB,
         "modprobe sch_htb, or build with CONFIG_NET_SCH_HTB; rate limits need it",
         false,
-        netlink.send(htb(index)),
+        netlink.send(qdisc::add_htb(index, pair.name, qdisc::ONLY)),
+    );
+    report(
+        FQ_CODEL,
+        "modprobe sch_fq_codel, or build with CONFIG_NET_SCH_FQ_CODEL; without it packets wait in one plain queue",
+        false,
+        try_leaf(&mut netlink, index, pair.name, Leaf::FqCodel),
     );
     Ok(probes)
+}
+
+/// Needs the device's HTB.
+fn try_leaf(netlink: &mut Netlink, index: u32, name: &str, leaf: Leaf) -> Result<()> {
+    let rate = Rate::from_bits_per_second(1_000_000);
+    let shape = Shape { rate, ceil: rate, burst: Limit::SMALLEST_BURST };
+    let throttle = Throttle { shape, leaf, room: 1 << 16 };
+    netlink.batch(&[qdisc::class(index, name, qdisc::ONLY, &shape), qdisc::leaf(index, name, qdisc::ONLY, &throttle)])
 }
 
 /// A filter without a program is refused with EINVAL by cls_bpf itself; a kernel without cls_bpf says ENOENT first.
@@ -123,19 +147,4 @@ fn try_classifier(netlink: &mut Netlink, index: u32) -> Result<()> {
         Ok(()) => Err(Error::Failed("an empty filter was accepted".into())),
         Err(e) => Err(e),
     }
-}
-
-/// `tc qdisc add root htb`: struct tc_htb_glob { version 3, rate2quantum 10, defcls, debug, direct_pkts }.
-fn htb(index: u32) -> Request {
-    const TCA_HTB_INIT: u16 = 2;
-    let init: Vec<u8> = [3u32, 10, 0, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
-    let mut message = TcMessage::default();
-    message.header.index = index as i32;
-    message.header.handle = TcHandle { major: 1, minor: 0 };
-    message.header.parent = TcHandle { major: 0xffff, minor: 0xffff };
-    message.attributes = vec![
-        TcAttribute::Kind("htb".into()),
-        TcAttribute::Options(vec![TcOption::Other(DefaultNla::new(TCA_HTB_INIT, init))]),
-    ];
-    Request::create("add htb", RouteNetlinkMessage::NewQueueDiscipline(message))
 }

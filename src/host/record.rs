@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::sysctl::Setting;
 use crate::error::{Error, Result};
 use crate::net::netns::NetnsId;
+use crate::net::qdisc::Leaf;
 use crate::ports::PortSet;
 
 /// A setting that was changed.
@@ -55,6 +56,12 @@ pub struct HostRecord {
     pub tcx: bool,
     /// Devices (by index) that got their clsact from us.
     pub clsact: Vec<u32>,
+    /// What packets wait in behind a limit; `None`: this kernel has no limits (HTB).
+    pub leaf: Option<Leaf>,
+    /// The device whose qdisc shapes what containers send; 0 until the first one is limited.
+    pub shaper: u32,
+    /// The uplink whose root qdisc we replaced by one with a flow for each container; 0 for none.
+    pub fair: u32,
     /// Did we mount the bpffs?
     pub mounted: bool,
     /// Settings under /proc/sys/net as they were before, and as we left them.

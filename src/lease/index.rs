@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::block::{Block, BlockSize};
 use super::id::ContainerId;
+use super::record::Lease;
 use crate::ports::PortSet;
 
 /// First line of the index: name and version of the format.
@@ -23,6 +24,13 @@ pub struct Entry {
     pub block: Block,
     /// Its assigned ports.
     pub ports: PortSet,
+}
+
+impl Entry {
+    /// What the index shall know of a lease.
+    pub fn of(lease: &Lease) -> Self {
+        Entry { id: lease.id.clone(), slot: lease.slot, block: lease.block, ports: lease.listening() }
+    }
 }
 
 /// A block that somebody had.

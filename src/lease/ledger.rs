@@ -184,8 +184,7 @@ impl Ledger {
         for lease in self.all()? {
             index.epoch = index.epoch.max(lease.epoch);
             index.last_slot = index.last_slot.max(lease.slot);
-            let Lease { id, slot, block, ports, .. } = lease;
-            index.entries.insert(slot, Entry { id, slot, block, ports });
+            index.entries.insert(lease.slot, Entry::of(&lease));
         }
         let lines = Lines::of(&index);
         Ok((index, lines))
@@ -210,13 +209,37 @@ impl Locked<'_> {
         self.index.cursor = lease.block.end().wrapping_add(1);
         self.index.last_slot = lease.slot;
         self.index.epoch = lease.epoch;
-        let Lease { id, slot, block, ports, .. } = lease.clone();
-        let entry = Entry { id, slot, block, ports };
-        self.lines.add(&entry);
-        self.index.entries.insert(slot, entry);
+        self.enter(lease);
         self.save().inspect_err(|_| {
             let _ = self.ledger.erase(&lease.id);
         })
+    }
+
+    /// Records a lease whose ports changed. On failure the ledger is as it was.
+    pub fn change(&mut self, lease: &Lease) -> Result<()> {
+        let Some(known) = self.index.find(&lease.id).cloned() else {
+            return Err(Error::NotFound(format!("no container {} is attached", lease.id)));
+        };
+        let earlier = self.ledger.read(&lease.id)?;
+        self.ledger.write(lease)?;
+        if known.ports == lease.listening() {
+            return Ok(());
+        }
+        self.enter(lease);
+        self.save().inspect_err(|_| {
+            if let Some(earlier) = earlier {
+                self.enter(&earlier);
+                let _ = self.ledger.write(&earlier);
+            }
+        })
+    }
+
+    /// Puts a lease into the index, in place of what it has of its slot.
+    fn enter(&mut self, lease: &Lease) {
+        let entry = Entry::of(lease);
+        self.lines.remove(&format!("L {} ", lease.slot));
+        self.lines.add(&entry);
+        self.index.entries.insert(lease.slot, entry);
     }
 
     /// Takes back a lease that never came into use: nobody has talked to its ports.
@@ -299,7 +322,9 @@ mod tests {
             id: id(name),
             slot,
             block: Block::new(32768 + 16 * slot, BlockSize::MIN).unwrap(),
-            ports: ports.parse().unwrap(),
+            terms: crate::lease::Terms { ports: ports.parse().unwrap(), ..Default::default() },
+            before: None,
+            dropped: Default::default(),
             pid: None,
             netns: "/run/netns/x".into(),
             stage: crate::lease::Stage::Attached,
@@ -308,8 +333,6 @@ mod tests {
             epoch: slot.into(),
             device: "eth0".into(),
             host_loopback: true,
-            egress: Default::default(),
-            ingress: Default::default(),
             labels: Default::default(),
             worker: crate::host::process::Worker { pid: 1, started: 1 },
         };

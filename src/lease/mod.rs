@@ -11,4 +11,4 @@ pub mod record;
 
 pub use id::ContainerId;
 pub use ledger::Ledger;
-pub use record::{Lease, Stage};
+pub use record::{Asked, Dropped, Lease, Placed, Stage, Terms};

@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::block::Block;
 use super::id::ContainerId;
+use crate::cpus::Cpus;
 use crate::host::process::Worker;
 use crate::net::netns::NetnsId;
 use crate::ports::PortSet;
-use crate::rate::Limit;
+use crate::rate::{Limit, Shape};
 
 /// How far an attach or a detach got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,62 @@ pub struct Labels {
     pub source: Option<String>,
 }
 
+/// What a container asked for and `portslice set` may change; the rest is the configuration's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Asked {
+    /// CPUs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<Cpus>,
+    /// Limit on what it sends.
+    pub egress: Limit,
+    /// Limit on what it receives.
+    pub ingress: Limit,
+    /// Does what stays on this host count?
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_local: Option<bool>,
+}
+
+/// Where what a container sends is held to its limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Placed {
+    /// On the host, out of the container's reach.
+    #[default]
+    Host,
+    /// On its own device: cheaper, but whoever holds CAP_NET_ADMIN over its namespace could remove it.
+    Inside,
+}
+
+/// What may change while a container runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// Its listening ports.
+    pub ports: PortSet,
+    /// What it asked for.
+    pub asked: Asked,
+    /// Limit on what it sends, as enforced; `None` for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Shape>,
+    /// Where that is enforced.
+    #[serde(default)]
+    pub egress_placed: Placed,
+    /// Limit on what it receives, as enforced; `None` for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Shape>,
+    /// Does what stays on this host count?
+    pub limit_local: bool,
+}
+
+/// Packets that limits dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Of what it sent.
+    pub egress: u64,
+    /// Of what it was to receive.
+    pub ingress: u64,
+}
+
 /// One container's lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
@@ -49,8 +106,15 @@ pub struct Lease {
     pub slot: u16,
     /// Its ephemeral ports.
     pub block: Block,
-    /// Its listening ports.
-    pub ports: PortSet,
+    /// What may change.
+    #[serde(flatten)]
+    pub terms: Terms,
+    /// The terms that a change in progress, or one that was killed, set out from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Box<Terms>>,
+    /// What queues dropped that are gone: counters never go back.
+    #[serde(default)]
+    pub dropped: Dropped,
     /// A process in the namespace, when one was named.
     pub pid: Option<u32>,
     /// Where the namespace was found.
@@ -67,10 +131,6 @@ pub struct Lease {
     pub device: String,
     /// May it reach the host through 127.0.0.1?
     pub host_loopback: bool,
-    /// Limit on what it sends.
-    pub egress: Limit,
-    /// Limit on what it receives.
-    pub ingress: Limit,
     /// Names for the statistics.
     pub labels: Labels,
     /// Who is attaching or detaching it.
@@ -83,11 +143,22 @@ impl Lease {
         link_name(self.slot)
     }
 
-    /// Every port that is steered to the container.
+    /// Every port that is steered to the container, or was before a change that did not come to its end.
     pub fn all_ports(&self) -> PortSet {
-        self.ports.union(&self.block.range().into())
+        self.listening().union(&self.block.range().into())
+    }
+
+    /// Its listening ports, those before an unfinished change among them.
+    pub fn listening(&self) -> PortSet {
+        match &self.before {
+            Some(before) => self.terms.ports.union(&before.ports),
+            None => self.terms.ports.clone(),
+        }
     }
 }
+
+/// The end of the shaper in which what containers send waits for its turn.
+pub const SHAPER: &str = "portslice-limit";
 
 /// The host's end of the pair of slot `slot`: at most 13 of the 15 bytes a device name may have.
 pub fn link_name(slot: u16) -> String {

@@ -16,6 +16,8 @@ pub struct Holder {
     pub inode: u32,
     /// TCP or UDP.
     pub tcp: bool,
+    /// An open TCP connection.
+    pub established: bool,
 }
 
 /// A process, as an operator knows it.
@@ -35,6 +37,8 @@ const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const BC_S_GE: u8 = 2;
 const BC_S_LE: u8 = 3;
 const SOCKID: usize = 48;
+// include/net/tcp_states.h
+const ESTABLISHED: u8 = 1;
 const TIME_WAIT: u8 = 6;
 
 /// Every TCP and UDP socket whose local port lies in `range`. TCP connections in TIME_WAIT do not count: they hold
@@ -148,7 +152,8 @@ fn decode(body: &[u8], tcp: bool) -> Option<Holder> {
     }
     let port = u16::from_be_bytes([*body.get(4)?, *body.get(5)?]);
     let inode = body.get(68..72)?;
-    Some(Holder { port, inode: u32::from_ne_bytes([inode[0], inode[1], inode[2], inode[3]]), tcp })
+    let inode = u32::from_ne_bytes([inode[0], inode[1], inode[2], inode[3]]);
+    Some(Holder { port, inode, tcp, established: tcp && state == ESTABLISHED })
 }
 
 #[cfg(test)]

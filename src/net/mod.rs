@@ -1,7 +1,7 @@
-//! Talking to the kernel about links, addresses, routes, filters and sockets: blocking netlink, one request at a
+//! Talking to the kernel about links, addresses, routes, filters, queues and sockets: blocking netlink, one request at a
 //! time or many in one batch, and entering a network namespace.
 //!
-//! Builders ([`link`], [`address`], [`route`], [`filter`]) are pure and return a [`Request`]; [`Netlink`] sends it.
+//! Builders ([`link`], [`address`], [`route`], [`filter`], [`qdisc`]) are pure and return a [`Request`]; [`Netlink`] sends it.
 //! What does not live here: which link, address or filter a container needs ([`crate::plan`]).
 
 pub mod address;
@@ -9,6 +9,7 @@ pub mod diag;
 pub mod filter;
 pub mod link;
 pub mod netns;
+pub mod qdisc;
 mod request;
 pub mod route;
 mod socket;

@@ -68,6 +68,12 @@ impl Netns {
         Ok(Self { file, path: path.to_owned(), id: NetnsId { dev: meta.dev(), ino: meta.ino() } })
     }
 
+    /// The namespace `id`, which was at `path`, if anybody still holds it: the process that was named may be gone while
+    /// another is in it.
+    pub fn reach(path: &Path, id: NetnsId) -> Option<Self> {
+        Self::open(path).ok().filter(|netns| netns.id == id).or_else(|| Self::find(id))
+    }
+
     /// A namespace of which only the identity is known, by whoever holds it: a mount or a process. `None` when nobody
     /// does. Looks at every process.
     pub fn find(id: NetnsId) -> Option<Self> {

@@ -5,7 +5,7 @@
 use std::io;
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_ECHO, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::{NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use netlink_sys::{Socket, SocketAddr};
@@ -102,6 +102,31 @@ impl Netlink {
         }
     }
 
+    /// The payload of the one object that answers the request; `None` when there is none. For what the crate's parsers
+    /// refuse, and for qdiscs and classes, which are answered only with NLM_F_ECHO (net/sched/sch_api.c,
+    /// rtnetlink_send).
+    pub(super) fn get_raw(&mut self, doing: &str, message: RouteNetlinkMessage) -> Result<Option<Vec<u8>>> {
+        self.ask(doing, message, NLM_F_REQUEST | NLM_F_ECHO)?;
+        loop {
+            let end = self.receive(doing)?;
+            let mut at = 0;
+            while let Some((kind, flags, sequence, body, next)) = frame(&self.buffer[..end], at) {
+                at = next;
+                if sequence != self.sequence {
+                    continue;
+                }
+                if kind != NLMSG_ERROR {
+                    return Ok(Some(body.to_vec()));
+                }
+                let code = body.get(..4).map_or(0, |b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+                return match -code {
+                    0 | libc::ENODEV | libc::ENOENT | libc::EINVAL => Ok(None),
+                    _ => Err(refusal(doing, code, flags, body)),
+                };
+            }
+        }
+    }
+
     /// Sends an encoded dump request of another family and hands each answer's payload to `each`.
     pub(super) fn dump_raw(&mut self, doing: &str, bytes: &mut [u8], mut each: impl FnMut(&[u8])) -> Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
@@ -127,7 +152,7 @@ impl Netlink {
         }
     }
 
-    fn query(&mut self, doing: &str, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
+    fn ask(&mut self, doing: &str, message: RouteNetlinkMessage, flags: u16) -> Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = flags;
@@ -136,8 +161,11 @@ impl Netlink {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
-        self.transmit(&bytes, doing)?;
+        self.transmit(&bytes, doing)
+    }
 
+    fn query(&mut self, doing: &str, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
+        self.ask(doing, message, flags)?;
         let single = flags & NLM_F_DUMP != NLM_F_DUMP;
         let mut found = Vec::new();
         loop {

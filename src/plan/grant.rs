@@ -8,7 +8,7 @@ use crate::lease::index::Index;
 use crate::lease::pool::{Full, View, auto};
 use crate::net::diag::Holder;
 use crate::ports::{PortRange, PortSet};
-use crate::request::Request;
+use crate::request::{PortsAsked, Request};
 use crate::steer::maps::MAX_SLOTS;
 
 /// What a decision rests on besides the request.
@@ -72,7 +72,7 @@ pub fn check_host(config: &Config, facts: &Facts) -> Result<()> {
 /// Decides. Ports are assigned first, since a block has a choice and they have none.
 pub fn grant(request: &Request, at: &Situation<'_>) -> Result<Grant, Refusal> {
     let leased = at.index.taken();
-    let ports = assigned_ports(request, at, &leased)?;
+    let ports = assigned(&request.ports, at, &leased)?;
 
     let size = request.ephemeral_ports.unwrap_or(at.config.ephemeral_ports_per_container);
     let taken = leased.union(at.used);
@@ -89,8 +89,8 @@ pub fn grant(request: &Request, at: &Situation<'_>) -> Result<Grant, Refusal> {
     Ok(Grant { slot, epoch: at.index.epoch.wrapping_add(1), block, ports })
 }
 
-fn assigned_ports(request: &Request, at: &Situation<'_>, leased: &PortSet) -> Result<PortSet, Refusal> {
-    let asked = &request.ports;
+/// The listening ports that answer `asked`, none of them among `leased`.
+pub fn assigned(asked: &PortsAsked, at: &Situation<'_>, leased: &PortSet) -> Result<PortSet, Refusal> {
     if let Some(range) = asked.set.difference(&at.config.ports).ranges().first() {
         let assignable = if at.config.ports.is_empty() { "empty".into() } else { at.config.ports.to_string() };
         let why = match at.config.ephemeral_ports.ports().first_touching(*range) {

@@ -1,18 +1,21 @@
 //! Pure decisions: from a request, the ledger's index and the host's facts to a lease, and from a lease to the
 //! ordered steps that make it work. Nothing here reads or writes anything.
 //!
-//! [`grant`] says what a container gets, [`steer`] what the data path must know of the host, and this file in which
+//! [`grant`] says what a container gets, [`limits`] how much it may send and receive, [`steer`] what the data path must know of the host, and this file in which
 //! order things happen. Carrying steps out is [`crate::slice`]'s.
 
 pub mod grant;
+pub mod limits;
 pub mod steer;
 
 use std::net::IpAddr;
 
 use crate::host::Facts;
 use crate::host::sysctl::Setting;
-use crate::lease::Lease;
+use crate::lease::{Lease, Terms};
 use crate::net::link::Mac;
+use crate::net::qdisc::{Leaf, Throttle};
+use crate::plan::limits::Place;
 use crate::ports::PortSet;
 use crate::steer::SlotEntry;
 
@@ -34,6 +37,15 @@ pub enum Step {
         inner: String,
         /// Address of both.
         mac: Mac,
+    },
+    /// Hold a direction to its limit. Inverse: take the class off the shaper; the rest goes with the pair.
+    Throttle {
+        /// Whose it is.
+        slot: u16,
+        /// Where.
+        place: Place,
+        /// To what.
+        throttle: Throttle,
     },
     /// Filter what leaves the container, then bring up the host's end. Inverse: none, it goes with the pair.
     Guard {
@@ -87,16 +99,19 @@ pub struct InnerRoute {
 }
 
 /// The steps that make `lease` work, in order. `copied` are settings of the host that the container shall share, `own`
-/// names those it brings along.
-pub fn attach(lease: &Lease, facts: &Facts, copied: &[Setting], own: &[String]) -> Vec<Step> {
+/// names those it brings along. Queues come before their device is up: giving a live one another root qdisc waits for an
+/// RCU grace period.
+pub fn attach(lease: &Lease, facts: &Facts, leaf: Leaf, copied: &[Setting], own: &[String]) -> Vec<Step> {
     let slot = lease.slot;
-    vec![
-        Step::CreatePair {
-            name: lease.link(),
-            alias: lease.id.to_string(),
-            inner: lease.device.clone(),
-            mac: facts.mac,
-        },
+    let mut steps = vec![Step::CreatePair {
+        name: lease.link(),
+        alias: lease.id.to_string(),
+        inner: lease.device.clone(),
+        mac: facts.mac,
+    }];
+    let queues = limits::queues(&lease.terms, leaf);
+    steps.extend(queues.into_iter().map(|(place, throttle)| Step::Throttle { slot, place, throttle }));
+    steps.extend([
         Step::Guard { slot },
         Step::Furnish {
             slot,
@@ -105,14 +120,23 @@ pub fn attach(lease: &Lease, facts: &Facts, copied: &[Setting], own: &[String]) 
             routes: inner_routes(facts),
             sysctls: sysctls(lease, copied, own),
         },
-        Step::Occupy { slot, flags: slot_flags(lease), epoch: lease.epoch },
+        Step::Occupy { slot, flags: slot_flags(lease.host_loopback, &lease.terms), epoch: lease.epoch },
         Step::Publish { slot, ports: lease.all_ports() },
-    ]
+    ]);
+    steps
 }
 
-/// Flags of the slot of `lease`.
-pub fn slot_flags(lease: &Lease) -> u32 {
-    if lease.host_loopback { SlotEntry::HOST_LOOPBACK } else { 0 }
+/// Flags of a slot.
+pub fn slot_flags(host_loopback: bool, terms: &Terms) -> u32 {
+    [
+        (host_loopback, SlotEntry::HOST_LOOPBACK),
+        (terms.ingress.is_some(), SlotEntry::THROUGH_QDISC),
+        (limits::need_shaper(terms), SlotEntry::SHAPED),
+        (!terms.limit_local, SlotEntry::SPARE_LOCAL),
+    ]
+    .into_iter()
+    .filter_map(|(on, flag)| on.then_some(flag))
+    .fold(0, |flags, flag| flags | flag)
 }
 
 /// The host's routes out of the uplink with the gateways left out. A host with very many (a routing daemon's full

@@ -6,10 +6,13 @@ use crate::host::Facts;
 use crate::net::route::Route;
 use crate::steer::HostFacts;
 
-/// The facts as the programs read them.
-pub fn host_facts(facts: &Facts) -> HostFacts {
-    let mut host =
-        HostFacts { uplink: facts.uplink.index, mtu: facts.uplink.mtu, mac: facts.mac, ..HostFacts::default() };
+/// The facts as the programs read them. `fair`: the uplink has a flow for each container.
+pub fn host_facts(facts: &Facts, fair: bool) -> HostFacts {
+    let (uplink, mtu) = (facts.uplink.index, facts.uplink.mtu);
+    let mut host = HostFacts { uplink, mtu, mac: facts.mac, ..HostFacts::default() };
+    if fair {
+        host.flags |= HostFacts::FAIR;
+    }
     // commit c43272299488: before it a packet from lo keeps the host's route through redirect_peer
     if facts.kernel >= (6, 15) {
         host.flags |= HostFacts::PEER_FROM_LO;

@@ -57,6 +57,9 @@ pub(super) const RATE: Kind = Kind {
     ],
 };
 
+/// Rates, where `auto` is understood, too.
+pub(super) const PER_CPU: Kind = Kind { example: "37500KB, 300mbit or auto", ..RATE };
+
 /// Sizes, in bytes.
 pub(super) const SIZE: Kind = Kind {
     base: "bytes",

@@ -4,23 +4,24 @@ use std::io;
 use std::path::Path;
 use std::thread;
 
-use super::prepare::{self, Host};
+use super::prepare::{self, Host, Wanted};
 use super::reclaim::{self, State};
-use super::wire::Wiring;
+use super::refused::refused;
+use super::wire::{Wiring, device_of};
+use super::{change, limit};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::host::Facts;
+use crate::host::facts::{self, Facts};
 use crate::host::process::Worker;
 use crate::host::sysctl::Proc;
 use crate::lease::index::Index;
 use crate::lease::ledger::{Locked, unix_now};
 use crate::lease::record::Labels;
-use crate::lease::{Lease, Ledger, Stage};
+use crate::lease::{Asked, Dropped, Lease, Ledger, Stage, Terms};
 use crate::net::diag::{self, Holder};
 use crate::net::{Netlink, Netns};
-use crate::plan::{self, grant};
-use crate::ports::PortRange;
-use crate::rate::{Limit, Rate};
+use crate::plan::{self, grant, limits};
+use crate::ports::{PortRange, PortSet};
 use crate::request::Request;
 
 /// Where the container's namespace is.
@@ -44,7 +45,6 @@ impl Container<'_> {
 /// Leases and wires. Attaching what is attached already is a check that changes nothing. On failure the host is as it
 /// was before.
 pub fn attach(config: &Config, request: &Request, container: Container<'_>) -> Result<Lease> {
-    refuse_limits(config, request)?;
     let (netns, pid) = container.open()?;
     let here = Netns::current()?.id;
     if netns.id == here {
@@ -63,7 +63,19 @@ pub fn attach(config: &Config, request: &Request, container: Container<'_>) -> R
     let facts = Facts::read(&mut netlink, &proc, config.uplink.as_deref())?;
     grant::check_host(config, &facts)?;
     let ledger = Ledger::at(&config.state_dir);
-    let mut host = prepare::ready(config, &mut netlink, &facts, here)?;
+    let asked = Asked {
+        cpus: request.cpus,
+        egress: request.egress,
+        ingress: request.ingress,
+        limit_local: request.limit_local,
+    };
+    let machine = facts::machine(config, &facts.uplink.name);
+    let limits = limits::terms(config, PortSet::empty(), &asked, request.cannot_tamper, &machine)?;
+    let wanted = Wanted { shaper: limits::need_shaper(&limits), anew: false };
+    let mut host = prepare::ready(config, &mut netlink, &facts, here, wanted)?;
+    if limits.egress.is_some() || limits.ingress.is_some() {
+        limit::leaf(&host, &request.id)?;
+    }
     let holders = looking.join().unwrap_or_else(|_| Err(Error::Failed("looking for sockets failed".into())))?;
     // `setup --undo` may come between making ready and leasing; then the host is made ready once more
     for _ in 0..3 {
@@ -73,6 +85,7 @@ pub fn attach(config: &Config, request: &Request, container: Container<'_>) -> R
             netns: &netns,
             pid,
             facts: &facts,
+            limits: &limits,
             holders: &holders,
             ledger: &ledger,
             host: &host,
@@ -80,7 +93,7 @@ pub fn attach(config: &Config, request: &Request, container: Container<'_>) -> R
         match entry.enter(&mut netlink)? {
             Entered::Already(lease) => return Ok(*lease),
             Entered::New(lease) => return finish(*lease, &entry, &proc, &mut netlink),
-            Entered::Overtaken => host = prepare::ready(config, &mut netlink, &facts, here)?,
+            Entered::Overtaken => host = prepare::ready(config, &mut netlink, &facts, here, wanted)?,
         }
     }
     Err(Error::Busy("the host is being set up and undone at the same time: try again when that is over".into()))
@@ -100,15 +113,17 @@ fn finish(lease: Lease, entry: &Entry<'_>, proc: &Proc, netlink: &mut Netlink) -
         attached.id,
         attached.slot,
         attached.block,
-        if attached.ports.is_empty() { "-".into() } else { attached.ports.to_string() }
+        if attached.terms.ports.is_empty() { "-".into() } else { attached.terms.ports.to_string() }
     );
     Ok(attached)
 }
 
 /// Makes the lease work and records that it does; undoes everything when it cannot.
 fn wire(lease: &Lease, entry: &Entry<'_>, proc: &Proc, netlink: &mut Netlink) -> Result<()> {
-    let steps = plan::attach(lease, entry.facts, &entry.host.copied, &entry.request.own_settings);
-    let mut wiring = Wiring { netlink, host: entry.host, container: entry.netns, proc, outer: None };
+    let leaf = entry.host.leaf.unwrap_or_default();
+    let steps = plan::attach(lease, entry.facts, leaf, &entry.host.copied, &entry.request.own_settings);
+    let container = entry.netns;
+    let mut wiring = Wiring { netlink, host: entry.host, container, inner_name: &lease.device, proc, outer: None };
     wiring.carry_out(&steps)?;
     entry.ledger.write(lease).inspect_err(|_| wiring.undo_all(&steps))
 }
@@ -126,6 +141,8 @@ struct Entry<'a> {
     netns: &'a Netns,
     pid: Option<u32>,
     facts: &'a Facts,
+    /// Terms without ports.
+    limits: &'a Terms,
     holders: &'a [Holder],
     ledger: &'a Ledger,
     host: &'a Host,
@@ -160,12 +177,14 @@ impl Entry<'_> {
         {
             granted = decide(&locked.index);
         }
-        let grant::Grant { slot, epoch, block, ports } = granted.map_err(refuse)?;
+        let grant::Grant { slot, epoch, block, ports } = granted.map_err(refused)?;
         let lease = Lease {
             id: self.request.id.clone(),
             slot,
             block,
-            ports,
+            terms: Terms { ports, ..self.limits.clone() },
+            before: None,
+            dropped: Dropped::default(),
             pid: self.pid,
             netns: self.netns.path.clone(),
             stage: Stage::Attaching,
@@ -174,8 +193,6 @@ impl Entry<'_> {
             epoch,
             device: self.facts.uplink.name.clone(),
             host_loopback: self.request.host_loopback.unwrap_or(self.config.host_loopback),
-            egress: limit(self.request.egress, self.config.egress_rate_limit_per_container),
-            ingress: limit(self.request.ingress, self.config.ingress_rate_limit_per_container),
             labels: self.request.labels.clone(),
             worker: Worker::current(),
         };
@@ -186,6 +203,10 @@ impl Entry<'_> {
     /// A lease of this id exists. The live one for this namespace is the answer; a dead one is taken back; any other
     /// is somebody else's.
     fn meet(&self, known: Lease, locked: &mut Locked<'_>, netlink: &mut Netlink) -> Result<Option<Lease>> {
+        let known = match (&known.before, device_of(netlink, known.slot)?) {
+            (Some(_), Some(outer)) => change::settle(self.host, &known, outer, locked)?,
+            _ => known,
+        };
         match reclaim::state(&known, self.ledger, self.host, netlink)? {
             State::Dead => {
                 reclaim::take_back(locked, &known, self.host, netlink)?;
@@ -201,10 +222,11 @@ impl Entry<'_> {
                 known.netns.display()
             ))),
             State::Live if self.differs(&known) => Err(Error::Busy(format!(
-                "container {} is attached already, with other settings (block {}, ports {}): detach it first",
+                "container {} is attached already, with other settings (block {}, ports {}): change it with `portslice set`, or detach it \
+                 first",
                 known.id,
                 known.block,
-                if known.ports.is_empty() { "none".into() } else { known.ports.to_string() }
+                if known.terms.ports.is_empty() { "none".into() } else { known.terms.ports.to_string() }
             ))),
             State::Live => Ok(Some(known)),
         }
@@ -212,13 +234,13 @@ impl Entry<'_> {
 
     fn differs(&self, known: &Lease) -> bool {
         let asked = &self.request.ports;
-        let ports = !asked.set.is_subset(&known.ports) || known.ports.len() != asked.set.len() + u32::from(asked.auto);
+        let have = &known.terms.ports;
+        let ports = !asked.set.is_subset(have) || have.len() != asked.set.len() + u32::from(asked.auto);
         let labels = &self.request.labels;
         ports
             || self.request.ephemeral_ports.is_some_and(|size| size != known.block.size())
             || self.request.host_loopback.is_some_and(|wanted| wanted != known.host_loopback)
-            || limit(self.request.egress, self.config.egress_rate_limit_per_container) != known.egress
-            || limit(self.request.ingress, self.config.ingress_rate_limit_per_container) != known.ingress
+            || self.limits.asked != known.terms.asked
             || (*labels != Labels::default() && *labels != known.labels)
     }
 }
@@ -228,47 +250,4 @@ fn span(config: &Config) -> Option<PortRange> {
     let ports = config.ephemeral_ports.ports().union(&config.ports);
     let (first, last) = (ports.ranges().first()?, ports.ranges().last()?);
     PortRange::new(first.begin(), last.end())
-}
-
-/// A limit that nobody enforces would be worse than none: the operator would rely on it.
-fn refuse_limits(config: &Config, request: &Request) -> Result<()> {
-    let limits = [
-        ("egress", limit(request.egress, config.egress_rate_limit_per_container)),
-        ("ingress", limit(request.ingress, config.ingress_rate_limit_per_container)),
-    ];
-    let asked = |limit: &Limit| [limit.rate, limit.ceil].into_iter().flatten().find(|rate| !rate.is_unlimited());
-    match limits.iter().find_map(|(direction, limit)| asked(limit).map(|rate| (direction, rate))) {
-        Some((direction, rate)) => Err(Error::unsupported(
-            format!(
-                "container {} is to have an {direction} limit of {rate}, which this version cannot enforce",
-                request.id
-            ),
-            "leave the limit out of its annotations and of the configuration",
-        )),
-        None => Ok(()),
-    }
-}
-
-/// What was asked for, else what is configured.
-fn limit(asked: Limit, configured: Rate) -> Limit {
-    let rate = asked.rate.or((!configured.is_unlimited()).then_some(configured));
-    Limit { rate, ..asked }
-}
-
-/// The holder of a port is looked for only now: it takes a walk through every process.
-fn refuse(refusal: grant::Refusal) -> Error {
-    match refusal {
-        grant::Refusal::Error(e) => e,
-        grant::Refusal::Socket(holder) => {
-            let by = match diag::process_of(holder.inode) {
-                Some(process) => format!("process {} ({})", process.pid, process.name),
-                None => "a process of the host".into(),
-            };
-            let protocol = if holder.tcp { "TCP" } else { "UDP" };
-            Error::PortInUse(format!(
-                "port {} is in use by {by} of the host ({protocol}): ask for another port, or end it",
-                holder.port
-            ))
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! Detach: take a slice back.
 
+use super::limit;
 use super::prepare::{self, Host};
 use super::wire::dismantle;
 use crate::config::Config;
@@ -51,5 +52,7 @@ pub fn detach(config: &Config, id: &ContainerId) -> Result<Option<Lease>> {
 fn take_apart(lease: &Lease, host: &Host) -> Result<()> {
     host.maps.withdraw(&lease.all_ports(), lease.slot);
     host.maps.clear_slot(lease.slot)?;
-    dismantle(&mut Netlink::route()?, lease.slot, &lease.netns, lease.netns_id)
+    let mut netlink = Netlink::route()?;
+    limit::forget(host, &mut netlink, lease.slot)?;
+    dismantle(&mut netlink, lease.slot, &lease.netns, lease.netns_id)
 }

@@ -1,13 +1,19 @@
-//! What a container was given, and the verbs that make and end it. The only place where order matters.
+//! What a container was given, and the verbs that make, alter and end it. The only place where order matters.
 //!
-//! [`prepare`] makes the host ready, [`attach`] gives a container its slice, [`detach`] takes it back, [`reclaim`]
-//! takes back what nobody else did. Each is idempotent. Nothing here knows which face called.
+//! [`prepare`] makes the host ready, [`attach()`] gives a container its slice, [`change()`] alters it while the container
+//! runs, [`detach()`] takes it back, [`mod@reclaim`] takes back what nobody else did. Each is idempotent. Nothing here
+//! knows which face called.
 
 pub mod attach;
+pub mod change;
 pub mod detach;
+mod limit;
 pub mod prepare;
 pub mod reclaim;
+mod refused;
+mod shaper;
 mod wire;
 
 pub use attach::{Container, attach};
+pub use change::change;
 pub use detach::detach;

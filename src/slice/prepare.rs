@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::reclaim;
+use super::{reclaim, shaper};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::{boot_id, missing_capability};
@@ -22,7 +22,9 @@ use crate::host::sysctl::{Proc, Setting};
 use crate::host::{Facts, HostRecord, features, sysctl};
 use crate::lease::Ledger;
 use crate::net::netns::NetnsId;
+use crate::net::qdisc::{self, Leaf};
 use crate::net::{Netlink, Netns, filter, link};
+use crate::plan::limits::{self, Place};
 use crate::plan::steer::host_facts;
 use crate::ports::PortSet;
 use crate::steer::{Maps, Programs, maps, program};
@@ -45,6 +47,10 @@ pub struct Host {
     pub programs: Programs,
     /// Settings that containers get because the operator tuned the host.
     pub copied: Vec<Setting>,
+    /// What packets wait in behind a limit; `None`: this kernel has no limits.
+    pub leaf: Option<Leaf>,
+    /// The device whose classes shape what containers send, if there was need for one.
+    pub shaper: Option<u32>,
     generation: u64,
 }
 
@@ -62,35 +68,38 @@ pub fn bpf_directory(state_dir: &Path) -> PathBuf {
     state_dir.join("bpf")
 }
 
+/// What is wanted of the host besides being ready.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// The shaper: some container is to be limited on the host.
+    pub shaper: bool,
+    /// A new look at everything that is found out once, for an operator who changed the host's settings.
+    pub anew: bool,
+}
+
 /// Opens the prepared host, preparing it first if need be, and tells the data path what changed about it since.
-pub fn ready(config: &Config, netlink: &mut Netlink, facts: &Facts, here: NetnsId) -> Result<Host> {
-    make_ready(config, netlink, facts, here, false)
-}
-
-/// The same, and looks anew at what containers get from the host: for an operator who changed its settings.
-pub fn refresh(config: &Config, netlink: &mut Netlink, facts: &Facts, here: NetnsId) -> Result<Host> {
-    make_ready(config, netlink, facts, here, true)
-}
-
-fn make_ready(config: &Config, netlink: &mut Netlink, facts: &Facts, here: NetnsId, anew: bool) -> Result<Host> {
+pub fn ready(config: &Config, netlink: &mut Netlink, facts: &Facts, here: NetnsId, wanted: Wanted) -> Result<Host> {
     let boot = boot_id();
     let mut record = HostRecord::read(&config.state_dir, &boot)?;
     check_namespace(&record, here, config)?;
-    if anew || !is_current(&record, facts) {
+    if wanted.anew || !is_current(&record, facts, wanted, netlink)? {
         let ledger = Ledger::at(&config.state_dir);
         ledger.create()?;
         let _lock = ledger.flock()?;
         // somebody else may have done it while we waited
         record = HostRecord::read(&config.state_dir, &boot)?;
-        if anew || !is_current(&record, facts) {
+        if wanted.anew || !is_prepared(&record, facts) {
             record.boot = boot;
             record.netns = Some(here);
             record = prepare(config, netlink, facts, &ledger, record)?;
         }
+        if !is_current(&record, facts, wanted, netlink)? {
+            record.shaper = make_shaper(config, netlink, &ledger, record.clone())?;
+        }
     }
     let host = open(config, &record)?;
     let uplink = &facts.addresses;
-    host.maps.set_host(&host_facts(facts), uplink, &facts.others)?;
+    host.maps.set_host(&host_facts(facts, record.fair != 0), uplink, &facts.others)?;
     Ok(host)
 }
 
@@ -165,6 +174,7 @@ pub fn undo(config: &Config) -> Result<()> {
         programs.detach_tcx(name)?;
         unfilter(&mut netlink, &record, index)?;
     }
+    shaper::remove(&mut netlink)?;
     for changed in record.changed.iter().rev() {
         if sysctl::read(&changed.key)?.as_deref() == Some(&changed.now) {
             sysctl::write(&changed.key, &changed.before)?;
@@ -207,8 +217,32 @@ fn unreserve(reserved: &Reserved) -> Result<()> {
     sysctl::write(RESERVED, &format!("{text}\n")).map(drop)
 }
 
-fn is_current(record: &HostRecord, facts: &Facts) -> bool {
+fn is_prepared(record: &HostRecord, facts: &Facts) -> bool {
     record.ready && record.version == program::VERSION && record.uplink == facts.uplink.index
+}
+
+/// Is nothing left to do? A shaper that was made is asked for: somebody may have deleted it.
+fn is_current(record: &HostRecord, facts: &Facts, wanted: Wanted, netlink: &mut Netlink) -> Result<bool> {
+    let needs_shaper = wanted.shaper || (wanted.anew && record.shaper != 0);
+    Ok(is_prepared(record, facts) && (!needs_shaper || shaper::find(netlink)? == Some(record.shaper)))
+}
+
+/// Makes the shaper, and in it the classes of all containers that had one.
+fn make_shaper(config: &Config, netlink: &mut Netlink, ledger: &Ledger, mut record: HostRecord) -> Result<u32> {
+    let directory = bpf_directory(&config.state_dir);
+    record.shaper = shaper::make(netlink, &Programs::at(&directory))?;
+    for lease in ledger.all()? {
+        if let (Some(shape), true, Some(leaf)) = (lease.terms.egress, limits::need_shaper(&lease.terms), record.leaf) {
+            let throttle = limits::throttle(Place::Shaper, shape, leaf);
+            netlink.batch(&[
+                qdisc::class(record.shaper, shaper::NAME, lease.slot, &shape),
+                qdisc::leaf(record.shaper, shaper::NAME, lease.slot, &throttle),
+            ])?;
+        }
+    }
+    Maps::open(&directory)?.set_shaper(record.shaper)?;
+    save(ledger, config, &record)?;
+    Ok(record.shaper)
 }
 
 fn check_namespace(record: &HostRecord, here: NetnsId, config: &Config) -> Result<()> {
@@ -233,6 +267,8 @@ fn open(config: &Config, record: &HostRecord) -> Result<Host> {
         maps: Maps::open(&directory)?,
         programs: Programs::at(&directory),
         copied: record.copied.clone(),
+        leaf: record.leaf,
+        shaper: (record.shaper != 0).then_some(record.shaper),
         generation: record.generation,
     })
 }
@@ -261,6 +297,14 @@ fn prepare(
         ));
     }
 
+    // a leaf of another kind could not take over what waits in this one's
+    if record.leaf.is_none() || ledger.all()?.is_empty() {
+        record.leaf = probed.leaf();
+        match record.leaf {
+            Some(leaf) => log::info!("bandwidth limits: HTB, packets wait in {}", leaf.name()),
+            None => log::info!("bandwidth limits: none, this kernel lacks the HTB qdisc"),
+        }
+    }
     let uplink_moved = record.ready && record.uplink != facts.uplink.index;
     for (key, value) in LO_SETTINGS {
         record.remember(key, &sysctl::read(key)?.unwrap_or_default(), value);
@@ -281,6 +325,13 @@ fn prepare(
                 "a kernel with IPv4 networking is needed",
             ));
         }
+    }
+    if record.ready {
+        shaper::renew(netlink, &programs)?;
+    } else {
+        // one of an earlier preparation would steer by maps that are gone
+        shaper::remove(netlink)?;
+        record.shaper = 0;
     }
     if uplink_moved {
         programs.detach_tcx("from_wire")?;

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use super::prepare::{self, Host};
 use super::wire::{device_of, dismantle};
+use super::{change, limit};
 use crate::config::Config;
 use crate::error::Result;
 use crate::lease::ledger::Locked;
@@ -47,10 +48,18 @@ pub fn gc(config: &Config) -> Result<Vec<String>> {
 pub fn sweep(locked: &mut Locked<'_>, ledger: &Ledger, host: &Host, netlink: &mut Netlink) -> Result<usize> {
     let mut dead = 0;
     for lease in ledger.all()? {
-        if state(&lease, ledger, host, netlink)? == State::Dead {
-            log::info!("{}: its network namespace is gone, taking back block {}", lease.id, lease.block);
-            take_back(locked, &lease, host, netlink)?;
-            dead += 1;
+        match state(&lease, ledger, host, netlink)? {
+            State::Dead => {
+                log::info!("{}: its network namespace is gone, taking back block {}", lease.id, lease.block);
+                take_back(locked, &lease, host, netlink)?;
+                dead += 1;
+            }
+            State::Live if lease.before.is_some() => {
+                if let Some(outer) = device_of(netlink, lease.slot)? {
+                    change::settle(host, &lease, outer, locked)?;
+                }
+            }
+            State::Live | State::Worked => {}
         }
     }
     Ok(dead)
@@ -79,6 +88,7 @@ pub fn state(lease: &Lease, ledger: &Ledger, host: &Host, netlink: &mut Netlink)
 pub fn take_back(locked: &mut Locked<'_>, lease: &Lease, host: &Host, netlink: &mut Netlink) -> Result<()> {
     host.maps.withdraw(&lease.all_ports(), lease.slot);
     host.maps.clear_slot(lease.slot)?;
+    limit::forget(host, netlink, lease.slot)?;
     dismantle(netlink, lease.slot, &lease.netns, lease.netns_id)?;
     locked.release(&lease.id)
 }

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use super::limit::{self, Queue};
 use super::prepare::Host;
 use crate::error::{Error, Result};
 use crate::host::sysctl::Proc;
@@ -10,6 +11,7 @@ use crate::lease::record::link_name;
 use crate::net::link::{self, Link, Pair};
 use crate::net::netns::NetnsId;
 use crate::net::{Netlink, Netns, address, filter, route};
+use crate::plan::limits::Place;
 use crate::plan::{PAIR_MTU, Step};
 use crate::steer::SlotEntry;
 
@@ -26,6 +28,8 @@ pub struct Wiring<'a> {
     pub host: &'a Host,
     /// The container's namespace.
     pub container: &'a Netns,
+    /// Name of its device.
+    pub inner_name: &'a str,
     /// Where settings are written.
     pub proc: &'a Proc,
     /// The host's end, once it is made.
@@ -59,6 +63,18 @@ impl Wiring<'_> {
             Step::CreatePair { name, alias, inner, mac } => {
                 let pair = Pair { name, alias, inner_name: inner, mac: *mac, mtu: PAIR_MTU };
                 self.create_pair(&pair)
+            }
+            Step::Throttle { slot, place, throttle } => {
+                let mut queue = match place {
+                    Place::Ingress => Queue::ingress(self.outer()?)?,
+                    Place::Inside => Queue::inside(self.container, self.outer()?, self.inner_name)?,
+                    Place::Shaper => {
+                        // one that a killed run left has its drops, and its debts
+                        limit::forget(self.host, self.netlink, *slot)?;
+                        Queue::shaper(self.host, *slot)?
+                    }
+                };
+                queue.set(throttle).map(drop)
             }
             Step::Guard { slot } => self.guard(*slot),
             Step::Furnish { slot, device, addresses, routes, sysctls } => {
@@ -118,7 +134,8 @@ impl Wiring<'_> {
             }
             Step::Occupy { slot, .. } => self.host.maps.clear_slot(*slot),
             Step::Furnish { .. } => unfurnish(self.container),
-            Step::Guard { .. } => Ok(()),
+            Step::Throttle { slot, place: Place::Shaper, .. } => limit::forget(self.host, self.netlink, *slot),
+            Step::Throttle { .. } | Step::Guard { .. } => Ok(()),
             Step::CreatePair { name, .. } => match self.outer.take() {
                 Some(outer) => self.netlink.send(link::delete(outer.index, name).tolerate(&[libc::ENODEV])),
                 None => Ok(()),
@@ -181,9 +198,7 @@ impl Wiring<'_> {
 /// have this one. The device goes last for the same reason: a run that is killed before has left it there.
 pub fn dismantle(netlink: &mut Netlink, slot: u16, path: &Path, id: NetnsId) -> Result<()> {
     let Some(device) = device_of(netlink, slot)? else { return Ok(()) };
-    let named = Netns::open(path).ok().filter(|netns| netns.id == id);
-    // the process that was named may be gone while somebody else holds the namespace
-    let Some(container) = named.or_else(|| Netns::find(id)) else { return Ok(()) };
+    let Some(container) = Netns::reach(path, id) else { return Ok(()) };
     unfurnish(&container)?;
     netlink.send(link::delete(device.index, &device.name).tolerate(&[libc::ENODEV]))
 }

@@ -1,7 +1,8 @@
 //! Statistics: one container's counters as one value, and its renderings. Names, units and meaning follow Mesos
 //! (`ResourceStatistics`), seen from inside the container: rx is what it received.
 
+pub mod limits;
 pub mod sample;
 pub mod table;
 
-pub use sample::{Monitored, Statistics, sample};
+pub use sample::{Monitored, Sources, Statistics, sample};

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::limits;
 use crate::error::Result;
 use crate::lease::Lease;
 use crate::net::{Netlink, link};
@@ -54,10 +55,21 @@ pub struct Monitored {
     pub statistics: Statistics,
 }
 
+/// Where the counters of this host's containers are.
+pub struct Sources<'a> {
+    /// The data path's maps.
+    pub maps: &'a Maps,
+    /// The device that limits what containers send, if there is one.
+    pub shaper: Option<u32>,
+    /// A socket in the host's namespace.
+    pub netlink: &'a mut Netlink,
+}
+
 /// Reads what is known of one container now.
-pub fn sample(lease: &Lease, maps: &Maps, netlink: &mut Netlink) -> Monitored {
+pub fn sample(lease: &Lease, from: &mut Sources<'_>) -> Monitored {
     let mut statistics = Statistics::default();
-    let drops = noted(lease, maps.counters(lease.slot)).map(|counters| {
+    let limited = noted(lease, limits::dropped(lease, from));
+    let drops = noted(lease, from.maps.counters(lease.slot)).map(|counters| {
         statistics.net_rx_packets = Some(counters.rx_packets);
         statistics.net_rx_bytes = Some(counters.rx_bytes);
         statistics.net_tx_packets = Some(counters.tx_packets);
@@ -65,11 +77,11 @@ pub fn sample(lease: &Lease, maps: &Maps, netlink: &mut Netlink) -> Monitored {
         counters.drops.iter().sum::<u64>()
     });
     // the device's point of view is the host's: it transmits what the container receives
-    if let Some(stats) = noted(lease, link::find(netlink, &lease.link())).flatten().and_then(|link| link.stats) {
+    if let Some(stats) = noted(lease, link::find(from.netlink, &lease.link())).flatten().and_then(|link| link.stats) {
         statistics.net_rx_errors = Some(stats.tx_errors);
-        statistics.net_rx_dropped = Some(stats.tx_dropped);
+        statistics.net_rx_dropped = limited.map(|l| l.ingress + stats.tx_dropped);
         statistics.net_tx_errors = Some(stats.rx_errors);
-        statistics.net_tx_dropped = drops.map(|d| d + stats.rx_dropped);
+        statistics.net_tx_dropped = drops.zip(limited).map(|(d, l)| d + l.egress + stats.rx_dropped);
     }
     statistics.timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
     let labels = &lease.labels;

@@ -22,7 +22,7 @@ use crate::ports::PortSet;
 pub const MAX_SLOTS: u16 = 4096;
 
 /// Raised when a map's layout changes: programs of two layouts cannot share maps.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Why the data path dropped a packet of a container, in the order of `enum reason`.
 pub const REASONS: [&str; 12] = [
@@ -73,6 +73,8 @@ impl HostFacts {
     pub const NEXTHOP_V4: u32 = 8;
     /// `v6[1..]` describe all IPv6 routes.
     pub const NEXTHOP_V6: u32 = 16;
+    /// The uplink's root qdisc gives each container a flow of its own.
+    pub const FAIR: u32 = 32;
 }
 
 /// `struct slot`.
@@ -94,6 +96,10 @@ impl SlotEntry {
     pub const THROUGH_QDISC: u32 = 1;
     /// May reach the host through 127.0.0.0/8 and ::1.
     pub const HOST_LOOPBACK: u32 = 2;
+    /// What it sends waits its turn in the shaper.
+    pub const SHAPED: u32 = 4;
+    /// Its limits do not count what stays on the host.
+    pub const SPARE_LOCAL: u32 = 8;
 }
 
 /// `struct counters` summed over all CPUs: packets and bytes as on the wire, rx = received by the container.
@@ -161,6 +167,18 @@ impl Maps {
     pub fn set_slot(&self, slot: u16, entry: SlotEntry) -> Result<()> {
         let value: [u32; 4] = [entry.ifindex, entry.inner, entry.flags, entry.epoch];
         sys::update(self.slots.as_fd(), &key(slot), &words(&value)).map_err(failed("write slot", slot))
+    }
+
+    /// Tells the programs through which device limited containers send; the slot of the host stands for it, so that
+    /// nobody who writes [`HostFacts`] from older knowledge takes it back.
+    pub fn set_shaper(&self, ifindex: u32) -> Result<()> {
+        self.set_slot(0, SlotEntry { ifindex, ..SlotEntry::default() })
+    }
+
+    /// Changes what the programs do with a slot that is in service.
+    pub fn set_flags(&self, slot: u16, flags: u32) -> Result<()> {
+        let entry = self.slot(slot)?;
+        if entry.flags == flags { Ok(()) } else { self.set_slot(slot, SlotEntry { flags, ..entry }) }
     }
 
     /// Takes a slot out of service: its device is inert from this moment.

@@ -32,6 +32,8 @@ pub enum Command {
     Setup(Setup),
     /// Give a network namespace its slice of the host
     Attach(Box<Attach>),
+    /// Change limits and ports of a container that runs, all of them or none
+    Set(Box<Set>),
     /// Take a container's slice back; an unknown container is no error
     Detach {
         /// Container id
@@ -105,6 +107,87 @@ pub struct Attach {
     pub keys: Keys,
 }
 
+#[derive(Debug, ArgsDerive)]
+pub struct Set {
+    /// Container id
+    pub id: ContainerId,
+
+    /// Also take ports away that have open connections
+    #[arg(long)]
+    pub force: bool,
+
+    /// Print the lease as a JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    /// Listening ports: +31100,-31005 to add and remove, or the whole set
+    #[arg(long, value_name = "SET", allow_hyphen_values = true)]
+    ports: Option<String>,
+
+    #[command(flatten)]
+    limits: Limits,
+}
+
+impl Set {
+    /// Those keys that were given, with their values.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.ports.as_deref().map(|ports| ("ports", ports)).into_iter().chain(self.limits.given())
+    }
+}
+
+/// The keys that may change while a container runs. `portslice set` also takes the word `default`.
+#[derive(Debug, ArgsDerive)]
+struct Limits {
+    /// What it may send: 37500KB (1024-based bytes per second) or 300mbit; 0B is unlimited
+    #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
+    egress_rate: Option<String>,
+
+    /// What a burst of it may reach
+    #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
+    egress_ceil: Option<String>,
+
+    /// How much may go in a burst, such as 64KB
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    egress_burst: Option<String>,
+
+    /// What it may receive
+    #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
+    ingress_rate: Option<String>,
+
+    /// What a burst of it may reach
+    #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
+    ingress_ceil: Option<String>,
+
+    /// How much may come in a burst
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    ingress_burst: Option<String>,
+
+    /// Do its limits count what stays on this host: true or false
+    #[arg(long, value_name = "BOOL")]
+    limit_local: Option<String>,
+
+    /// CPUs it has, for limits that scale with them, such as 1.5
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    cpus: Option<String>,
+}
+
+impl Limits {
+    fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [
+            ("egress-rate", &self.egress_rate),
+            ("egress-ceil", &self.egress_ceil),
+            ("egress-burst", &self.egress_burst),
+            ("ingress-rate", &self.ingress_rate),
+            ("ingress-ceil", &self.ingress_ceil),
+            ("ingress-burst", &self.ingress_burst),
+            ("limit-local", &self.limit_local),
+            ("cpus", &self.cpus),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| value.as_deref().map(|value| (key, value)))
+    }
+}
+
 /// The annotation keys as options.
 #[derive(Debug, ArgsDerive)]
 pub struct Keys {
@@ -119,6 +202,9 @@ pub struct Keys {
     /// May it reach the host through 127.0.0.1: true or false
     #[arg(long, value_name = "BOOL")]
     host_loopback: Option<String>,
+
+    #[command(flatten)]
+    limits: Limits,
 
     /// Label of the statistics
     #[arg(long, value_name = "TEXT")]
@@ -151,5 +237,6 @@ impl Keys {
         ]
         .into_iter()
         .filter_map(|(key, value)| value.as_deref().map(|value| (key, value)))
+        .chain(self.limits.given())
     }
 }

@@ -21,6 +21,7 @@ pub fn run(config: &Config, args: &Attach) -> Result<()> {
     if args.json {
         return print_json(&lease);
     }
-    let ports = if lease.ports.is_empty() { String::new() } else { format!(", ports {}", lease.ports) };
+    let ports = &lease.terms.ports;
+    let ports = if ports.is_empty() { String::new() } else { format!(", ports {ports}") };
     print(&format!("{}: block {}{ports}\n", lease.id, lease.block))
 }

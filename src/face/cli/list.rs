@@ -18,7 +18,7 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
                 l.id.to_string(),
                 l.slot.to_string(),
                 l.block.to_string(),
-                if l.ports.is_empty() { "-".into() } else { l.ports.to_string() },
+                if l.terms.ports.is_empty() { "-".into() } else { l.terms.ports.to_string() },
                 l.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
                 stage(l.stage).into(),
             ]

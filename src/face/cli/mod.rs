@@ -4,6 +4,7 @@ mod args;
 mod attach;
 mod doctor;
 mod list;
+mod set;
 mod setup;
 mod show;
 mod stats;
@@ -66,6 +67,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     match &args.command {
         Command::Setup(setup) => setup::run(&config, setup),
         Command::Attach(attach) => attach::run(&config, attach),
+        Command::Set(set) => set::run(&config, set),
         Command::Detach { id } => detach(&config, id),
         Command::List { json } => list::run(&config, *json),
         Command::Show { id, json } => show::run(&config, id, *json),

@@ -13,7 +13,7 @@ use crate::host::sysctl::Proc;
 use crate::net::{Netlink, Netns};
 use crate::plan::grant;
 use crate::ports::PortSet;
-use crate::slice::prepare;
+use crate::slice::prepare::{self, Wanted};
 
 /// Keeps the reservation across boots.
 const SYSCTL_FILE: &str = "/etc/sysctl.d/50-portslice.conf";
@@ -40,7 +40,7 @@ fn set_up(config: &Config) -> Result<()> {
     }
     let facts = Facts { reserved: proc.here().reserved_ports()?, ..facts };
     grant::check_host(config, &facts)?;
-    prepare::refresh(config, &mut netlink, &facts, Netns::current()?.id)?;
+    prepare::ready(config, &mut netlink, &facts, Netns::current()?.id, Wanted { anew: true, shaper: false })?;
     let addresses: Vec<String> = facts.addresses.iter().map(ToString::to_string).collect();
     let size = config.ephemeral_ports_per_container;
     print(&format!(

@@ -7,41 +7,94 @@ use super::list::stage;
 use super::{lease_of, print, print_json};
 use crate::config::Config;
 use crate::error::Result;
-use crate::lease::{ContainerId, Lease};
+use crate::host::facts::machine;
+use crate::lease::{ContainerId, Lease, Placed};
 use crate::net::Netlink;
+use crate::rate::{Direction, Limit, Rate, Shape};
 use crate::slice::prepare;
-use crate::stats::{Statistics, sample, table};
+use crate::stats::{Sources, Statistics, limits, sample, table};
 use crate::steer::maps::REASONS;
 
 #[derive(Serialize)]
 struct Shown {
     #[serde(flatten)]
     lease: Lease,
+    configured: Configured,
     #[serde(skip_serializing_if = "Option::is_none")]
     statistics: Option<Statistics>,
     #[serde(skip_serializing_if = "Option::is_none")]
     drops: Option<Map<String, Value>>,
 }
 
+/// What the configuration gives a container that asks for nothing, but has the CPUs of this one.
+#[derive(Serialize)]
+struct Configured {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress: Option<Shape>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ingress: Option<Shape>,
+}
+
 pub fn run(config: &Config, id: &ContainerId, json: bool) -> Result<()> {
-    let mut shown = Shown { lease: lease_of(config, id)?, statistics: None, drops: None };
+    let lease = lease_of(config, id)?;
+    let configured = configured(config, &lease);
+    let mut shown = Shown { lease, configured, statistics: None, drops: None };
     if let Some(host) = prepare::peek(config)? {
-        shown.statistics = Some(sample(&shown.lease, &host.maps, &mut Netlink::route()?).statistics);
-        let drops = host.maps.counters(shown.lease.slot)?.drops;
-        shown.drops = Some(REASONS.iter().zip(drops).map(|(name, n)| ((*name).to_owned(), n.into())).collect());
+        let mut netlink = Netlink::route()?;
+        let mut from = Sources { maps: &host.maps, shaper: host.shaper, netlink: &mut netlink };
+        shown.statistics = Some(sample(&shown.lease, &mut from).statistics);
+        let counted = host.maps.counters(shown.lease.slot)?.drops;
+        let mut drops: Map<String, Value> =
+            REASONS.iter().zip(counted).map(|(name, n)| ((*name).to_owned(), n.into())).collect();
+        if let Ok(limited) = limits::dropped(&shown.lease, &mut from) {
+            drops.insert("egress_limit".into(), limited.egress.into());
+            drops.insert("ingress_limit".into(), limited.ingress.into());
+        }
+        shown.drops = Some(drops);
     }
     if json { print_json(&shown) } else { print(&text(&shown)) }
 }
 
+fn configured(config: &Config, lease: &Lease) -> Configured {
+    let machine = machine(config, &lease.device);
+    // one that cannot be computed now (a link that does not tell its speed) is told when somebody needs it
+    let of =
+        |direction| config.policy(direction).shape(&Limit::default(), lease.terms.asked.cpus, &machine).ok().flatten();
+    Configured { egress: of(Direction::Egress), ingress: of(Direction::Ingress) }
+}
+
+/// `37500KB (307.2 Mbit/s), burst 375KB; asked 37500KB; configured none`
+fn limit(effective: Option<Shape>, place: &str, asked: &Limit, configured: Option<Shape>) -> String {
+    let or = |rate: Option<Rate>, none: &str| rate.map_or_else(|| none.to_owned(), |rate| rate.to_string());
+    let effective = effective.map_or_else(
+        || "unlimited".to_owned(),
+        |shape| {
+            let ceil = if shape.ceil == shape.rate { String::new() } else { format!(", ceil {}", shape.ceil) };
+            format!("{}{ceil}, burst {}{place}", shape.rate, shape.burst)
+        },
+    );
+    let configured = or(configured.map(|shape| shape.rate), "unlimited");
+    format!("{effective}; asked {}; configured {configured}", or(asked.rate, "nothing"))
+}
+
 fn text(shown: &Shown) -> String {
-    let lease = &shown.lease;
+    let (lease, configured) = (&shown.lease, &shown.configured);
+    let terms = &lease.terms;
+    let place = match terms.egress_placed {
+        Placed::Host => ", held on the host",
+        Placed::Inside => ", held on its own device",
+    };
     let mut lines = vec![
         ("container", lease.id.to_string()),
         ("stage", stage(lease.stage).to_owned()),
         ("block", format!("{} ({} ports)", lease.block, lease.block.size())),
-        ("ports", if lease.ports.is_empty() { "none".into() } else { lease.ports.to_string() }),
+        ("ports", if terms.ports.is_empty() { "none".into() } else { terms.ports.to_string() }),
         ("device", format!("{} on the host, {} inside", lease.link(), lease.device)),
         ("namespace", lease.netns.display().to_string()),
+        ("egress", limit(terms.egress, place, &terms.asked.egress, configured.egress)),
+        ("ingress", limit(terms.ingress, "", &terms.asked.ingress, configured.ingress)),
+        ("limits count", if terms.limit_local { "everything" } else { "what leaves or enters this host" }.to_owned()),
+        ("cpus", terms.asked.cpus.map_or_else(|| "unknown".to_owned(), |cpus| cpus.to_string())),
         ("host loopback", if lease.host_loopback { "yes" } else { "no" }.to_owned()),
     ];
     if let Some(s) = &shown.statistics {

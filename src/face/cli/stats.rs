@@ -7,7 +7,7 @@ use crate::lease::{ContainerId, Ledger};
 use crate::net::Netlink;
 use crate::slice::prepare;
 use crate::stats::table::{bytes, columns};
-use crate::stats::{Monitored, sample};
+use crate::stats::{Monitored, Sources, sample};
 
 pub fn run(config: &Config, ids: &[ContainerId], json: bool) -> Result<()> {
     let leases = if ids.is_empty() {
@@ -18,7 +18,8 @@ pub fn run(config: &Config, ids: &[ContainerId], json: bool) -> Result<()> {
     let mut samples = Vec::new();
     if let Some(host) = prepare::peek(config)? {
         let mut netlink = Netlink::route()?;
-        samples.extend(leases.iter().map(|lease| sample(lease, &host.maps, &mut netlink)));
+        let mut from = Sources { maps: &host.maps, shaper: host.shaper, netlink: &mut netlink };
+        samples.extend(leases.iter().map(|lease| sample(lease, &mut from)));
     }
     if json {
         return print_json(&samples);

@@ -9,6 +9,7 @@
 
 #define LOOPBACK 1		/* ifindex of lo in every network namespace (LOOPBACK_IFINDEX) */
 #define SHARED 0		/* key of single-entry maps */
+#define HOST 0			/* its slot */
 
 static __always_inline struct host *host_facts(void)
 {
@@ -112,6 +113,12 @@ static __noinline int drop(__u32 slot, __u32 why)
 	return DROP;
 }
 
+/* An ingress limit sits on the host's end: redirect_peer would pass it by. */
+static __always_inline int limits(const struct slot *s, __u32 local)
+{
+	return s->flags & SLOT_THROUGH_QDISC && !(local && s->flags & SLOT_SPARE_LOCAL);
+}
+
 /* From the wire into container `n`. */
 static __always_inline int to_container(struct __sk_buff *skb, __u32 n, __u32 l4, __u32 tcp)
 {
@@ -120,7 +127,7 @@ static __always_inline int to_container(struct __sk_buff *skb, __u32 n, __u32 l4
 	if (!s || !s->ifindex)
 		return PASS;
 	received(n, skb, l4, tcp);
-	if (s->flags & SLOT_THROUGH_QDISC)
+	if (limits(s, 0))
 		return bpf_redirect(s->ifindex, 0);
 	return bpf_redirect_peer(s->ifindex, 0);
 }
@@ -135,10 +142,12 @@ static __always_inline int to_container_locally(struct __sk_buff *skb, const str
 	if (!s || !s->ifindex)
 		return PASS;
 	received(n, skb, l4, tcp);
-	if (peer && !(s->flags & SLOT_THROUGH_QDISC)) {
+	if (peer && !limits(s, 1)) {
 		bpf_skb_change_type(skb, 0 /* PACKET_HOST */);
 		return bpf_redirect_peer(s->ifindex, 0);
 	}
+	/* whatever class a process of the host chose, it is not its to choose */
+	skb->priority = limits(s, 1) ? 0 : UNLIMITED;
 	if (bpf_skb_store_bytes(skb, 0, h->mac, sizeof(h->mac), 0) < 0)
 		return DROP;
 	return bpf_redirect(s->ifindex, 0);
@@ -167,10 +176,26 @@ static __always_inline int to_host(struct __sk_buff *skb)
 	return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
 }
 
+/* What container `n` sends waits in its class of the shaper, then comes back through after_shaper. The mark says whose
+ * it is and, for a later fragment, which container it is for (`to`); it never leaves the host's namespace. */
+static __always_inline int to_shaper(struct __sk_buff *skb, __u32 n, __u32 to)
+{
+	struct slot *shaper = slot_of(HOST);
+
+	if (!shaper)
+		return DROP;
+	skb->priority = SHAPER_CLASS(n);
+	skb->mark = n | to << 16;
+	return bpf_redirect(shaper->ifindex, 0);
+}
+
 /* Out of the uplink. Giving the next hop spares redirect_neigh its route lookup, 5 to 7 % of a small packet. */
-static __always_inline int to_world_v4(const struct host *h, __u32 dst)
+static __always_inline int to_world_v4(struct __sk_buff *skb, const struct host *h, __u32 n, __u32 dst)
 {
 	struct bpf_redir_neigh nh = {.nh_family = 2 /* AF_INET */};
+
+	if (h->flags & HOST_FAIR)
+		skb->priority = UPLINK_FLOW(n);
 
 	if (!(h->flags & HOST_NEXTHOP_V4))
 		return bpf_redirect_neigh(h->uplink, 0, 0, 0);
@@ -178,10 +203,13 @@ static __always_inline int to_world_v4(const struct host *h, __u32 dst)
 	return bpf_redirect_neigh(h->uplink, &nh, sizeof(nh), 0);
 }
 
-static __always_inline int to_world_v6(const struct host *h, const union addr *dst)
+static __always_inline int to_world_v6(struct __sk_buff *skb, const struct host *h, __u32 n, const union addr *dst)
 {
 	struct bpf_redir_neigh nh = {.nh_family = 10 /* AF_INET6 */};
 	const union addr *hop = dst;
+
+	if (h->flags & HOST_FAIR)
+		skb->priority = UPLINK_FLOW(n);
 
 	if (!(h->flags & HOST_NEXTHOP_V6))
 		return bpf_redirect_neigh(h->uplink, 0, 0, 0);

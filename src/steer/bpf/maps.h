@@ -28,12 +28,20 @@
 #define HOST_ONE_V6 4
 #define HOST_NEXTHOP_V4 8	/* net/mask/gw describe the routes: no FIB lookup needed */
 #define HOST_NEXTHOP_V6 16
+#define HOST_FAIR 32		/* the uplink's root qdisc gives each container a flow of its own */
 
 #define COPY 0x10000		/* in fragments_in beside the slot: the host gets the packet as well */
 
 /* slot.flags */
 #define SLOT_THROUGH_QDISC 1	/* an ingress limit sits on the host veth: redirect_peer would skip it */
 #define SLOT_HOST_LOOPBACK 2	/* may reach the host's 127.0.0.0/8 and ::1 */
+#define SLOT_SHAPED 4		/* what it sends waits its turn in the shaper */
+#define SLOT_SPARE_LOCAL 8	/* its limits do not count what stays on this host */
+
+/* Classes and flows of qdiscs, chosen by skb->priority: class 1:<slot> of the shaper, flow <slot> of the uplink. */
+#define SHAPER_CLASS(slot) (1 << 16 | (slot))
+#define UNLIMITED (1 << 16)	/* 1:0, htb's direct queue */
+#define UPLINK_FLOW(slot) (0x7073 << 16 | (slot))
 
 /* addresses */
 #define ADDRESS_OF_UPLINK 1	/* carried by every container, valid as a source */
@@ -72,7 +80,7 @@ struct host {
 	union addr v6, v6_net, v6_mask, v6_gw;
 };
 
-struct slot {
+struct slot {			/* of slot 0: only ifindex, of the shaper */
 	__u32 ifindex;		/* of the host's end of the veth pair; 0: nobody */
 	__u32 inner;		/* ifindex of the container's end, in its namespace */
 	__u32 flags;

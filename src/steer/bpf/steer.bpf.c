@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR MIT)
  *
- * The data path: per packet, whose is it? Five programs, shared by all containers.
+ * The data path: per packet, whose is it? Six programs, shared by all containers.
  *
  *   from_wire       uplink ingress         leased port -> container, else the host's stack
  *   from_lo         host lo ingress        the same for what host processes send to the host itself
  *   from_container  host veth ingress      source checked, then: other container, host, or world
+ *   after_shaper    shaper's far end       the same, for packets that had to wait for their container's turn
  *   inner_lo        container lo ingress   own port or own socket: stays; else out to the host side
  *   inner_eth       container eth ingress  hands ::1 to lo, the only device that may carry it
  *
@@ -187,6 +188,18 @@ int from_lo(struct __sk_buff *skb)
 	return PASS;
 }
 
+/* No gateway, and not a neighbour: nobody to hand it to. */
+static __always_inline int unreachable_v4(const struct host *h, __u32 dst)
+{
+	return h->flags & HOST_NEXTHOP_V4 && !h->v4_gw && (dst ^ h->v4_net) & h->v4_mask;
+}
+
+static __always_inline int unreachable_v6(const struct host *h, const union addr *dst)
+{
+	return h->flags & HOST_NEXTHOP_V6 && !h->v6_gw.d[0] &&
+	       ((dst->d[0] ^ h->v6_net.d[0]) & h->v6_mask.d[0] || (dst->d[1] ^ h->v6_net.d[1]) & h->v6_mask.d[1]);
+}
+
 /* What a container may send besides packets with ports. Sets `to` to the slot the packet is for, 0 the host. */
 static __noinline int check_icmp(struct __sk_buff *skb, struct packet *p, __u32 slot, __u32 epoch, __u32 *to)
 {
@@ -204,13 +217,31 @@ static __noinline int check_icmp(struct __sk_buff *skb, struct packet *p, __u32 
 	return -1;
 }
 
-/* A packet of container `slot` that passed every check: to the host's own addresses or out of the uplink. */
+/* A packet that container `slot` may send, and whose turn it is: to container `to`, the host, or out of the uplink. */
+static __noinline int deliver(struct __sk_buff *skb, __u32 slot, struct packet *p, __u32 to)
+{
+	struct host *h = host_facts();
+	__u32 tcp = p->proto == PROTO_TCP;
+
+	if (!h)
+		return DROP;
+	if (is_loopback(&p->dst) || host_address(&p->dst)) {
+		sent(slot, skb, p->end - 8, tcp);
+		if (to && to < MAX_SLOTS)
+			return to_container_locally(skb, h, to, p->end - 8, tcp, 1);
+		return to_host(skb);
+	}
+	sent(slot, skb, p->end - 8, tcp);
+	return p->v6 ? to_world_v6(skb, h, slot, &p->dst) : to_world_v4(skb, h, slot, p->dst.w[3]);
+}
+
+/* Everything but plain TCP and UDP to the world that container `slot` sends, and every check it has to pass. */
 static __noinline int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 {
 	struct host *h = host_facts();
 	struct slot *s = slot_of(slot);
 	struct packet p = {};
-	__u32 to = 0, local, looped, kind;
+	__u32 to = 0, local, looped;
 	int why;
 
 	if (!h || !s)
@@ -241,28 +272,18 @@ static __noinline int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 	if (p.frag == FRAG_FIRST)
 		fragment_sent(slot, s->epoch, &p, to);
 
-	kind = p.proto == PROTO_TCP;
 	if (local) {
 		if (looped && !to && !(s->flags & SLOT_HOST_LOOPBACK))
 			return drop(slot, R_HOST_LOOPBACK);
-		sent(slot, skb, p.end - 8, kind);
-		if (to && to < MAX_SLOTS)
-			return to_container_locally(skb, h, to, p.end - 8, kind, 1);
-		return to_host(skb);
-	}
-	if (oversize(skb, h))
-		return drop(slot, R_OVERSIZE);
-	if (v6) {
-		if (h->flags & HOST_NEXTHOP_V6 && !h->v6_gw.d[0] &&
-		    ((p.dst.d[0] ^ h->v6_net.d[0]) & h->v6_mask.d[0] || (p.dst.d[1] ^ h->v6_net.d[1]) & h->v6_mask.d[1]))
+	} else {
+		if (oversize(skb, h))
+			return drop(slot, R_OVERSIZE);
+		if (v6 ? unreachable_v6(h, &p.dst) : unreachable_v4(h, p.dst.w[3]))
 			return drop(slot, R_UNREACHABLE);
-		sent(slot, skb, p.end - 8, kind);
-		return to_world_v6(h, &p.dst);
 	}
-	if (h->flags & HOST_NEXTHOP_V4 && !h->v4_gw && (p.dst.w[3] ^ h->v4_net) & h->v4_mask)
-		return drop(slot, R_UNREACHABLE);
-	sent(slot, skb, p.end - 8, kind);
-	return to_world_v4(h, p.dst.w[3]);
+	if (s->flags & SLOT_SHAPED && !(local && s->flags & SLOT_SPARE_LOCAL))
+		return to_shaper(skb, slot, to);
+	return deliver(skb, slot, &p, to);
 }
 
 SEC("classifier")
@@ -299,8 +320,10 @@ int from_container(struct __sk_buff *skb)
 			return outbound(skb, slot, 0);
 		if (port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
 			return drop(slot, R_SOURCE_PORT);
+		if (s->flags & SLOT_SHAPED)
+			return to_shaper(skb, slot, 0);
 		sent(slot, skb, L4_V4, ip->protocol == PROTO_TCP);
-		return to_world_v4(h, ip->daddr);
+		return to_world_v4(skb, h, slot, ip->daddr);
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = plain_v6(data, end);
@@ -315,10 +338,42 @@ int from_container(struct __sk_buff *skb)
 			return outbound(skb, slot, 1);
 		if (port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
 			return drop(slot, R_SOURCE_PORT);
+		if (s->flags & SLOT_SHAPED)
+			return to_shaper(skb, slot, 0);
 		sent(slot, skb, L4_V6, ip->nexthdr == PROTO_TCP);
-		return to_world_v6(h, &dst);
+		return to_world_v6(skb, h, slot, &dst);
 	}
 	return drop(slot, skb->protocol == bpf_htons(ETH_P_ARP) ? R_NEIGHBOR : R_PROTOCOL);
+}
+
+/* The other end of the shaper's pair: a packet that passed from_container's checks and waited its turn. */
+SEC("classifier")
+int after_shaper(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u32 slot = skb->mark & 0xffff, to = skb->mark >> 16, v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
+	struct host *h = host_facts();
+	struct slot *s = slot_of(slot);
+	struct packet p = {};
+
+	/* the lease may have ended while it waited */
+	if (!h || !slot || !s || !s->ifindex)
+		return DROP;
+	skb->mark = 0;
+	if (!v6) {
+		struct iphdr *ip = plain_v4(data, end);
+
+		if (ip && !v4_is_loopback(ip->daddr) && !host_address_v4(h, ip->daddr)) {
+			sent(slot, skb, L4_V4, ip->protocol == PROTO_TCP);
+			return to_world_v4(skb, h, slot, ip->daddr);
+		}
+	}
+	if (parse(skb, ETH_HLEN, v6, &p) < 0)
+		return drop(slot, R_MALFORMED);
+	/* a port may have got another owner while the packet waited */
+	if (has_ports(p.proto) && p.frag != FRAG_LATER)
+		to = port_slot(p.dport);
+	return deliver(skb, slot, &p, to);
 }
 
 /* Has this namespace a socket that would take a packet to `dst`:`dport`? */

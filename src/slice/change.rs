@@ -1,0 +1,233 @@
+//! Change: other terms for a container that runs, all of them or none.
+//!
+//! The ledger stays locked from the look at the lease to the end: two changes come one after the other, and so do a
+//! change and a detach. The lease keeps the earlier terms until the change is complete; whoever finds them there knows
+//! that it was killed on the way, and goes back first.
+
+use std::io;
+
+use super::limit::{self, Queue};
+use super::prepare::{self, Host, Wanted};
+use super::reclaim::{self, State};
+use super::refused::refused;
+use super::wire::device_of;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::host::facts::{self, Facts};
+use crate::host::sysctl::Proc;
+use crate::lease::index::Index;
+use crate::lease::ledger::{Locked, unix_now};
+use crate::lease::{Asked, ContainerId, Lease, Ledger, Placed, Terms};
+use crate::net::diag::{self, Holder};
+use crate::net::link::Link;
+use crate::net::{Netlink, Netns};
+use crate::plan::limits::{self, Place};
+use crate::plan::{self, grant};
+use crate::ports::{PortRange, PortSet};
+use crate::request::{Change, PortsAsked};
+
+/// Gives the container `id` other terms and returns its lease. `force`: also take ports with open connections.
+/// On failure everything is as it was.
+pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool) -> Result<Lease> {
+    let none = || Error::NotFound(format!("no container {id} is attached: `portslice list` shows those that are"));
+    let ledger = Ledger::at(&config.state_dir);
+    let mut host = prepare::peek(config)?.ok_or_else(none)?;
+    let mut netlink = Netlink::route()?;
+    // the shaper, when it is the first time that one is needed, has to be made before the ledger is locked
+    for _ in 0..3 {
+        let mut locked = match ledger.lock() {
+            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Err(none()),
+            locked => locked?,
+        };
+        if !host.is_current(config)? {
+            return Err(Error::Busy("the host is being set up or undone: try again when that is over".into()));
+        }
+        let lease = ledger.read(id)?.ok_or_else(none)?;
+        let outer = match reclaim::state(&lease, &ledger, &host, &mut netlink)? {
+            State::Live => device_of(&mut netlink, lease.slot)?.ok_or_else(none)?,
+            State::Dead => return Err(none()),
+            State::Worked => {
+                return Err(Error::Busy(format!(
+                    "container {id} is being attached or detached by process {}: try again",
+                    lease.worker.pid
+                )));
+            }
+        };
+        let mut site = Site { host: &host, lease, outer };
+        site.go_back(&mut locked)?;
+        let terms = site.decide(config, change, &locked.index, force)?;
+        if limits::need_shaper(&terms) && host.shaper.is_none() {
+            drop(locked);
+            let facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
+            let wanted = Wanted { shaper: true, anew: false };
+            host = prepare::ready(config, &mut netlink, &facts, Netns::current()?.id, wanted)?;
+            continue;
+        }
+        if terms != site.lease.terms {
+            site.turn(terms, &mut locked)?;
+            log::info!("{id}: changed");
+        }
+        return Ok(site.lease);
+    }
+    Err(Error::Busy("the host is being set up and undone at the same time: try again when that is over".into()))
+}
+
+/// Finishes what a change that was killed left behind, if it did. Done under the ledger's lock.
+pub fn settle(host: &Host, lease: &Lease, outer: Link, locked: &mut Locked<'_>) -> Result<Lease> {
+    let mut site = Site { host, lease: lease.clone(), outer };
+    site.go_back(locked)?;
+    Ok(site.lease)
+}
+
+/// A container and all that its terms show in.
+struct Site<'a> {
+    host: &'a Host,
+    lease: Lease,
+    /// The host's end of its pair.
+    outer: Link,
+}
+
+impl Site<'_> {
+    /// Back to the terms before a change that was killed on the way.
+    fn go_back(&mut self, locked: &mut Locked<'_>) -> Result<()> {
+        let Some(before) = self.lease.before.clone() else { return Ok(()) };
+        log::warn!("{}: a change was interrupted, going back to what was before", self.lease.id);
+        let half_done = self.lease.terms.clone();
+        self.apply(&half_done, &before, true)?;
+        self.lease.terms = *before;
+        self.lease.before = None;
+        locked.change(&self.lease)
+    }
+
+    /// From the terms as they are to `terms`, or nowhere.
+    fn turn(&mut self, terms: Terms, locked: &mut Locked<'_>) -> Result<()> {
+        let before = self.lease.clone();
+        self.lease.terms = terms;
+        self.lease.before = Some(Box::new(before.terms.clone()));
+        locked.change(&self.lease)?;
+        let (old, new) = (before.terms.clone(), self.lease.terms.clone());
+        let done = self.apply(&old, &new, false).and_then(|()| {
+            self.lease.before = None;
+            locked.change(&self.lease)
+        });
+        done.inspect_err(|_| {
+            let back = self.apply(&new, &old, true).and_then(|()| {
+                let dropped = self.lease.dropped;
+                self.lease = Lease { dropped, ..before };
+                locked.change(&self.lease)
+            });
+            if let Err(again) = back {
+                log::error!("{again}, while going back to what was before");
+            }
+        })
+    }
+
+    fn decide(&self, config: &Config, change: &Change, index: &Index, force: bool) -> Result<Terms> {
+        let now = &self.lease.terms;
+        let asked = Asked {
+            cpus: change.cpus.unwrap_or(now.asked.cpus),
+            egress: change.egress.applied(&now.asked.egress),
+            ingress: change.ingress.applied(&now.asked.ingress),
+            limit_local: change.limit_local.unwrap_or(now.asked.limit_local),
+        };
+        let ports = match &change.ports {
+            Some(change) => self.ports(config, change.applied(&now.ports)?, index, force)?,
+            None => now.ports.clone(),
+        };
+        let machine = facts::machine(config, &self.lease.device);
+        // its own device is a place only for a queue that stands there since it was attached
+        let inside = now.egress_placed == Placed::Inside;
+        let terms = limits::terms(config, ports, &asked, inside, &machine)?;
+        if terms.egress.is_some() || terms.ingress.is_some() {
+            limit::leaf(self.host, &self.lease.id)?;
+        }
+        Ok(terms)
+    }
+
+    /// Checks a new set of ports and returns it.
+    fn ports(&self, config: &Config, wanted: PortSet, index: &Index, force: bool) -> Result<PortSet> {
+        let now = &self.lease.terms.ports;
+        let (added, removed) = (wanted.difference(now), now.difference(&wanted));
+        if let Some(range) = span(&added) {
+            let holders = diag::holders(&mut Netlink::diag()?, range)?;
+            let used = diag::ports_of(&holders);
+            let situation = grant::Situation { config, index, holders: &holders, used: &used, now: unix_now() };
+            let asked = PortsAsked { set: added, auto: 0 };
+            grant::assigned(&asked, &situation, &index.taken()).map_err(refused)?;
+        }
+        if let (Some(range), false) = (span(&removed), force) {
+            let busy = |holder: &&Holder| holder.established && removed.contains(holder.port);
+            let holders = match Netns::reach(&self.lease.netns, self.lease.netns_id) {
+                Some(container) => container.inside(|| diag::holders(&mut Netlink::diag()?, range))?,
+                None => Vec::new(),
+            };
+            if let Some(first) = holders.iter().find(busy) {
+                let count = holders.iter().filter(|h| busy(h) && h.port == first.port).count();
+                return Err(Error::Busy(format!(
+                    "port {} of container {} has open connections ({count}): end them first, or cut them off with \
+                     --force",
+                    first.port, self.lease.id
+                )));
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Makes `new` true where `old` was. `doubtful`: nobody knows how much of either is.
+    ///
+    /// What is new is in place before packets are led to it, and what goes lets through what waits in it, and is
+    /// removed when packets no longer come.
+    fn apply(&mut self, old: &Terms, new: &Terms, doubtful: bool) -> Result<()> {
+        let leaf = self.host.leaf.unwrap_or_default();
+        let (had, has) = (limits::queues(old, leaf), limits::queues(new, leaf));
+        for (place, throttle) in &has {
+            if doubtful || !had.contains(&(*place, *throttle)) {
+                let dropped = self.queue(*place)?.set(throttle)?;
+                self.account(*place, dropped);
+            }
+        }
+        let gone = |place: Place| !has.iter().any(|(stays, _)| *stays == place);
+        let going: Vec<_> = had.iter().filter(|(place, _)| gone(*place)).collect();
+        for (place, throttle) in &going {
+            match self.queue(*place)?.open(&throttle.shape) {
+                Err(e) if !doubtful => return Err(e),
+                _ => {}
+            }
+        }
+        self.host.maps.set_flags(self.lease.slot, plan::slot_flags(self.lease.host_loopback, new))?;
+        self.host.maps.withdraw(&old.ports.difference(&new.ports), self.lease.slot);
+        self.host.maps.publish(&new.ports, self.lease.slot);
+        for (place, _) in going {
+            // taking the queue off the container's own device would lose packets; open, it costs next to nothing
+            if *place != Place::Inside {
+                let dropped = self.queue(*place)?.remove()?;
+                self.account(*place, dropped);
+            }
+        }
+        Ok(())
+    }
+
+    fn queue(&self, place: Place) -> Result<Queue> {
+        match place {
+            Place::Ingress => Queue::ingress(&self.outer),
+            Place::Shaper => Queue::shaper(self.host, self.lease.slot),
+            Place::Inside => {
+                let container = Netns::reach(&self.lease.netns, self.lease.netns_id).ok_or_else(|| {
+                    Error::NotFound(format!("the network namespace of container {} is gone", self.lease.id))
+                })?;
+                Queue::inside(&container, &self.outer, &self.lease.device)
+            }
+        }
+    }
+
+    fn account(&mut self, place: Place, dropped: u64) {
+        let total =
+            if place == Place::Ingress { &mut self.lease.dropped.ingress } else { &mut self.lease.dropped.egress };
+        *total += dropped;
+    }
+}
+
+fn span(ports: &PortSet) -> Option<PortRange> {
+    let (first, last) = (ports.ranges().first()?, ports.ranges().last()?);
+    PortRange::new(first.begin(), last.end())
+}

@@ -1,0 +1,116 @@
+//! Holding a direction to its limit: making, changing and removing one queue, without losing what waits in it.
+//!
+//! What does not live here: which limit ([`crate::plan::limits`]) and in which order with everything else.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::prepare::Host;
+use super::shaper;
+use crate::error::{Error, Result};
+use crate::net::link::Link;
+use crate::net::qdisc::{self, Leaf, ONLY, Throttle};
+use crate::net::{Netlink, Netns};
+use crate::rate::Shape;
+
+/// What HTB may have sent ahead of its rate before a new rate counts: a class that owes more starts anew.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// There is no such device, qdisc or class: it is gone, as it should be.
+const GONE: &[i32] = &[libc::ENODEV, libc::ENOENT, libc::EINVAL];
+
+/// A class of an HTB, and a socket in its namespace.
+pub struct Queue {
+    netlink: Netlink,
+    link: u32,
+    name: String,
+    minor: u16,
+    /// The HTB is for this class alone, and comes and goes with it.
+    alone: bool,
+}
+
+impl Queue {
+    /// Of what goes to a container, on the host's end of its pair.
+    pub fn ingress(outer: &Link) -> Result<Self> {
+        let netlink = Netlink::route()?;
+        Ok(Queue { netlink, link: outer.index, name: outer.name.clone(), minor: ONLY, alone: true })
+    }
+
+    /// Of what a container sends, on its own end of the pair.
+    pub fn inside(container: &Netns, outer: &Link, inner: &str) -> Result<Self> {
+        // the socket stays in the namespace it was opened in
+        let netlink = container.inside(Netlink::route)?;
+        Ok(Queue { netlink, link: outer.peer.unwrap_or(0), name: inner.to_owned(), minor: ONLY, alone: true })
+    }
+
+    /// Of what the container of slot `slot` sends, on the host.
+    pub fn shaper(host: &Host, slot: u16) -> Result<Self> {
+        let link = host.shaper.ok_or_else(|| {
+            Error::Failed(format!("{} is gone: run `portslice setup`, which makes it anew", shaper::NAME))
+        })?;
+        Ok(Queue { netlink: Netlink::route()?, link, name: shaper::NAME.to_owned(), minor: slot, alone: false })
+    }
+
+    /// Makes the queue, or changes it to `throttle` when it is there. Returns what a queue that had to go had dropped.
+    pub fn set(&mut self, throttle: &Throttle) -> Result<u64> {
+        let mut dropped = 0;
+        let mut requests = Vec::new();
+        match qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)? {
+            None if self.alone => {
+                requests.push(qdisc::add_htb(self.link, &self.name, ONLY).tolerate(&[libc::EEXIST]));
+            }
+            // a packet of 64 KB at 64 kbit/s is a debt of 8 s, which HTB would collect at whatever rate
+            Some(load) if Duration::from_nanos(load.debt) > PATIENCE => {
+                dropped = load.drops;
+                requests.push(qdisc::delete_class(self.link, &self.name, self.minor));
+            }
+            _ => {}
+        }
+        requests.push(qdisc::class(self.link, &self.name, self.minor, &throttle.shape));
+        requests.push(qdisc::leaf(self.link, &self.name, self.minor, throttle));
+        self.netlink.batch(&requests)?;
+        Ok(dropped)
+    }
+
+    /// Lets everything through at once. The queue stays, and what waits in it goes on its way.
+    pub fn open(&mut self, shape: &Shape) -> Result<()> {
+        let class = qdisc::class(self.link, &self.name, self.minor, &qdisc::wide_open(shape));
+        self.netlink.send(class)
+    }
+
+    /// Removes the queue once nothing waits in it. Nobody may send into it any more. Returns what it had dropped.
+    pub fn remove(&mut self) -> Result<u64> {
+        let start = Instant::now();
+        let mut dropped = 0;
+        while let Some(load) = qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)? {
+            dropped = load.drops;
+            if load.backlog == 0 || start.elapsed() > PATIENCE {
+                break;
+            }
+            sleep(Duration::from_millis(1));
+        }
+        let request = if self.alone {
+            qdisc::delete_root(self.link, &self.name)
+        } else {
+            qdisc::delete_class(self.link, &self.name, self.minor)
+        };
+        self.netlink.send(request.tolerate(GONE))?;
+        Ok(dropped)
+    }
+}
+
+/// Takes the class of `slot` off the shaper, if it is there, with whatever waits in it: its container is gone.
+pub fn forget(host: &Host, netlink: &mut Netlink, slot: u16) -> Result<()> {
+    let Some(link) = host.shaper else { return Ok(()) };
+    netlink.send(qdisc::delete_class(link, shaper::NAME, slot).tolerate(GONE))
+}
+
+/// What packets of this host wait in; a refusal where the kernel has no HTB.
+pub fn leaf(host: &Host, id: &impl std::fmt::Display) -> Result<Leaf> {
+    host.leaf.ok_or_else(|| {
+        Error::unsupported(
+            format!("container {id} is to have a bandwidth limit, and this kernel lacks the HTB qdisc"),
+            "modprobe sch_htb, then `portslice setup`; or leave limits out of its annotations and the configuration",
+        )
+    })
+}
