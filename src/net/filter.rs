@@ -53,6 +53,18 @@ pub fn add_ingress(link: u32, name: &str, program: BorrowedFd<'_>, program_name:
     Request::replace(format!("add filter {program_name} to {name}"), RouteNetlinkMessage::NewTrafficFilter(message))
 }
 
+/// Lets `program` choose among the classes of the root qdisc `major`: `minor` unless it says another.
+pub fn add_classifier(link: u32, name: &str, major: u16, program: BorrowedFd<'_>, minor: u16) -> Request {
+    let mut message = filter(link);
+    message.header.parent = TcHandle { major, minor: 0 };
+    message.attributes.push(TcAttribute::Options(vec![
+        TcOption::Bpf(TcFilterBpfOption::ClassId(TcHandle { major, minor })),
+        TcOption::Bpf(TcFilterBpfOption::ProgFd(program.as_raw_fd() as u32)),
+        TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
+    ]));
+    Request::replace(format!("add a classifier to {name}"), RouteNetlinkMessage::NewTrafficFilter(message))
+}
+
 /// A filter without a program, which no kernel accepts: how it refuses tells whether it has BPF classifiers.
 pub fn empty_ingress(link: u32) -> Request {
     let mut message = filter(link);

@@ -58,6 +58,20 @@ pub struct Load {
     pub debt: u64,
 }
 
+/// The root qdisc of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// As tc calls it.
+    pub kind: String,
+    /// Its handle; 0 for what the kernel gives by itself.
+    pub major: u16,
+}
+
+/// Handle of the root qdisc with a flow for each container; `bpf/maps.h` has it too.
+pub const FAIR: u16 = 0x7073;
+/// A flow for each slot, one for the host, and as the kernel wants it.
+const FAIR_FLOWS: u32 = 8192;
+
 /// include/uapi/linux/pkt_sched.h
 const TC_H_ROOT: TcHandle = TcHandle { major: 0xffff, minor: 0xffff };
 /// Ours; `1:` in the output of tc.
@@ -78,6 +92,7 @@ const TCA_HTB_RATE64: u16 = 6;
 const TCA_HTB_CEIL64: u16 = 7;
 const TCA_FQ_CODEL_TARGET: u16 = 1;
 const TCA_FQ_CODEL_INTERVAL: u16 = 3;
+const TCA_FQ_CODEL_FLOWS: u16 = 5;
 
 /// include/net/pkt_sched.h: PSCHED_SHIFT 6, one tick is 64 ns, on every kernel since 2.6.31.
 const TICK: u128 = 64;
@@ -150,17 +165,33 @@ pub fn load(netlink: &mut Netlink, link: u32, name: &str, minor: u16) -> Result<
     Ok(Some(load_of(&class, &leaf)))
 }
 
-/// The kind of a device's root qdisc, and whether somebody chose it: what the kernel gives by itself has handle 0.
-/// `None` for noqueue, which is not told.
-pub fn root(netlink: &mut Netlink, link: u32, name: &str) -> Result<Option<(String, bool)>> {
+/// fq_codel as the root qdisc of a device, with a flow for each container and one for the host.
+pub fn add_fair(link: u32, name: &str) -> Request {
+    let mut message = object(link, TcHandle { major: FAIR, minor: 0 }, TC_H_ROOT, "fq_codel");
+    message.attributes.push(TcAttribute::Options(vec![nla(TCA_FQ_CODEL_FLOWS, words(&[FAIR_FLOWS]))]));
+    Request::replace(
+        format!("make fq_codel the root qdisc of {name}"),
+        RouteNetlinkMessage::NewQueueDiscipline(message),
+    )
+}
+
+/// Removes it; the kernel's default comes back.
+pub fn delete_fair(link: u32, name: &str) -> Request {
+    let message = object(link, TcHandle { major: FAIR, minor: 0 }, TC_H_ROOT, "fq_codel");
+    Request::set(format!("delete fq_codel from {name}"), RouteNetlinkMessage::DelQueueDiscipline(message))
+}
+
+/// A device's root qdisc; `None` for noqueue, which is not told.
+pub fn root(netlink: &mut Netlink, link: u32, name: &str) -> Result<Option<Root>> {
     let message = object(link, TcHandle { major: 0, minor: 0 }, TC_H_ROOT, "");
     let doing = format!("read the root qdisc of {name}");
     let Some(answer) = netlink.get_raw(&doing, RouteNetlinkMessage::GetQueueDiscipline(message))? else {
         return Ok(None);
     };
-    let handle = answer.get(8..12).is_some_and(|handle| handle != [0; 4]);
+    let handle = answer.get(8..12).map_or(0, |h| u32::from_ne_bytes([h[0], h[1], h[2], h[3]]));
     let kind = attribute(answer.get(TCMSG..).unwrap_or_default(), TCA_KIND);
-    Ok(kind.map(|kind| (String::from_utf8_lossy(&kind).trim_end_matches('\0').to_owned(), handle)))
+    let kind = kind.map(|kind| String::from_utf8_lossy(&kind).trim_end_matches('\0').to_owned());
+    Ok(kind.map(|kind| Root { kind, major: (handle >> 16) as u16 }))
 }
 
 /// Fast enough that nothing waits: what a class is set to before it goes, so that it goes empty.

@@ -1,19 +1,18 @@
-//! Making the host ready for containers, once per boot, and putting it back as it was.
+//! Making the host ready for containers, once per boot. Putting it back as it was is [`super::undo`]'s.
 //!
 //! The first attach after a boot does it, or `portslice setup`; from then on every verb only opens what is pinned.
 //! Each change is recorded before it is made, so a run that was killed half-way is finished by the next one and can
 //! be undone completely.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{reclaim, shaper};
+use super::{fair, shaper};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::{boot_id, missing_capability};
@@ -23,7 +22,7 @@ use crate::host::{Facts, HostRecord, features, sysctl};
 use crate::lease::Ledger;
 use crate::net::netns::NetnsId;
 use crate::net::qdisc::{self, Leaf};
-use crate::net::{Netlink, Netns, filter, link};
+use crate::net::{Netlink, Netns, filter};
 use crate::plan::limits::{self, Place};
 use crate::plan::steer::host_facts;
 use crate::ports::PortSet;
@@ -31,13 +30,13 @@ use crate::steer::{Maps, Programs, maps, program};
 use std::os::fd::AsFd;
 
 /// lo has this index in every namespace (LOOPBACK_IFINDEX).
-const LO: u32 = 1;
+pub(super) const LO: u32 = 1;
 
 /// Settings of lo without which it refuses what the data path hands to it: packets with a source address of the host,
 /// and those from and to 127.0.0.0/8. Only lo's own are changed, never `all`.
 const LO_SETTINGS: [(&str, &str); 2] = [("ipv4/conf/lo/accept_local", "1"), ("ipv4/conf/lo/route_localnet", "1")];
 
-const RESERVED: &str = "ipv4/ip_local_reserved_ports";
+pub(super) const RESERVED: &str = "ipv4/ip_local_reserved_ports";
 
 /// A host that is ready.
 pub struct Host {
@@ -82,18 +81,18 @@ pub fn ready(config: &Config, netlink: &mut Netlink, facts: &Facts, here: NetnsI
     let boot = boot_id();
     let mut record = HostRecord::read(&config.state_dir, &boot)?;
     check_namespace(&record, here, config)?;
-    if wanted.anew || !is_current(&record, facts, wanted, netlink)? {
+    if wanted.anew || !is_current(&record, config, facts, wanted, netlink)? {
         let ledger = Ledger::at(&config.state_dir);
         ledger.create()?;
         let _lock = ledger.flock()?;
         // somebody else may have done it while we waited
         record = HostRecord::read(&config.state_dir, &boot)?;
-        if wanted.anew || !is_prepared(&record, facts) {
+        if wanted.anew || !is_prepared(&record, config, facts) {
             record.boot = boot;
             record.netns = Some(here);
             record = prepare(config, netlink, facts, &ledger, record)?;
         }
-        if !is_current(&record, facts, wanted, netlink)? {
+        if !is_current(&record, config, facts, wanted, netlink)? {
             record.shaper = make_shaper(config, netlink, &ledger, record.clone())?;
         }
     }
@@ -140,91 +139,22 @@ pub fn reserve(config: &Config) -> Result<Option<PortSet>> {
     Ok(Some(wanted))
 }
 
-/// Puts the host back as it was before the first attach. Refused while there are containers.
-pub fn undo(config: &Config) -> Result<()> {
-    let directory = &config.state_dir;
-    if !directory.exists() {
-        return Ok(());
-    }
-    let ledger = Ledger::at(directory);
-    ledger.create()?;
-    let mut record = HostRecord::read(directory, &boot_id())?;
-    check_namespace(&record, Netns::current()?.id, config)?;
-    let mut netlink = Netlink::route()?;
-    let mut locked = ledger.lock()?;
-    record = HostRecord::read(directory, &boot_id())?;
-    if record.ready
-        && let Ok(host) = open(config, &record)
-    {
-        reclaim::sweep(&mut locked, &ledger, &host, &mut netlink)?;
-        if let Some(first) = locked.index.entries.values().next() {
-            return Err(Error::Busy(format!(
-                "{} containers are attached, {} among them: detach them first (`portslice detach ID`)",
-                locked.index.entries.len(),
-                first.id
-            )));
-        }
-    }
-    // from here on a run that is killed leaves a host that is prepared anew, or undone by the next run
-    record.ready = false;
-    save(&ledger, config, &record)?;
-
-    let programs = Programs::at(&bpf_directory(directory));
-    for (name, index) in [("from_wire", record.uplink), ("from_lo", LO)] {
-        programs.detach_tcx(name)?;
-        unfilter(&mut netlink, &record, index)?;
-    }
-    shaper::remove(&mut netlink)?;
-    for changed in record.changed.iter().rev() {
-        if sysctl::read(&changed.key)?.as_deref() == Some(&changed.now) {
-            sysctl::write(&changed.key, &changed.before)?;
-        }
-    }
-    if let Some(reserved) = &record.reserved {
-        unreserve(reserved)?;
-    }
-    unmount(&bpf_directory(directory), record.mounted)?;
-    ledger.remove()?;
-    drop(locked);
-    remove(&HostRecord::path(directory))?;
-    // the directory may hold what others put there; then it stays
-    let _ = fs::remove_dir(directory);
-    Ok(())
-}
-
-/// Takes our filter off a device, and clsact with it if that was ours.
-fn unfilter(netlink: &mut Netlink, record: &HostRecord, index: u32) -> Result<()> {
-    if record.tcx || index == 0 {
-        return Ok(());
-    }
-    // a device that is gone took its filters along
-    let Some(device) = link::at(netlink, index)? else { return Ok(()) };
-    let remove = if record.clsact.contains(&index) {
-        filter::delete_clsact(index, &device.name)
-    } else {
-        filter::delete_ingress(index, &device.name)
-    };
-    netlink.send(remove.tolerate(&[libc::ENOENT, libc::EINVAL]))
-}
-
-/// Takes out what we put in; what others added meanwhile stays.
-fn unreserve(reserved: &Reserved) -> Result<()> {
-    let left = Proc::default().here().reserved_ports()?.difference(&reserved.added);
-    let text = left.to_string();
-    // the kernel's own text may differ from ours in form, and an empty list is written as a line end
-    let before: PortSet = reserved.before.parse().unwrap_or_default();
-    let text = if left == before { &reserved.before } else { &text };
-    sysctl::write(RESERVED, &format!("{text}\n")).map(drop)
-}
-
-fn is_prepared(record: &HostRecord, facts: &Facts) -> bool {
-    record.ready && record.version == program::VERSION && record.uplink == facts.uplink.index
+fn is_prepared(record: &HostRecord, config: &Config, facts: &Facts) -> bool {
+    let (uplink, fair) = (facts.uplink.index, config.egress_unique_flow_per_container);
+    let current = record.ready && record.version == program::VERSION && record.uplink == uplink;
+    current && record.fair == if fair { uplink } else { 0 }
 }
 
 /// Is nothing left to do? A shaper that was made is asked for: somebody may have deleted it.
-fn is_current(record: &HostRecord, facts: &Facts, wanted: Wanted, netlink: &mut Netlink) -> Result<bool> {
+fn is_current(
+    record: &HostRecord,
+    config: &Config,
+    facts: &Facts,
+    wanted: Wanted,
+    netlink: &mut Netlink,
+) -> Result<bool> {
     let needs_shaper = wanted.shaper || (wanted.anew && record.shaper != 0);
-    Ok(is_prepared(record, facts) && (!needs_shaper || shaper::find(netlink)? == Some(record.shaper)))
+    Ok(is_prepared(record, config, facts) && (!needs_shaper || shaper::find(netlink)? == Some(record.shaper)))
 }
 
 /// Makes the shaper, and in it the classes of all containers that had one.
@@ -245,7 +175,7 @@ fn make_shaper(config: &Config, netlink: &mut Netlink, ledger: &Ledger, mut reco
     Ok(record.shaper)
 }
 
-fn check_namespace(record: &HostRecord, here: NetnsId, config: &Config) -> Result<()> {
+pub(super) fn check_namespace(record: &HostRecord, here: NetnsId, config: &Config) -> Result<()> {
     match record.netns {
         Some(known) if known != here => Err(Error::unsupported(
             format!("state directory {} belongs to another network namespace", config.state_dir.display()),
@@ -255,7 +185,7 @@ fn check_namespace(record: &HostRecord, here: NetnsId, config: &Config) -> Resul
     }
 }
 
-fn open(config: &Config, record: &HostRecord) -> Result<Host> {
+pub(super) fn open(config: &Config, record: &HostRecord) -> Result<Host> {
     let directory = bpf_directory(&config.state_dir);
     if !is_bpffs(&directory) {
         return Err(Error::unsupported(
@@ -288,6 +218,9 @@ fn prepare(
     }
     let probed = features::probe()?;
     features::require(&probed.pieces)?;
+    if config.egress_unique_flow_per_container {
+        fair::check(netlink, &probed, &facts.uplink)?;
+    }
     record.copied = Proc::default().here().copied()?;
     record.copied.retain(|setting| !probed.fresh.contains(setting));
     if record.ready && record.layout != maps::LAYOUT && !ledger.all()?.is_empty() {
@@ -355,6 +288,16 @@ fn prepare(
             netlink.send(filter::add_ingress(index, device, program.as_fd(), name, 0))?;
         }
     }
+    // recorded before it is made, so that a run that is killed in between leaves something to undo
+    if record.fair != 0 && (record.fair != facts.uplink.index || !config.egress_unique_flow_per_container) {
+        fair::remove(netlink, record.fair)?;
+        record.fair = 0;
+    }
+    if config.egress_unique_flow_per_container {
+        record.fair = facts.uplink.index;
+        save(ledger, config, &record)?;
+        fair::make(netlink, &programs, &facts.uplink)?;
+    }
     if !record.ready {
         record.generation = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
     }
@@ -363,18 +306,11 @@ fn prepare(
     Ok(record)
 }
 
-fn save(ledger: &Ledger, config: &Config, record: &HostRecord) -> Result<()> {
+pub(super) fn save(ledger: &Ledger, config: &Config, record: &HostRecord) -> Result<()> {
     ledger.replace(&HostRecord::path(&config.state_dir), &record.encode())
 }
 
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(e)),
-        _ => Ok(()),
-    }
-}
-
-fn is_bpffs(directory: &Path) -> bool {
+pub(super) fn is_bpffs(directory: &Path) -> bool {
     statfs(directory).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
 }
 
@@ -386,21 +322,4 @@ fn mount_bpffs(directory: &Path) -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("bpf"), directory, Some("bpf"), flags, Some("mode=0700"))
         .map_err(|e| Error::file("mount a BPF file system on", directory)(e.into()))
-}
-
-fn unmount(directory: &Path, ours: bool) -> Result<()> {
-    if is_bpffs(directory) {
-        if ours {
-            umount2(directory, MntFlags::MNT_DETACH).map_err(|e| Error::file("unmount", directory)(e.into()))?;
-        } else {
-            for entry in fs::read_dir(directory).map_err(Error::file("list", directory))?.flatten() {
-                fs::remove_file(entry.path()).map_err(Error::file("remove", entry.path()))?;
-            }
-            return Ok(());
-        }
-    }
-    match fs::remove_dir(directory) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", directory)(e)),
-        _ => Ok(()),
-    }
 }

@@ -18,7 +18,8 @@ use crate::error::{Error, Result};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.o"));
 
 /// The programs by function name, see `bpf/steer.bpf.c`.
-const NAMES: [&str; 6] = ["from_wire", "from_lo", "from_container", "after_shaper", "inner_lo", "inner_eth"];
+const NAMES: [&str; 7] =
+    ["from_wire", "from_lo", "from_container", "after_shaper", "host_flow", "inner_lo", "inner_eth"];
 
 /// What tells this build's data path from another one.
 pub const VERSION: &str = env!("STEER_VERSION");

@@ -14,6 +14,7 @@ use crate::net::{Netlink, Netns};
 use crate::plan::grant;
 use crate::ports::PortSet;
 use crate::slice::prepare::{self, Wanted};
+use crate::slice::undo;
 
 /// Keeps the reservation across boots.
 const SYSCTL_FILE: &str = "/etc/sysctl.d/50-portslice.conf";
@@ -52,7 +53,7 @@ fn set_up(config: &Config) -> Result<()> {
 }
 
 fn undo(config: &Config) -> Result<()> {
-    prepare::undo(config)?;
+    undo::undo(config)?;
     if persistent()? {
         match fs::remove_file(SYSCTL_FILE) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::file("remove", SYSCTL_FILE)(e)),

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR MIT)
  *
- * The data path: per packet, whose is it? Six programs, shared by all containers.
+ * The data path: per packet, whose is it? Seven programs, shared by all containers.
  *
  *   from_wire       uplink ingress         leased port -> container, else the host's stack
  *   from_lo         host lo ingress        the same for what host processes send to the host itself
  *   from_container  host veth ingress      source checked, then: other container, host, or world
  *   after_shaper    shaper's far end       the same, for packets that had to wait for their container's turn
+ *   host_flow       uplink root qdisc      where asked for: one flow for all that the host itself sends
  *   inner_lo        container lo ingress   own port or own socket: stays; else out to the host side
  *   inner_eth       container eth ingress  hands ::1 to lo, the only device that may carry it
  *
@@ -474,6 +475,14 @@ int inner_eth(struct __sk_buff *skb)
 	if (bpf_skb_store_bytes(skb, 0, zero, sizeof(zero), 0) < 0)
 		return DROP;
 	return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
+}
+
+/* On the uplink's root qdisc where that has a flow for each container: those name theirs by priority and do not come
+ * here. The filter's own class is the host's flow. */
+SEC("classifier")
+int host_flow(struct __sk_buff *skb __attribute__((unused)))
+{
+	return TC_ACT_OK;
 }
 
 char _license[] SEC("license") = "Dual MIT/GPL";
