@@ -3,7 +3,10 @@
 //! Needs root, iproute2 and the built binaries (`PORTSLICE_BIN` names their directory). Every test makes its own simulated
 //! host (`lab::Host`) and traffic stays between the namespaces it made; the machine's own network is never touched.
 
+mod bandwidth;
+mod change;
 mod crash;
+mod fair;
 mod isolated;
 mod lab;
 mod mesos;
@@ -11,5 +14,6 @@ mod path_matrix;
 mod refusals;
 mod runtimes;
 mod scale;
+mod tamper;
 mod transparent;
 mod undo;

@@ -656,14 +656,3 @@ fn a_full_disk() {
     }
     std::fs::remove_dir(&state).expect("state directory");
 }
-
-#[test]
-fn a_limit_that_cannot_be_enforced() {
-    let host = Host::new("limit");
-    let ns = Ns::net_only("limited");
-    let still = Still::of(&host);
-    let out = host.prestart("x", ns.pid(), &[("portslice/egress-rate", "300mbit")]);
-    out.refused(5, "egress limit of 37500000B (300 Mbit/s)");
-    still.check_all("after the refusal");
-    host.prestart("x", ns.pid(), &[("portslice/egress-rate", "0B")]).ok();
-}

@@ -57,6 +57,11 @@ impl Container {
         Container { id: id.into(), ns, block, ports, lease, mount, host }
     }
 
+    /// The host it is on.
+    pub fn host(&self) -> &Inner {
+        &self.host
+    }
+
     /// Runs a closure in the container's network namespace.
     pub fn inside<R: Send>(&self, job: impl FnOnce() -> R + Send) -> R {
         self.ns.inside(job)

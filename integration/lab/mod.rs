@@ -13,12 +13,16 @@
 pub mod bulk;
 pub mod bundle;
 pub mod container;
+pub mod delay;
 pub mod dns;
+pub mod flow;
 pub mod frame;
 pub mod hook;
 pub mod host;
 pub mod icmp;
+pub mod kill;
 pub mod leftovers;
+pub mod limit;
 pub mod ns;
 pub mod probe;
 pub mod run;
@@ -28,6 +32,7 @@ pub mod still;
 pub mod tap;
 
 pub use container::Container;
+pub use flow::Carrier;
 pub use host::Host;
 pub use ns::Ns;
 pub use probe::{Echo, Proto, Tried, ask, ask_from};

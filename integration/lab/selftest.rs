@@ -94,3 +94,21 @@ fn lab_notices_what_is_left_behind() {
     host.ns.set_sysctl("ipv4/conf/lo/route_localnet", "0");
     host.run(["tc", "qdisc", "del", "dev", "eth0", "clsact"]).ok();
 }
+
+#[test]
+fn lab_meters_agree_with_the_kernels_shaper() {
+    const RATE: u64 = 20 * limit::MBIT;
+    let host = plain("lab-meter");
+    host.run(["tc", "qdisc", "add", "dev", "eth0", "root", "handle", "1:", "htb", "default", "1"]).ok();
+    host.run(["tc", "class", "add", "dev", "eth0", "classid", "1:1", "htb", "rate", "20mbit", "burst", "25000b"]).ok();
+    assert_eq!(limit::classes(&host.ns, "eth0"), [("1:1".to_string(), RATE)].into());
+    for (n, carrier) in [Carrier::Tcp, Carrier::Udp, Carrier::UdpSegments].into_iter().enumerate() {
+        let to = SocketAddr::new(PEER4, 20_000 + n as u16);
+        let stream = flow::Plan::new(carrier, &host.ns, &host.peer, to).start();
+        std::thread::sleep(Duration::from_millis(500));
+        let share = stream.watch(Duration::from_secs(1)) / RATE as f64;
+        println!("{carrier:?}: {share:.4} of what the shaper lets through");
+        assert!((0.93..1.02).contains(&share), "{carrier:?}: {share:.4} of what the shaper lets through");
+    }
+    host.run(["tc", "qdisc", "del", "dev", "eth0", "root"]).ok();
+}

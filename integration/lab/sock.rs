@@ -144,6 +144,19 @@ pub fn recv(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     done(unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) })
 }
 
+/// recv(2) with MSG_TRUNC: of a stream, up to the buffer's length is thrown away and nothing copied; of a datagram comes what
+/// fits, and the size of all of it is returned.
+pub fn discard(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length are the slice's own.
+    done(unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_TRUNC) })
+}
+
+/// Says that nothing more will be sent.
+pub fn shut_sending(fd: &OwnedFd) {
+    // SAFETY: no pointers.
+    unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) };
+}
+
 /// recvfrom(2).
 pub fn recv_from(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
     // SAFETY: all pointers come with their true sizes.
@@ -187,6 +200,11 @@ pub fn limit(fd: &OwnedFd, limit: Duration) {
 /// SO_REUSEADDR.
 pub fn reuse(fd: &OwnedFd) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1i32)
+}
+
+/// Lets closing it reset the connection: one that waits for its end keeps its namespace alive.
+pub fn end_at_once(fd: &OwnedFd) -> io::Result<()> {
+    set(fd, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 1, l_linger: 0 })
 }
 
 /// The local address of a socket.

@@ -14,7 +14,7 @@ use std::time::Duration;
 const ALL: u16 = 0x0003;
 
 /// An AF_PACKET socket bound to a device of the calling thread's namespace.
-fn packet_socket(device: &str, protocol: u16) -> OwnedFd {
+pub fn packet_socket(device: &str, protocol: u16) -> OwnedFd {
     let protocol = protocol.to_be();
     let fd = sock::socket(libc::AF_PACKET, libc::SOCK_RAW, i32::from(protocol)).expect("AF_PACKET");
     // SAFETY: an all-zero sockaddr_ll is valid and we pass its true size.
