@@ -137,7 +137,7 @@ fn a_last_limit_killed_at_every_step() {
 fn a_change_inside_killed_at_every_step() {
     let host = Host::new("change-killed-inside");
     let runtime = host.runtime("runc");
-    let bundle = Bundle::new(&host, "c", &["sleep", "1000"]).sliced().annotation("portslice/egress-rate", "10mbit");
+    let bundle = Bundle::new(&host, "c", &["sleep", "1000"]).sliced().annotation("portslice/egress-rate", "20mbit");
     let running = runtime.start(&bundle);
     let ns = running.ns();
     let set = |rate| host.portslice(["set", &running.id, "--egress-rate", rate]).ok();
@@ -150,18 +150,18 @@ fn a_change_inside_killed_at_every_step() {
     };
     let kills = at_every_step(
         STEPS,
-        |call, n| killed(&host, call, n, &["portslice", "set", &running.id, "--egress-rate", "20mbit"], ""),
+        |call, n| killed(&host, call, n, &["portslice", "set", &running.id, "--egress-rate", "30mbit"], ""),
         |what, kills| {
             if kills % 2 == 0 {
                 host.portslice(["gc"]).ok();
                 let now = consistent(&format!("{what}, gc"));
-                assert!([Some(10 * MBIT), Some(20 * MBIT)].contains(&now), "{what}, gc: {now:?}");
+                assert!([Some(20 * MBIT), Some(30 * MBIT)].contains(&now), "{what}, gc: {now:?}");
             } else {
-                set("20mbit");
-                assert_eq!(consistent(&format!("{what}, set again")), Some(20 * MBIT));
+                set("30mbit");
+                assert_eq!(consistent(&format!("{what}, set again")), Some(30 * MBIT));
             }
-            set("10mbit");
-            assert_eq!(consistent(&format!("{what}, set back")), Some(10 * MBIT));
+            set("20mbit");
+            assert_eq!(consistent(&format!("{what}, set back")), Some(20 * MBIT));
         },
     );
     println!("change-killed-inside: {kills} kills");

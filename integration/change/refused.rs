@@ -73,13 +73,14 @@ fn a_change_that_is_refused_changes_nothing() {
 fn a_container_that_died_is_not_changed() {
     let host = Host::new("change-dead");
     let container = host.bare("c", &["--ports", "31000", "--egress-rate", "10mbit"]);
+    let class = container.class();
     container.kill();
     let out = container.set(&["--egress-rate", "20mbit", "--ports", "+31001"]);
     assert!(out.code.is_some_and(|code| code != 0), "a dead container was changed: {out}");
     assert_eq!(out.stderr.lines().count(), 1, "{out}");
     host.portslice(["gc"]).ok();
     assert_eq!(host.ids(), [""; 0], "leases after gc");
-    assert!(!limit::classes(&host.ns, limit::SHAPER).contains_key(&container.class()), "its class");
+    assert!(!limit::classes(&host.ns, limit::SHAPER).contains_key(&class), "its class");
     // and its ports are free
     host.bare("next", &["--ports", "31000-31001"]);
 }

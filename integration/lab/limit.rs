@@ -49,7 +49,8 @@ pub fn classes(ns: &Ns, device: &str) -> BTreeMap<String, u64> {
 /// no container's.
 pub fn shaped(host: &Inner) -> BTreeMap<String, u64> {
     let mut all = classes(&host.ns, SHAPER);
-    all.retain(|class, _| u32::from_str_radix(class.trim_start_matches("1:"), 16).expect("a class id") < 4096);
+    let slot = |class: &str| u32::from_str_radix(class.trim_start_matches("1:"), 16).expect("a class id");
+    all.retain(|class, _| slot(class) & 0x1fff < 0x1000);
     all
 }
 
@@ -78,21 +79,26 @@ pub fn words(host: &Host) -> String {
 }
 
 impl Container {
-    /// The id of its class on `SHAPER`.
+    /// The id of its class on `SHAPER`; the second of its two, when packets were led past a class in debt.
     pub fn class(&self) -> String {
-        format!("1:{:x}", self.lease["slot"].as_u64().expect("slot"))
+        let second = self.show()["second"]["egress"] == true;
+        format!("1:{:x}", self.lease["slot"].as_u64().expect("slot") + if second { 0x2000 } else { 0 })
     }
 
     /// The rate at which the host shapes what it sends.
     pub fn shaped_egress(&self) -> Option<u64> {
+        self.show()["egress"].as_object()?;
         shaped(self.host()).get(&self.class()).copied()
     }
 
     /// The rate at which the host shapes what it receives.
     pub fn shaped_ingress(&self) -> Option<u64> {
         let classes = classes(&self.host().ns, &self.device().expect("its device"));
-        assert!(classes.len() <= 1, "{}: classes {classes:?}", self.id);
-        classes.into_values().next()
+        assert!(classes.len() <= 2, "{}: classes {classes:?}", self.id);
+        let shown = self.show();
+        // without a limit, a class that still pays its debts may be left
+        shown["ingress"].as_object()?;
+        classes.get(if shown["second"]["ingress"] == true { "1:2" } else { "1:1" }).copied()
     }
 
     /// `set ID args...`.

@@ -2,7 +2,7 @@
 
 use super::sample::Sources;
 use crate::error::{Error, Result};
-use crate::lease::record::SHAPER;
+use crate::lease::record::{SHAPER, shaper_class};
 use crate::lease::{Dropped, Lease, Placed};
 use crate::net::{Netlink, Netns, link, qdisc};
 
@@ -18,10 +18,12 @@ pub fn dropped(lease: &Lease, from: &mut Sources<'_>) -> Result<Dropped> {
         qdisc::load(netlink, index, name, minor).map(|load| load.map_or(0, |load| load.drops))
     };
     if terms.ingress.is_some() {
-        total.ingress += drops(from.netlink, outer.index, &outer.name, qdisc::ONLY)?;
+        total.ingress += drops(from.netlink, outer.index, &outer.name, qdisc::ONLY + u16::from(terms.second.ingress))?;
     }
     total.egress += match (terms.egress, terms.egress_placed, from.shaper) {
-        (Some(_), Placed::Host, Some(shaper)) => drops(from.netlink, shaper, SHAPER, lease.slot)?,
+        (Some(_), Placed::Host, Some(shaper)) => {
+            drops(from.netlink, shaper, SHAPER, shaper_class(lease.slot, terms.second.egress))?
+        }
         (Some(_), Placed::Inside, _) => {
             let container = Netns::reach(&lease.netns, lease.netns_id)
                 .ok_or_else(|| Error::NotFound("its network namespace is gone".into()))?;
