@@ -78,6 +78,15 @@ pub struct Config {
     pub limit_local: bool,
     /// Whether containers share the uplink fairly, each as one flow.
     pub egress_unique_flow_per_container: bool,
+    /// Statistics: TCP sockets of a container, counted.
+    pub socket_statistics_summary: bool,
+    /// Statistics: round trips of its TCP sockets, and the ports of its block that are in use. Each reading looks
+    /// through the sockets of the whole machine.
+    pub socket_statistics_details: bool,
+    /// Statistics: the protocol counters of its namespace.
+    pub snmp_statistics: bool,
+    /// Statistics: its processes and threads, counted.
+    pub pids_and_tids_count: bool,
     /// Absolute; `None`: the journal and stderr. In the file, "" is `None`.
     #[serde(deserialize_with = "value::absolute_or_none", serialize_with = "value::or_empty")]
     pub log_file: Option<PathBuf>,
@@ -127,6 +136,10 @@ impl Default for Config {
             cpus: 0,
             limit_local: true,
             egress_unique_flow_per_container: false,
+            socket_statistics_summary: true,
+            socket_statistics_details: false,
+            snmp_statistics: false,
+            pids_and_tids_count: true,
             log_file: None,
             log_level: LogLevel::default(),
         }

@@ -61,7 +61,7 @@ impl Queue {
             }
             // a packet of 64 KB at 64 kbit/s is a debt of 8 s, which HTB would collect at whatever rate
             Some(load) if Duration::from_nanos(load.debt) > PATIENCE => {
-                dropped = load.drops;
+                dropped = load.leaf.drops;
                 requests.push(qdisc::delete_class(self.link, &self.name, self.minor));
             }
             _ => {}
@@ -83,8 +83,8 @@ impl Queue {
         let start = Instant::now();
         let mut dropped = 0;
         while let Some(load) = qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)? {
-            dropped = load.drops;
-            if load.backlog == 0 || start.elapsed() > PATIENCE {
+            dropped = load.leaf.drops;
+            if load.leaf.backlog == 0 || start.elapsed() > PATIENCE {
                 break;
             }
             sleep(Duration::from_millis(1));

@@ -2,7 +2,9 @@
 //! (`ResourceStatistics`), seen from inside the container: rx is what it received.
 
 pub mod limits;
+pub mod net;
 pub mod sample;
+pub mod snmp;
 pub mod table;
 
-pub use sample::{Monitored, Sources, Statistics, sample};
+pub use sample::{Groups, Monitored, Sources, Statistics, sample};

@@ -12,8 +12,7 @@ use crate::lease::{ContainerId, Lease, Placed};
 use crate::net::Netlink;
 use crate::rate::{Direction, Limit, Rate, Shape};
 use crate::slice::prepare;
-use crate::stats::{Sources, Statistics, limits, sample, table};
-use crate::steer::maps::REASONS;
+use crate::stats::{Groups, Sources, Statistics, sample, table};
 
 #[derive(Serialize)]
 struct Shown {
@@ -42,15 +41,9 @@ pub fn run(config: &Config, id: &ContainerId, json: bool) -> Result<()> {
     if let Some(host) = prepare::peek(config)? {
         let mut netlink = Netlink::route()?;
         let mut from = Sources { maps: &host.maps, shaper: host.shaper, netlink: &mut netlink };
-        shown.statistics = Some(sample(&shown.lease, &mut from).statistics);
-        let counted = host.maps.counters(shown.lease.slot)?.drops;
-        let mut drops: Map<String, Value> =
-            REASONS.iter().zip(counted).map(|(name, n)| ((*name).to_owned(), n.into())).collect();
-        if let Ok(limited) = limits::dropped(&shown.lease, &mut from) {
-            drops.insert("egress_limit".into(), limited.egress.into());
-            drops.insert("ingress_limit".into(), limited.ingress.into());
-        }
-        shown.drops = Some(drops);
+        let statistics = sample(&shown.lease, &mut from, &Groups::of(config)).statistics;
+        shown.drops.clone_from(&statistics.net.net_dropped_reasons);
+        shown.statistics = Some(statistics);
     }
     if json { print_json(&shown) } else { print(&text(&shown)) }
 }
@@ -97,7 +90,7 @@ fn text(shown: &Shown) -> String {
         ("cpus", terms.asked.cpus.map_or_else(|| "unknown".to_owned(), |cpus| cpus.to_string())),
         ("host loopback", if lease.host_loopback { "yes" } else { "no" }.to_owned()),
     ];
-    if let Some(s) = &shown.statistics {
+    if let Some(s) = shown.statistics.as_ref().map(|s| &s.net) {
         let flow = |packets: Option<u64>, bytes: Option<u64>| match (packets, bytes) {
             (Some(packets), Some(bytes)) => format!("{packets} packets, {}", table::bytes(bytes)),
             _ => "unknown".to_owned(),

@@ -7,7 +7,7 @@ use crate::lease::{ContainerId, Ledger};
 use crate::net::Netlink;
 use crate::slice::prepare;
 use crate::stats::table::{bytes, columns};
-use crate::stats::{Monitored, Sources, sample};
+use crate::stats::{Groups, Monitored, Sources, sample};
 
 pub fn run(config: &Config, ids: &[ContainerId], json: bool) -> Result<()> {
     let leases = if ids.is_empty() {
@@ -19,7 +19,7 @@ pub fn run(config: &Config, ids: &[ContainerId], json: bool) -> Result<()> {
     if let Some(host) = prepare::peek(config)? {
         let mut netlink = Netlink::route()?;
         let mut from = Sources { maps: &host.maps, shaper: host.shaper, netlink: &mut netlink };
-        samples.extend(leases.iter().map(|lease| sample(lease, &mut from)));
+        samples.extend(leases.iter().map(|lease| sample(lease, &mut from, &Groups::of(config))));
     }
     if json {
         return print_json(&samples);
@@ -32,7 +32,7 @@ pub fn run(config: &Config, ids: &[ContainerId], json: bool) -> Result<()> {
 fn row(sample: &Monitored) -> Vec<String> {
     let number = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let size = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), bytes);
-    let s = &sample.statistics;
+    let s = &sample.statistics.net;
     vec![
         sample.container_id.clone(),
         number(s.net_rx_packets),
