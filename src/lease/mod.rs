@@ -5,6 +5,7 @@
 pub mod block;
 pub mod id;
 pub mod index;
+pub mod journal;
 pub mod ledger;
 pub mod pool;
 pub mod record;

@@ -1,8 +1,8 @@
 //! Detach: take a slice back.
 
-use super::limit;
 use super::prepare::{self, Host};
 use super::wire::dismantle;
+use super::{account, limit};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::Worker;
@@ -41,18 +41,25 @@ pub fn detach(config: &Config, id: &ContainerId) -> Result<Option<Lease>> {
         }
         lease
     };
-    if let Some(host) = host {
-        take_apart(&lease, &host)?;
+    let last = host.map(|host| take_apart(&lease, &host)).transpose()?;
+    let mut locked = ledger.lock()?;
+    if let Some(line) = last {
+        account::write(&ledger, &line);
     }
-    ledger.lock()?.release(id)?;
+    locked.release(id)?;
+    drop(locked);
     log::info!("{id}: detached, slot {}, block {} is free", lease.slot, lease.block);
     Ok(Some(lease))
 }
 
-fn take_apart(lease: &Lease, host: &Host) -> Result<()> {
+/// Returns its last statistics, as a line of the journal: taken when nothing reaches it any more, and before the
+/// slot and the queues go in which it is counted.
+fn take_apart(lease: &Lease, host: &Host) -> Result<String> {
     host.maps.withdraw(&lease.all_ports(), lease.slot);
-    host.maps.clear_slot(lease.slot)?;
     let mut netlink = Netlink::route()?;
+    let last = account::last(lease, host, &mut netlink);
+    host.maps.clear_slot(lease.slot)?;
     limit::forget(host, &mut netlink, lease.slot)?;
-    dismantle(&mut netlink, lease.slot, &lease.netns, lease.netns_id)
+    dismantle(&mut netlink, lease.slot, &lease.netns, lease.netns_id)?;
+    Ok(last)
 }

@@ -4,6 +4,7 @@
 //! runs, [`detach()`] takes it back, [`mod@reclaim`] takes back what nobody else did. Each is idempotent. Nothing here
 //! knows which face called.
 
+pub mod account;
 pub mod attach;
 pub mod change;
 pub mod detach;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::prepare::{self, Host};
 use super::wire::{device_of, dismantle};
-use super::{change, limit};
+use super::{account, change, limit};
 use crate::config::Config;
 use crate::error::Result;
 use crate::lease::ledger::Locked;
@@ -87,9 +87,14 @@ pub fn state(lease: &Lease, ledger: &Ledger, host: &Host, netlink: &mut Netlink)
 /// Ends a dead lease: its ports first, its device if a killed run left one, then its record.
 pub fn take_back(locked: &mut Locked<'_>, lease: &Lease, host: &Host, netlink: &mut Netlink) -> Result<()> {
     host.maps.withdraw(&lease.all_ports(), lease.slot);
+    // one that never came into use counted nothing
+    let last = (lease.stage != Stage::Attaching).then(|| account::last(lease, host, netlink));
     host.maps.clear_slot(lease.slot)?;
     limit::forget(host, netlink, lease.slot)?;
     dismantle(netlink, lease.slot, &lease.netns, lease.netns_id)?;
+    if let Some(line) = last {
+        account::write(locked.ledger(), &line);
+    }
     locked.release(&lease.id)
 }
 

@@ -6,7 +6,8 @@ use crate::error::{Error, Result};
 use crate::lease::record::SHAPER;
 use crate::lease::{Dropped, Lease, Placed};
 use crate::net::qdisc::{self, Load};
-use crate::net::{Netlink, Netns, link};
+use crate::net::{Netlink, Netns};
+use crate::steer::SlotEntry;
 
 /// How the queues of a container stand; `None` for a direction without a limit.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,16 +27,15 @@ impl Queues {
     }
 }
 
-/// Reads the queues of one container.
-pub fn queues(lease: &Lease, from: &mut Sources<'_>) -> Result<Queues> {
+/// Reads the queues of one container, whose devices are `ends`.
+pub fn queues(lease: &Lease, ends: SlotEntry, from: &mut Sources<'_>) -> Result<Queues> {
     let terms = &lease.terms;
     let mut queues = Queues::default();
     if terms.ingress.is_none() && terms.egress.is_none() {
         return Ok(queues);
     }
-    let Some(outer) = link::find(from.netlink, &lease.link())? else { return Ok(queues) };
     if terms.ingress.is_some() {
-        queues.ingress = qdisc::load(from.netlink, outer.index, &outer.name, qdisc::ONLY)?;
+        queues.ingress = qdisc::load(from.netlink, ends.ifindex, &lease.link(), qdisc::ONLY)?;
     }
     queues.egress = match (terms.egress, terms.egress_placed, from.shaper) {
         (Some(_), Placed::Host, Some(shaper)) => qdisc::load(from.netlink, shaper, SHAPER, lease.slot)?,
@@ -43,7 +43,7 @@ pub fn queues(lease: &Lease, from: &mut Sources<'_>) -> Result<Queues> {
             let container = Netns::reach(&lease.netns, lease.netns_id)
                 .ok_or_else(|| Error::NotFound("its network namespace is gone".into()))?;
             let mut netlink = container.inside(Netlink::route)?;
-            qdisc::load(&mut netlink, outer.peer.unwrap_or(0), &lease.device, qdisc::ONLY)?
+            qdisc::load(&mut netlink, ends.inner, &lease.device, qdisc::ONLY)?
         }
         _ => None,
     };

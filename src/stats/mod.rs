@@ -1,10 +1,12 @@
 //! Statistics: one container's counters as one value, and its renderings. Names, units and meaning follow Mesos
 //! (`ResourceStatistics`), seen from inside the container: rx is what it received.
 
+pub mod collect;
 pub mod limits;
 pub mod net;
 pub mod sample;
 pub mod snmp;
 pub mod table;
 
+pub use collect::collect;
 pub use sample::{Groups, Monitored, Sources, Statistics, sample};

@@ -123,7 +123,9 @@ pub fn read(lease: &Lease, from: &mut Sources<'_>, groups: &Groups) -> Net {
 
 impl Net {
     fn count(&mut self, lease: &Lease, from: &mut Sources<'_>) {
-        let queues = noted(lease, limits::queues(lease, from));
+        // a slot that is nobody's has no device
+        let ends = noted(lease, from.maps.slot(lease.slot)).filter(|ends| ends.ifindex != 0).unwrap_or_default();
+        let queues = noted(lease, limits::queues(lease, ends, from));
         let limited = queues.map(|queues| queues.dropped(lease));
         let counted = noted(lease, from.maps.counters(lease.slot));
         if let Some(counters) = &counted {
@@ -140,8 +142,8 @@ impl Net {
             self.net_dropped_reasons = Some(reasons);
         }
         // the device's point of view is the host's: it transmits what the container receives
-        let device = noted(lease, link::find(from.netlink, &lease.link())).flatten();
-        if let (Some(stats), Some(limited)) = (device.and_then(|link| link.stats), limited) {
+        let device = noted(lease, link::counters(from.netlink, ends.ifindex)).flatten();
+        if let (Some(stats), Some(limited)) = (device, limited) {
             self.net_rx_errors = Some(stats.tx_errors);
             self.net_rx_dropped = Some(limited.ingress + stats.tx_dropped);
             self.net_tx_errors = Some(stats.rx_errors);

@@ -51,6 +51,9 @@ pub struct Groups {
 }
 
 impl Groups {
+    /// None of them.
+    pub const NONE: Groups = Groups { socket_summary: false, socket_details: false, snmp: false, pids_and_tids: false };
+
     /// Those that the configuration turns on.
     pub fn of(config: &Config) -> Self {
         Groups {

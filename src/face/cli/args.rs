@@ -54,13 +54,9 @@ pub enum Command {
         json: bool,
     },
     /// Show counters of containers, of all without an id
-    Stats {
-        /// Container ids
-        ids: Vec<ContainerId>,
-        /// As the JSON array that Mesos' /monitor/statistics served
-        #[arg(long)]
-        json: bool,
-    },
+    Stats(Stats),
+    /// Watch the busiest containers; ends with Ctrl-C
+    Top(Top),
     /// Take back the slices of containers that are gone; prints their ids
     Gc {
         /// As a JSON array
@@ -73,6 +69,40 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, ArgsDerive)]
+pub struct Stats {
+    /// Container ids
+    pub ids: Vec<ContainerId>,
+
+    /// As the JSON array that Mesos' /monitor/statistics served
+    #[arg(long)]
+    pub json: bool,
+
+    /// Again and again, every so many seconds (1 without a number), until Ctrl-C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", require_equals = true)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub watch: Option<u64>,
+
+    /// Those that ended, the newest last, as they were at their end
+    #[arg(long, conflicts_with = "watch")]
+    pub finished: bool,
+}
+
+#[derive(Debug, ArgsDerive)]
+pub struct Top {
+    /// What comes first: rx, tx, drops, cpu, memory or id
+    #[arg(long, value_name = "COLUMN", default_value = "tx")]
+    pub sort: String,
+
+    /// Seconds between two looks
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub interval: u64,
+
+    /// How many looks, for ever without a number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
 }
 
 #[derive(Debug, ArgsDerive)]
