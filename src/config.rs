@@ -78,6 +78,10 @@ pub struct Config {
     pub limit_local: bool,
     /// Whether containers share the uplink fairly, each as one flow.
     pub egress_unique_flow_per_container: bool,
+    /// Whether the CPUs a container asks for are also the most it may use.
+    pub enable_cfs: bool,
+    /// Whether CPUs that may be taken away count little against others.
+    pub revocable_cpu_low_priority: bool,
     /// Statistics: TCP sockets of a container, counted.
     pub socket_statistics_summary: bool,
     /// Statistics: round trips of its TCP sockets, and the ports of its block that are in use. Each reading looks
@@ -136,6 +140,8 @@ impl Default for Config {
             cpus: 0,
             limit_local: true,
             egress_unique_flow_per_container: false,
+            enable_cfs: false,
+            revocable_cpu_low_priority: true,
             socket_statistics_summary: true,
             socket_statistics_details: false,
             snmp_statistics: false,

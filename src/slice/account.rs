@@ -4,11 +4,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::prepare::Host;
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lease::ledger::unix_now;
 use crate::lease::{Lease, Ledger};
 use crate::net::Netlink;
-use crate::stats::{Groups, Sources, sample};
+use crate::stats::{Groups, sample};
 
 /// A line of the journal: an element of `/monitor/statistics`, and when the container came and went.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,9 +24,9 @@ pub struct Finished {
 }
 
 /// Counts for the last time. Its namespace is gone, or about to go, so nothing is asked there.
-pub fn last(lease: &Lease, host: &Host, netlink: &mut Netlink) -> String {
-    let mut from = Sources { maps: &host.maps, shaper: host.shaper, netlink };
-    let monitored = serde_json::to_value(sample(lease, &mut from, &Groups::NONE)).unwrap_or_default();
+pub fn last(config: &Config, lease: &Lease, host: &Host, netlink: &mut Netlink) -> String {
+    let from = host.sources(config, Groups::NONE);
+    let monitored = serde_json::to_value(sample(lease, &from, netlink)).unwrap_or_default();
     let line = Finished { created: lease.created, finished: unix_now(), monitored };
     serde_json::to_string(&line).unwrap_or_default()
 }

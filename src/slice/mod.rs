@@ -11,6 +11,7 @@ pub mod detach;
 mod fair;
 mod limit;
 pub mod prepare;
+mod processor;
 pub mod reclaim;
 mod refused;
 mod shaper;

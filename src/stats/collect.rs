@@ -4,11 +4,10 @@
 
 use std::thread;
 
-use super::sample::{Groups, Monitored, Sources, sample};
+use super::sample::{Monitored, Sources, sample};
 use crate::error::{Error, Result};
 use crate::lease::Lease;
 use crate::net::Netlink;
-use crate::steer::Maps;
 
 /// With more threads the kernel's own locks (RTNL) only make them wait.
 const MOST: usize = 4;
@@ -16,11 +15,10 @@ const MOST: usize = 4;
 const FEW: usize = 16;
 
 /// Samples of all `leases`, in their order.
-pub fn collect(leases: &[Lease], maps: &Maps, shaper: Option<u32>, groups: &Groups) -> Result<Vec<Monitored>> {
+pub fn collect(leases: &[Lease], from: &Sources<'_>) -> Result<Vec<Monitored>> {
     let some = |leases: &[Lease]| -> Result<Vec<Monitored>> {
         let mut netlink = Netlink::route()?;
-        let mut from = Sources { maps, shaper, netlink: &mut netlink };
-        Ok(leases.iter().map(|lease| sample(lease, &mut from, groups)).collect())
+        Ok(leases.iter().map(|lease| sample(lease, from, &mut netlink)).collect())
     };
     let workers = thread::available_parallelism().map_or(1, |n| n.get().min(MOST)).min(leases.len() / FEW).max(1);
     if workers == 1 {

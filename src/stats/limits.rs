@@ -1,7 +1,6 @@
 //! What a container's limits did: read from the queues in which packets wait, beside what queues that are gone had
 //! dropped.
 
-use super::sample::Sources;
 use crate::error::{Error, Result};
 use crate::lease::record::SHAPER;
 use crate::lease::{Dropped, Lease, Placed};
@@ -28,17 +27,17 @@ impl Queues {
 }
 
 /// Reads the queues of one container, whose devices are `ends`.
-pub fn queues(lease: &Lease, ends: SlotEntry, from: &mut Sources<'_>) -> Result<Queues> {
+pub fn queues(lease: &Lease, ends: SlotEntry, shaper: Option<u32>, netlink: &mut Netlink) -> Result<Queues> {
     let terms = &lease.terms;
     let mut queues = Queues::default();
     if terms.ingress.is_none() && terms.egress.is_none() {
         return Ok(queues);
     }
     if terms.ingress.is_some() {
-        queues.ingress = qdisc::load(from.netlink, ends.ifindex, &lease.link(), qdisc::ONLY)?;
+        queues.ingress = qdisc::load(netlink, ends.ifindex, &lease.link(), qdisc::ONLY)?;
     }
-    queues.egress = match (terms.egress, terms.egress_placed, from.shaper) {
-        (Some(_), Placed::Host, Some(shaper)) => qdisc::load(from.netlink, shaper, SHAPER, lease.slot)?,
+    queues.egress = match (terms.egress, terms.egress_placed, shaper) {
+        (Some(_), Placed::Host, Some(shaper)) => qdisc::load(netlink, shaper, SHAPER, lease.slot)?,
         (Some(_), Placed::Inside, _) => {
             let container = Netns::reach(&lease.netns, lease.netns_id)
                 .ok_or_else(|| Error::NotFound("its network namespace is gone".into()))?;

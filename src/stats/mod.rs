@@ -1,6 +1,7 @@
 //! Statistics: one container's counters as one value, and its renderings. Names, units and meaning follow Mesos
 //! (`ResourceStatistics`), seen from inside the container: rx is what it received.
 
+pub mod cgroup;
 pub mod collect;
 pub mod limits;
 pub mod net;

@@ -110,22 +110,22 @@ pub struct TrafficControl {
     pub requeues: u64,
 }
 
-/// Reads everything of `groups`.
-pub fn read(lease: &Lease, from: &mut Sources<'_>, groups: &Groups) -> Net {
+/// Reads everything that is wanted.
+pub fn read(lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> Net {
     let mut net = Net { net_ephemeral_ports: Some(lease.block), ..Net::default() };
-    net.count(lease, from);
+    net.count(lease, from, netlink);
     net.limit(lease);
-    if groups.needs_namespace() {
-        noted(lease, net.look_inside(lease, groups));
+    if from.groups.needs_namespace() {
+        noted(lease, net.look_inside(lease, &from.groups));
     }
     net
 }
 
 impl Net {
-    fn count(&mut self, lease: &Lease, from: &mut Sources<'_>) {
+    fn count(&mut self, lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) {
         // a slot that is nobody's has no device
         let ends = noted(lease, from.maps.slot(lease.slot)).filter(|ends| ends.ifindex != 0).unwrap_or_default();
-        let queues = noted(lease, limits::queues(lease, ends, from));
+        let queues = noted(lease, limits::queues(lease, ends, from.shaper, netlink));
         let limited = queues.map(|queues| queues.dropped(lease));
         let counted = noted(lease, from.maps.counters(lease.slot));
         if let Some(counters) = &counted {
@@ -142,7 +142,7 @@ impl Net {
             self.net_dropped_reasons = Some(reasons);
         }
         // the device's point of view is the host's: it transmits what the container receives
-        let device = noted(lease, link::counters(from.netlink, ends.ifindex)).flatten();
+        let device = noted(lease, link::counters(netlink, ends.ifindex)).flatten();
         if let (Some(stats), Some(limited)) = (device, limited) {
             self.net_rx_errors = Some(stats.tx_errors);
             self.net_rx_dropped = Some(limited.ingress + stats.tx_dropped);

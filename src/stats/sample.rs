@@ -4,8 +4,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::cgroup::{self, Usage};
 use super::net::{self, Net};
 use crate::config::Config;
+use crate::cpu::Policy;
 use crate::lease::Lease;
 use crate::net::Netlink;
 use crate::steer::Maps;
@@ -13,6 +15,9 @@ use crate::steer::Maps;
 /// Everything about one container at one time, as in Mesos' `statistics` object. A field that is not known is not there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Statistics {
+    /// CPU, memory, processes.
+    #[serde(flatten)]
+    pub usage: Usage,
     /// Network.
     #[serde(flatten)]
     pub net: Net,
@@ -70,19 +75,25 @@ impl Groups {
     }
 }
 
-/// Where the counters of this host's containers are.
+/// Where the counters of this host's containers are, and how they are to be read.
+#[derive(Clone, Copy)]
 pub struct Sources<'a> {
     /// The data path's maps.
     pub maps: &'a Maps,
     /// The device that limits what containers send, if there is one.
     pub shaper: Option<u32>,
-    /// A socket in the host's namespace.
-    pub netlink: &'a mut Netlink,
+    /// How CPUs that are asked for become limits.
+    pub cpu: Policy,
+    /// CPUs of the host.
+    pub cpus: u32,
+    /// Which groups are wanted.
+    pub groups: Groups,
 }
 
-/// Reads what is known of one container now.
-pub fn sample(lease: &Lease, from: &mut Sources<'_>, groups: &Groups) -> Monitored {
-    let net = net::read(lease, from, groups);
+/// Reads what is known of one container now. `netlink` is in the host's namespace.
+pub fn sample(lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> Monitored {
+    let usage = usage(lease, from);
+    let net = net::read(lease, from, netlink);
     let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
     let labels = &lease.labels;
     let text = |label: &Option<String>| label.clone().unwrap_or_default();
@@ -92,6 +103,22 @@ pub fn sample(lease: &Lease, from: &mut Sources<'_>, groups: &Groups) -> Monitor
         executor_name: text(&labels.executor_name),
         framework_id: text(&labels.framework_id),
         source: text(&labels.source),
-        statistics: Statistics { net, timestamp },
+        statistics: Statistics { usage, net, timestamp },
     }
+}
+
+/// From the container's cgroups. What fails is told to who debugs: it would be the same at every look.
+fn usage(lease: &Lease, from: &Sources<'_>) -> Usage {
+    let mut usage = Usage::default();
+    if let Some(place) = &lease.cgroups {
+        match cgroup::read(place, from.groups.pids_and_tids) {
+            Ok(reading) => {
+                reading.notes.iter().for_each(|note| log::debug!("{}: {note}", lease.id));
+                usage = reading.usage;
+            }
+            Err(e) => log::debug!("{}: {e}", lease.id),
+        }
+    }
+    (usage.cpus_limit, usage.cpus_soft_limit) = cgroup::limits(&lease.terms.asked.cpu(), &from.cpu, from.cpus);
+    usage
 }

@@ -196,9 +196,17 @@ struct Limits {
     #[arg(long, value_name = "BOOL")]
     limit_local: Option<String>,
 
-    /// CPUs it has, for limits that scale with them, such as 1.5
+    /// CPUs it gets when others want them, too, such as 1.5; bandwidth limits may scale with them
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     cpus: Option<String>,
+
+    /// The most CPUs it may use: a number, or inf
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    cpus_limit: Option<String>,
+
+    /// May its CPUs be taken away, so that they count little: true or false
+    #[arg(long, value_name = "BOOL")]
+    cpus_revocable: Option<String>,
 }
 
 impl Limits {
@@ -212,6 +220,8 @@ impl Limits {
             ("ingress-burst", &self.ingress_burst),
             ("limit-local", &self.limit_local),
             ("cpus", &self.cpus),
+            ("cpus-limit", &self.cpus_limit),
+            ("cpus-revocable", &self.cpus_revocable),
         ]
         .into_iter()
         .filter_map(|(key, value)| value.as_deref().map(|value| (key, value)))

@@ -42,7 +42,7 @@ pub fn look(config: &Config, ids: &[ContainerId]) -> Result<Vec<Monitored>> {
         ids.iter().map(|id| lease_of(config, id)).collect::<Result<_>>()?
     };
     match prepare::peek(config)? {
-        Some(host) => collect(&leases, &host.maps, host.shaper, &Groups::of(config)),
+        Some(host) => collect(&leases, &host.sources(config, Groups::of(config))),
         None => Ok(Vec::new()),
     }
 }

@@ -78,9 +78,18 @@ fn line(before: &Monitored, now: &Monitored) -> Line {
         rx: rate(then.net_rx_bytes, net.net_rx_bytes),
         tx: rate(then.net_tx_bytes, net.net_tx_bytes),
         drops: rate(then.net_rx_dropped, net.net_rx_dropped) + rate(then.net_tx_dropped, net.net_tx_dropped),
-        cpu: None,
-        memory: None,
+        cpu: cpu(before, now).map(|used| used.max(0.0) / seconds),
+        memory: now.statistics.usage.memory.mem_total_bytes,
     }
+}
+
+/// Seconds of CPU time between two looks.
+fn cpu(before: &Monitored, now: &Monitored) -> Option<f64> {
+    let time = |one: &Monitored| {
+        let usage = &one.statistics.usage;
+        Some(usage.cpus_user_time_secs? + usage.cpus_system_time_secs?)
+    };
+    Some(time(now)? - time(before)?)
 }
 
 fn row(line: &Line) -> Vec<String> {
