@@ -205,7 +205,9 @@ fn a_ceil_is_asked_for_or_configured_above_the_rate() {
 #[test]
 fn a_burst_is_asked_for_or_configured_or_ten_milliseconds() {
     for (rate_text, configured, asked_burst, bytes) in [
-        ("8kbit", "", "", 3028),
+        ("8kbit", "", "", 1600),
+        ("24kbit", "", "", 1600),
+        ("25kbit", "", "", 3028),
         ("1mbit", "", "", 3028),
         ("10mbit", "", "", 12_500),
         ("300mbit", "", "", 375_000),

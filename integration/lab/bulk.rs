@@ -112,6 +112,7 @@ impl Running {
         let out = from.inside(|| {
             let fd = probe::open(Proto::Tcp, to.ip()).expect("socket");
             sock::limit(&fd, patience);
+            sock::cubic(&fd).expect("TCP_CONGESTION");
             sock::connect(&fd, to).unwrap_or_else(|e| panic!("{what}: connect: {e}"));
             fd
         });

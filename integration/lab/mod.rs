@@ -25,6 +25,7 @@ pub mod leftovers;
 pub mod limit;
 pub mod ns;
 pub mod probe;
+pub mod race;
 pub mod run;
 mod selftest;
 pub mod sock;

@@ -202,6 +202,12 @@ pub fn reuse(fd: &OwnedFd) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1i32)
 }
 
+/// Chooses the congestion control that is nearly everywhere, whatever the machine prefers: it fills every queue it finds.
+pub fn cubic(fd: &OwnedFd) -> io::Result<()> {
+    let choose = |name: &[u8; 16]| set(fd, libc::IPPROTO_TCP, libc::TCP_CONGESTION, *name);
+    choose(b"cubic\0\0\0\0\0\0\0\0\0\0\0").or_else(|_| choose(b"reno\0\0\0\0\0\0\0\0\0\0\0\0"))
+}
+
 /// Lets closing it reset the connection: one that waits for its end keeps its namespace alive.
 pub fn end_at_once(fd: &OwnedFd) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 1, l_linger: 0 })

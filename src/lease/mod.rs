@@ -12,4 +12,4 @@ pub mod record;
 
 pub use id::ContainerId;
 pub use ledger::Ledger;
-pub use record::{Asked, CpuTerms, Dropped, Lease, Placed, Stage, Terms};
+pub use record::{Asked, CpuTerms, Dropped, Lease, Placed, Second, Stage, Terms};

@@ -119,6 +119,24 @@ pub struct Terms {
     pub ingress: Option<Shape>,
     /// Does what stays on this host count?
     pub limit_local: bool,
+    /// Which directions are held by their second class: the first one had sent too far ahead when the rate changed.
+    #[serde(default, skip_serializing_if = "Second::is_none")]
+    pub second: Second,
+}
+
+/// A choice between two classes for each direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Second {
+    /// What it sends.
+    pub egress: bool,
+    /// What it receives.
+    pub ingress: bool,
+}
+
+impl Second {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Packets that limits dropped.
@@ -201,6 +219,11 @@ impl Lease {
 
 /// The end of the shaper in which what containers send waits for its turn.
 pub const SHAPER: &str = "portslice-limit";
+
+/// The class of a container there, first or second; `SHAPER_CLASS` and `SHAPER_SECOND` of `bpf/maps.h`.
+pub fn shaper_class(slot: u16, second: bool) -> u16 {
+    if second { slot + 0x2000 } else { slot }
+}
 
 /// The host's end of the pair of slot `slot`: at most 13 of the 15 bytes a device name may have.
 pub fn link_name(slot: u16) -> String {

@@ -126,6 +126,13 @@ pub fn accept_local(index: u32, name: &str) -> Request {
     )
 }
 
+/// How large a packet may be that TCP hands to the link to be cut up behind it, in bytes. Connections take it over when
+/// they begin.
+pub fn segment_at(index: u32, name: &str, bytes: u32) -> Request {
+    let attributes = vec![LinkAttribute::GsoMaxSize(bytes)];
+    change(format!("limit the size of packets of {name}"), index, LinkFlags::empty(), LinkFlags::empty(), attributes)
+}
+
 /// Removes a link (and the other end of its pair). Waits for an RCU grace period: some 30 ms.
 pub fn delete(index: u32, name: &str) -> Request {
     let mut message = LinkMessage::default();

@@ -5,10 +5,10 @@
 use crate::config::Config;
 use crate::cpus::Cpus;
 use crate::error::Result;
-use crate::lease::{Asked, Placed, Terms};
+use crate::lease::{Asked, Placed, Second, Terms};
 use crate::net::qdisc::{Leaf, Throttle};
 use crate::ports::PortSet;
-use crate::rate::{Direction, Machine, Shape};
+use crate::rate::{Direction, Machine, Rate, Shape};
 
 /// Where a queue stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +21,16 @@ pub enum Place {
     Shaper,
 }
 
-/// What one socket with a send buffer of the default size (212992 bytes with the kernel's own overhead,
-/// net.core.wmem_default) can have under way: with less room it would lose packets instead of waiting.
-const EGRESS_ROOM: u32 = 288 << 10;
+/// What a sender may have under way before the kernel makes it wait: a UDP socket its send buffer (212992 bytes of
+/// net.core.wmem_default), a TCP connection what its pace made it send ahead before the rate was lowered
+/// (net/ipv4/tcp_output.c, tcp_small_queue_check). With less room they would lose packets instead.
+const EGRESS_ROOM: u32 = 1 << 20;
 /// Two of the largest packets: with one, a second that arrives meanwhile would always be lost.
 const INGRESS_ROOM: u32 = 128 << 10;
+
+/// At a rate below this one packet of 64 KB takes more than some 50 ms, for which a queue that has only one class could not
+/// take another rate.
+const INSIDE_FROM: Rate = Rate::from_bits_per_second(10_000_000);
 
 /// What is known of a container beside what it asks for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,8 +41,8 @@ pub struct Known {
     pub bundle_cpus: Option<Cpus>,
 }
 
-/// The terms of a container that listens on `ports` and asked for `asked`. A limit that spares local traffic has to
-/// look at each packet, which happens on the host.
+/// The terms of a container that listens on `ports` and asked for `asked`. A slow limit, and one that spares local
+/// traffic, are held on the host, where each packet can be led to another class or past it.
 ///
 /// # Errors
 ///
@@ -47,7 +52,8 @@ pub fn terms(config: &Config, ports: PortSet, asked: &Asked, known: Known, machi
     let egress = config.policy(Direction::Egress).shape(&asked.egress, cpus, machine)?;
     let ingress = config.policy(Direction::Ingress).shape(&asked.ingress, cpus, machine)?;
     let limit_local = asked.limit_local.unwrap_or(config.limit_local);
-    let inside = egress.is_some() && known.tamper_proof && limit_local;
+    let fast = egress.is_some_and(|shape| !shape.rate.is_below(INSIDE_FROM));
+    let inside = fast && known.tamper_proof && limit_local;
     Ok(Terms {
         ports,
         asked: asked.clone(),
@@ -55,7 +61,21 @@ pub fn terms(config: &Config, ports: PortSet, asked: &Asked, known: Known, machi
         egress_placed: if inside { Placed::Inside } else { Placed::Host },
         ingress,
         limit_local,
+        second: Second::default(),
     })
+}
+
+/// What a device takes unless it is told otherwise: GSO_LEGACY_MAX_SIZE.
+pub const LARGEST_PACKET: u32 = 65536;
+
+/// The largest packet, in bytes, that TCP inside may make of many segments: what takes 50 ms at the rate, and two
+/// segments. A packet of 64 KB, the kernel's default, would keep a container at 64 kbit/s from everything else for 8 s.
+pub fn largest_packet(terms: &Terms) -> u32 {
+    const DEFAULT: u64 = LARGEST_PACKET as u64;
+    /// The kernel takes MAX_TCP_HEADER off what it is told (net/ipv4/tcp.c, sk_gso_max_size); two frames besides.
+    const LEAST: u64 = 2 * 1514 + 400;
+    let worth = terms.egress.map_or(DEFAULT, |shape| shape.rate.bytes_per_second() / 20);
+    worth.clamp(LEAST, DEFAULT) as u32
 }
 
 /// Do these terms need the shaper that containers share?

@@ -62,6 +62,8 @@ pub enum Step {
         addresses: Vec<IpAddr>,
         /// What programs see in `ip route`.
         routes: Vec<InnerRoute>,
+        /// The largest packet TCP may hand to the device, in bytes.
+        largest_packet: u32,
         /// Settings under /proc/sys/net.
         sysctls: Vec<Setting>,
     },
@@ -118,6 +120,7 @@ pub fn attach(lease: &Lease, facts: &Facts, leaf: Leaf, copied: &[Setting], own:
             device: lease.device.clone(),
             addresses: facts.addresses.clone(),
             routes: inner_routes(facts),
+            largest_packet: limits::largest_packet(&lease.terms),
             sysctls: sysctls(lease, copied, own),
         },
         Step::Occupy { slot, flags: slot_flags(lease.host_loopback, &lease.terms), epoch: lease.epoch },
@@ -133,6 +136,8 @@ pub fn slot_flags(host_loopback: bool, terms: &Terms) -> u32 {
         (terms.ingress.is_some(), SlotEntry::THROUGH_QDISC),
         (limits::need_shaper(terms), SlotEntry::SHAPED),
         (!terms.limit_local, SlotEntry::SPARE_LOCAL),
+        (terms.second.egress, SlotEntry::EGRESS_SECOND),
+        (terms.second.ingress, SlotEntry::INGRESS_SECOND),
     ]
     .into_iter()
     .filter_map(|(on, flag)| on.then_some(flag))

@@ -188,8 +188,11 @@ impl<'de> Deserialize<'de> for PerCpu {
     }
 }
 
-/// Two full Ethernet frames, or 10 ms at the rate: enough for a timer that fires late. A burst of seconds, such as the
-/// 256 MB of the kubelet's bandwidth plugin, lets a container ignore its limit for as long.
+/// 10 ms at the rate, for a timer that fires late, and at least two full Ethernet frames; one, where two would take more
+/// than a second. A burst of seconds, such as the 256 MB of the kubelet's bandwidth plugin, lets a container ignore its
+/// limit for as long.
 fn default_burst(rate: Rate) -> Size {
-    Size::from_bytes((rate.bits_per_second() / 800).max(2 * 1514))
+    const FRAMES: u64 = 2 * 1514;
+    let least = if rate.bytes_per_second() < FRAMES { Limit::SMALLEST_BURST.bytes() } else { FRAMES };
+    Size::from_bytes((rate.bits_per_second() / 800).max(least))
 }

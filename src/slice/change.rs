@@ -20,7 +20,7 @@ use crate::lease::index::Index;
 use crate::lease::ledger::{Locked, unix_now};
 use crate::lease::{Asked, ContainerId, Lease, Ledger, Placed, Terms};
 use crate::net::diag::{self, Holder};
-use crate::net::link::Link;
+use crate::net::link::{self, Link};
 use crate::net::{Netlink, Netns};
 use crate::plan::limits::{self, Place};
 use crate::plan::{self, grant};
@@ -142,7 +142,14 @@ impl Site<'_> {
         // its own device is a place only for a queue that stands there since it was attached
         let inside = now.egress_placed == Placed::Inside;
         let known = limits::Known { tamper_proof: inside, bundle_cpus: self.lease.bundle_cpus };
-        let terms = limits::terms(self.config, ports, &asked, known, &machine)?;
+        let mut terms = limits::terms(self.config, ports, &asked, known, &machine)?;
+        terms.second = now.second;
+        if now.ingress != terms.ingress && now.ingress.is_some() && self.queue(Place::Ingress, now)?.owes()? {
+            terms.second.ingress = !now.second.ingress;
+        }
+        if now.egress != terms.egress && limits::need_shaper(now) && self.queue(Place::Shaper, now)?.owes()? {
+            terms.second.egress = !now.second.egress;
+        }
         if terms.egress.is_some() || terms.ingress.is_some() {
             limit::leaf(self.host, &self.lease.id)?;
         }
@@ -186,16 +193,25 @@ impl Site<'_> {
     fn apply(&mut self, old: &Terms, new: &Terms, doubtful: bool) -> Result<()> {
         let leaf = self.host.leaf.unwrap_or_default();
         let (had, has) = (limits::queues(old, leaf), limits::queues(new, leaf));
+        // a queue is where it stands, and which of two classes it is
+        let stands = |place: Place, terms: &Terms| {
+            let second = if place == Place::Ingress { terms.second.ingress } else { terms.second.egress };
+            (place, second)
+        };
+        let new_at: Vec<_> = has.iter().map(|(place, _)| stands(*place, new)).collect();
+        let going: Vec<_> = had.iter().filter(|(place, _)| !new_at.contains(&stands(*place, old))).collect();
         for (place, throttle) in &has {
-            if doubtful || !had.contains(&(*place, *throttle)) {
-                let dropped = self.queue(*place)?.set(throttle)?;
-                self.account(*place, dropped);
+            let there = had.iter().any(|(was, _)| stands(*was, old) == stands(*place, new));
+            if doubtful || !there || !had.contains(&(*place, *throttle)) {
+                let mut queue = self.queue(*place, new)?;
+                if !there && *place != Place::Inside {
+                    queue.clear()?;
+                }
+                queue.set(throttle)?;
             }
         }
-        let gone = |place: Place| !has.iter().any(|(stays, _)| *stays == place);
-        let going: Vec<_> = had.iter().filter(|(place, _)| gone(*place)).collect();
         for (place, throttle) in &going {
-            match self.queue(*place)?.open(&throttle.shape) {
+            match self.queue(*place, old)?.open(&throttle.shape) {
                 Err(e) if !doubtful => return Err(e),
                 _ => {}
             }
@@ -210,27 +226,36 @@ impl Site<'_> {
             self.lease.terms = terms;
             done?;
         }
+        if doubtful || limits::largest_packet(old) != limits::largest_packet(new) {
+            let (inner, device) = (self.outer.peer.unwrap_or(0), &self.lease.device);
+            let request = link::segment_at(inner, device, limits::largest_packet(new));
+            self.container()?.inside(|| Netlink::route()?.send(request))?;
+        }
         for (place, _) in going {
-            // taking the queue off the container's own device would lose packets; open, it costs next to nothing
-            if *place != Place::Inside {
-                let dropped = self.queue(*place)?.remove()?;
-                self.account(*place, dropped);
+            let mut queue = self.queue(*place, old)?;
+            let dropped = queue.dropped()?;
+            self.account(*place, dropped);
+            // taking the queue off the container's own device would lose packets; open, it costs next to nothing. One
+            // of two classes stays until its packets are gone: the device is still shaped.
+            let other_class = has.iter().any(|(stays, _)| stays == place);
+            if *place != Place::Inside && !other_class {
+                queue.remove()?;
             }
         }
         Ok(())
     }
 
-    fn queue(&self, place: Place) -> Result<Queue> {
+    fn queue(&self, place: Place, terms: &Terms) -> Result<Queue> {
         match place {
-            Place::Ingress => Queue::ingress(&self.outer),
-            Place::Shaper => Queue::shaper(self.host, self.lease.slot),
-            Place::Inside => {
-                let container = Netns::reach(&self.lease.netns, self.lease.netns_id).ok_or_else(|| {
-                    Error::NotFound(format!("the network namespace of container {} is gone", self.lease.id))
-                })?;
-                Queue::inside(&container, &self.outer, &self.lease.device)
-            }
+            Place::Ingress => Queue::ingress(&self.outer, terms.second.ingress),
+            Place::Shaper => Queue::shaper(self.host, self.lease.slot, terms.second.egress),
+            Place::Inside => Queue::inside(&self.container()?, &self.outer, &self.lease.device),
         }
+    }
+
+    fn container(&self) -> Result<Netns> {
+        Netns::reach(&self.lease.netns, self.lease.netns_id)
+            .ok_or_else(|| Error::NotFound(format!("the network namespace of container {} is gone", self.lease.id)))
     }
 
     fn account(&mut self, place: Place, dropped: u64) {

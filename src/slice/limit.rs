@@ -13,7 +13,8 @@ use crate::net::qdisc::{self, Leaf, ONLY, Throttle};
 use crate::net::{Netlink, Netns};
 use crate::rate::Shape;
 
-/// What HTB may have sent ahead of its rate before a new rate counts: a class that owes more starts anew.
+/// How far HTB may have sent ahead of a rate before another one counts: a class that owes more is left to pay, and
+/// packets go to another one.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// There is no such device, qdisc or class: it is gone, as it should be.
@@ -31,9 +32,10 @@ pub struct Queue {
 
 impl Queue {
     /// Of what goes to a container, on the host's end of its pair.
-    pub fn ingress(outer: &Link) -> Result<Self> {
+    pub fn ingress(outer: &Link, second: bool) -> Result<Self> {
         let netlink = Netlink::route()?;
-        Ok(Queue { netlink, link: outer.index, name: outer.name.clone(), minor: ONLY, alone: true })
+        let minor = if second { ONLY + 1 } else { ONLY };
+        Ok(Queue { netlink, link: outer.index, name: outer.name.clone(), minor, alone: true })
     }
 
     /// Of what a container sends, on its own end of the pair.
@@ -44,32 +46,35 @@ impl Queue {
     }
 
     /// Of what the container of slot `slot` sends, on the host.
-    pub fn shaper(host: &Host, slot: u16) -> Result<Self> {
+    pub fn shaper(host: &Host, slot: u16, second: bool) -> Result<Self> {
         let link = host.shaper.ok_or_else(|| {
             Error::Failed(format!("{} is gone: run `portslice setup`, which makes it anew", shaper::NAME))
         })?;
-        Ok(Queue { netlink: Netlink::route()?, link, name: shaper::NAME.to_owned(), minor: slot, alone: false })
+        let minor = shaper::class(slot, second);
+        Ok(Queue { netlink: Netlink::route()?, link, name: shaper::NAME.to_owned(), minor, alone: false })
     }
 
-    /// Makes the queue, or changes it to `throttle` when it is there. Returns what a queue that had to go had dropped.
-    pub fn set(&mut self, throttle: &Throttle) -> Result<u64> {
-        let mut dropped = 0;
+    /// Would another rate have to wait? A packet of 64 KB at 64 kbit/s is a debt of 8 s, which HTB collects at whatever
+    /// rate.
+    pub fn owes(&mut self) -> Result<bool> {
+        let load = qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)?;
+        Ok(load.is_some_and(|load| Duration::from_nanos(load.debt) > PATIENCE))
+    }
+
+    /// Makes the queue, or changes it to `throttle` when it is there; what waits in it stays.
+    pub fn set(&mut self, throttle: &Throttle) -> Result<()> {
         let mut requests = Vec::new();
-        match qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)? {
-            None if self.alone => {
-                requests.push(qdisc::add_htb(self.link, &self.name, ONLY).tolerate(&[libc::EEXIST]));
-            }
-            // a packet of 64 KB at 64 kbit/s is a debt of 8 s, which HTB would collect at whatever rate
-            Some(load) if Duration::from_nanos(load.debt) > PATIENCE => {
-                dropped = load.leaf.drops;
-                requests.push(qdisc::delete_class(self.link, &self.name, self.minor));
-            }
-            _ => {}
+        if self.alone {
+            requests.push(qdisc::add_htb(self.link, &self.name, ONLY).tolerate(&[libc::EEXIST]));
         }
         requests.push(qdisc::class(self.link, &self.name, self.minor, &throttle.shape));
         requests.push(qdisc::leaf(self.link, &self.name, self.minor, throttle));
-        self.netlink.batch(&requests)?;
-        Ok(dropped)
+        self.netlink.batch(&requests)
+    }
+
+    /// Removes the class as it may have been left: its counters, and its debts.
+    pub fn clear(&mut self) -> Result<()> {
+        self.netlink.send(qdisc::delete_class(self.link, &self.name, self.minor).tolerate(GONE))
     }
 
     /// Lets everything through at once. The queue stays, and what waits in it goes on its way.
@@ -78,14 +83,20 @@ impl Queue {
         self.netlink.send(class)
     }
 
-    /// Removes the queue once nothing waits in it. Nobody may send into it any more. Returns what it had dropped.
-    pub fn remove(&mut self) -> Result<u64> {
+    /// Packets that were dropped instead of queued.
+    pub fn dropped(&mut self) -> Result<u64> {
+        Ok(qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)?.map_or(0, |load| load.leaf.drops))
+    }
+
+    /// Removes the queue, into which nobody sends any more, once nothing waits in it. What still waits for its class to
+    /// pay its debts keeps it: it goes with its container.
+    pub fn remove(&mut self) -> Result<()> {
         let start = Instant::now();
-        let mut dropped = 0;
-        while let Some(load) = qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)? {
-            dropped = load.leaf.drops;
-            if load.leaf.backlog == 0 || start.elapsed() > PATIENCE {
-                break;
+        while let Some(load) = qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)?
+            && load.leaf.backlog > 0
+        {
+            if start.elapsed() > PATIENCE {
+                return Ok(());
             }
             sleep(Duration::from_millis(1));
         }
@@ -94,15 +105,15 @@ impl Queue {
         } else {
             qdisc::delete_class(self.link, &self.name, self.minor)
         };
-        self.netlink.send(request.tolerate(GONE))?;
-        Ok(dropped)
+        self.netlink.send(request.tolerate(GONE))
     }
 }
 
-/// Takes the class of `slot` off the shaper, if it is there, with whatever waits in it: its container is gone.
+/// Takes the classes of `slot` off the shaper, if they are there, with whatever waits in them: its container is gone.
 pub fn forget(host: &Host, netlink: &mut Netlink, slot: u16) -> Result<()> {
     let Some(link) = host.shaper else { return Ok(()) };
-    netlink.send(qdisc::delete_class(link, shaper::NAME, slot).tolerate(GONE))
+    let delete = |second| qdisc::delete_class(link, shaper::NAME, shaper::class(slot, second)).tolerate(GONE);
+    netlink.batch(&[false, true].map(delete))
 }
 
 /// What packets of this host wait in; a refusal where the kernel has no HTB.

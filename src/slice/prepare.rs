@@ -172,9 +172,10 @@ fn make_shaper(config: &Config, netlink: &mut Netlink, ledger: &Ledger, mut reco
     for lease in ledger.all()? {
         if let (Some(shape), true, Some(leaf)) = (lease.terms.egress, limits::need_shaper(&lease.terms), record.leaf) {
             let throttle = limits::throttle(Place::Shaper, shape, leaf);
+            let class = shaper::class(lease.slot, lease.terms.second.egress);
             netlink.batch(&[
-                qdisc::class(record.shaper, shaper::NAME, lease.slot, &shape),
-                qdisc::leaf(record.shaper, shaper::NAME, lease.slot, &throttle),
+                qdisc::class(record.shaper, shaper::NAME, class, &shape),
+                qdisc::leaf(record.shaper, shaper::NAME, class, &throttle),
             ])?;
         }
     }

@@ -19,7 +19,7 @@ use crate::rate::{Limit, Rate, Shape};
 use crate::steer::Programs;
 use crate::steer::maps::MAX_SLOTS;
 
-pub use crate::lease::record::SHAPER as NAME;
+pub use crate::lease::record::{SHAPER as NAME, shaper_class as class};
 
 /// The end where packets go on.
 const AFTER: &str = "portslice-after";

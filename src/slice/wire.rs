@@ -11,7 +11,7 @@ use crate::lease::record::link_name;
 use crate::net::link::{self, Link, Pair};
 use crate::net::netns::NetnsId;
 use crate::net::{Netlink, Netns, address, filter, route};
-use crate::plan::limits::Place;
+use crate::plan::limits::{LARGEST_PACKET, Place};
 use crate::plan::{PAIR_MTU, Step};
 use crate::steer::SlotEntry;
 
@@ -66,18 +66,18 @@ impl Wiring<'_> {
             }
             Step::Throttle { slot, place, throttle } => {
                 let mut queue = match place {
-                    Place::Ingress => Queue::ingress(self.outer()?)?,
+                    Place::Ingress => Queue::ingress(self.outer()?, false)?,
                     Place::Inside => Queue::inside(self.container, self.outer()?, self.inner_name)?,
                     Place::Shaper => {
                         // one that a killed run left has its drops, and its debts
                         limit::forget(self.host, self.netlink, *slot)?;
-                        Queue::shaper(self.host, *slot)?
+                        Queue::shaper(self.host, *slot, false)?
                     }
                 };
-                queue.set(throttle).map(drop)
+                queue.set(throttle)
             }
             Step::Guard { slot } => self.guard(*slot),
-            Step::Furnish { slot, device, addresses, routes, sysctls } => {
+            Step::Furnish { slot, device, addresses, routes, largest_packet, sysctls } => {
                 let inner = self.outer()?.peer.unwrap_or(0);
                 let programs = [self.host.programs.open("inner_lo")?, self.host.programs.open("inner_eth")?];
                 self.container.inside(|| {
@@ -91,6 +91,9 @@ impl Wiring<'_> {
                         link::up(LO, "lo"),
                         link::up_without_arp(inner, device),
                     ];
+                    if *largest_packet < LARGEST_PACKET {
+                        requests.push(link::segment_at(inner, device, *largest_packet));
+                    }
                     for ip in addresses {
                         let add = address::add(inner, *ip);
                         requests.push(if ip.is_ipv6() { add.tolerate(NO_IPV6) } else { add });

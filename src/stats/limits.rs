@@ -2,7 +2,7 @@
 //! dropped.
 
 use crate::error::{Error, Result};
-use crate::lease::record::SHAPER;
+use crate::lease::record::{SHAPER, shaper_class};
 use crate::lease::{Dropped, Lease, Placed};
 use crate::net::qdisc::{self, Load};
 use crate::net::{Netlink, Netns};
@@ -34,10 +34,13 @@ pub fn queues(lease: &Lease, ends: SlotEntry, shaper: Option<u32>, netlink: &mut
         return Ok(queues);
     }
     if terms.ingress.is_some() {
-        queues.ingress = qdisc::load(netlink, ends.ifindex, &lease.link(), qdisc::ONLY)?;
+        let minor = qdisc::ONLY + u16::from(terms.second.ingress);
+        queues.ingress = qdisc::load(netlink, ends.ifindex, &lease.link(), minor)?;
     }
     queues.egress = match (terms.egress, terms.egress_placed, shaper) {
-        (Some(_), Placed::Host, Some(shaper)) => qdisc::load(netlink, shaper, SHAPER, lease.slot)?,
+        (Some(_), Placed::Host, Some(shaper)) => {
+            qdisc::load(netlink, shaper, SHAPER, shaper_class(lease.slot, terms.second.egress))?
+        }
         (Some(_), Placed::Inside, _) => {
             let container = Netns::reach(&lease.netns, lease.netns_id)
                 .ok_or_else(|| Error::NotFound("its network namespace is gone".into()))?;

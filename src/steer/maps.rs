@@ -100,6 +100,10 @@ impl SlotEntry {
     pub const SHAPED: u32 = 4;
     /// Its limits do not count what stays on the host.
     pub const SPARE_LOCAL: u32 = 8;
+    /// What it sends goes to its second class.
+    pub const EGRESS_SECOND: u32 = 16;
+    /// What it receives goes to its second class.
+    pub const INGRESS_SECOND: u32 = 32;
 }
 
 /// `struct counters` summed over all CPUs: packets and bytes as on the wire, rx = received by the container.

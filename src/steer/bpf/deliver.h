@@ -119,6 +119,13 @@ static __always_inline int limits(const struct slot *s, __u32 local)
 	return s->flags & SLOT_THROUGH_QDISC && !(local && s->flags & SLOT_SPARE_LOCAL);
 }
 
+/* The class of that limit: the qdisc's default one, unless it is the second one's turn. Whatever class a process of the
+ * host chose, it is not its to choose. */
+static __always_inline __u32 ingress_class(const struct slot *s)
+{
+	return s->flags & SLOT_INGRESS_SECOND ? INGRESS_SECOND : 0;
+}
+
 /* From the wire into container `n`. */
 static __always_inline int to_container(struct __sk_buff *skb, __u32 n, __u32 l4, __u32 tcp)
 {
@@ -127,8 +134,10 @@ static __always_inline int to_container(struct __sk_buff *skb, __u32 n, __u32 l4
 	if (!s || !s->ifindex)
 		return PASS;
 	received(n, skb, l4, tcp);
-	if (limits(s, 0))
+	if (limits(s, 0)) {
+		skb->priority = ingress_class(s);
 		return bpf_redirect(s->ifindex, 0);
+	}
 	return bpf_redirect_peer(s->ifindex, 0);
 }
 
@@ -146,8 +155,7 @@ static __always_inline int to_container_locally(struct __sk_buff *skb, const str
 		bpf_skb_change_type(skb, 0 /* PACKET_HOST */);
 		return bpf_redirect_peer(s->ifindex, 0);
 	}
-	/* whatever class a process of the host chose, it is not its to choose */
-	skb->priority = limits(s, 1) ? 0 : UNLIMITED;
+	skb->priority = limits(s, 1) ? ingress_class(s) : UNLIMITED;
 	if (bpf_skb_store_bytes(skb, 0, h->mac, sizeof(h->mac), 0) < 0)
 		return DROP;
 	return bpf_redirect(s->ifindex, 0);
@@ -161,6 +169,7 @@ static __always_inline int copy_to_container(struct __sk_buff *skb, const struct
 	if (!s || !s->ifindex || bpf_skb_store_bytes(skb, 0, h->mac, sizeof(h->mac), 0) < 0)
 		return PASS;
 	received(n, skb, 0, 0);
+	skb->priority = ingress_class(s);
 	bpf_clone_redirect(skb, s->ifindex, 0);
 	return PASS;
 }
@@ -178,13 +187,13 @@ static __always_inline int to_host(struct __sk_buff *skb)
 
 /* What container `n` sends waits in its class of the shaper, then comes back through after_shaper. The mark says whose
  * it is and, for a later fragment, which container it is for (`to`); it never leaves the host's namespace. */
-static __always_inline int to_shaper(struct __sk_buff *skb, __u32 n, __u32 to)
+static __always_inline int to_shaper(struct __sk_buff *skb, const struct slot *s, __u32 n, __u32 to)
 {
 	struct slot *shaper = slot_of(HOST);
 
 	if (!shaper)
 		return DROP;
-	skb->priority = SHAPER_CLASS(n);
+	skb->priority = SHAPER_CLASS(n) + (s->flags & SLOT_EGRESS_SECOND ? SHAPER_SECOND : 0);
 	skb->mark = n | to << 16;
 	return bpf_redirect(shaper->ifindex, 0);
 }

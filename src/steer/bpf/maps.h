@@ -37,9 +37,14 @@
 #define SLOT_HOST_LOOPBACK 2	/* may reach the host's 127.0.0.0/8 and ::1 */
 #define SLOT_SHAPED 4		/* what it sends waits its turn in the shaper */
 #define SLOT_SPARE_LOCAL 8	/* its limits do not count what stays on this host */
+/* A class that sent far ahead of its rate is paid off before a new rate counts: packets are led to a second class. */
+#define SLOT_EGRESS_SECOND 16
+#define SLOT_INGRESS_SECOND 32
 
 /* Classes and flows of qdiscs, chosen by skb->priority: class 1:<slot> of the shaper, flow <slot> of the uplink. */
 #define SHAPER_CLASS(slot) (1 << 16 | (slot))
+#define SHAPER_SECOND 0x2000	/* added to the first */
+#define INGRESS_SECOND (1 << 16 | 2)
 #define UNLIMITED (1 << 16)	/* 1:0, htb's direct queue */
 #define UPLINK_FLOW(slot) (0x7073 << 16 | (slot))
 

@@ -283,7 +283,7 @@ static __noinline int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 			return drop(slot, R_UNREACHABLE);
 	}
 	if (s->flags & SLOT_SHAPED && !(local && s->flags & SLOT_SPARE_LOCAL))
-		return to_shaper(skb, slot, to);
+		return to_shaper(skb, s, slot, to);
 	return deliver(skb, slot, &p, to);
 }
 
@@ -322,7 +322,7 @@ int from_container(struct __sk_buff *skb)
 		if (port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
 			return drop(slot, R_SOURCE_PORT);
 		if (s->flags & SLOT_SHAPED)
-			return to_shaper(skb, slot, 0);
+			return to_shaper(skb, s, slot, 0);
 		sent(slot, skb, L4_V4, ip->protocol == PROTO_TCP);
 		return to_world_v4(skb, h, slot, ip->daddr);
 	}
@@ -340,7 +340,7 @@ int from_container(struct __sk_buff *skb)
 		if (port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
 			return drop(slot, R_SOURCE_PORT);
 		if (s->flags & SLOT_SHAPED)
-			return to_shaper(skb, slot, 0);
+			return to_shaper(skb, s, slot, 0);
 		sent(slot, skb, L4_V6, ip->nexthdr == PROTO_TCP);
 		return to_world_v6(skb, h, slot, &dst);
 	}
