@@ -1,6 +1,7 @@
 //! Promise: a container sends and receives at the rate it was given, no faster and no slower, and nobody else notices.
 
 mod asked;
+mod cost;
 mod held;
 mod local;
 mod lost;

@@ -36,9 +36,13 @@ pub fn check(netlink: &mut Netlink, probed: &Probed, uplink: &Link) -> Result<()
     ))
 }
 
-/// Makes it the root qdisc of the uplink.
+/// Makes it the root qdisc of the uplink; the one that is there gets the program as it is pinned now.
 pub fn make(netlink: &mut Netlink, programs: &Programs, uplink: &Link) -> Result<()> {
-    netlink.send(qdisc::add_fair(uplink.index, &uplink.name))?;
+    // the kernel takes the number of flows only once
+    let there = qdisc::root(netlink, uplink.index, &uplink.name)?.is_some_and(|root| root.major == qdisc::FAIR);
+    if !there {
+        netlink.send(qdisc::add_fair(uplink.index, &uplink.name))?;
+    }
     // a container's packets name their flow; what names none is the host's
     let program = programs.open("host_flow")?;
     let classifier = filter::add_classifier(uplink.index, &uplink.name, qdisc::FAIR, program.as_fd(), HOST_FLOW);
