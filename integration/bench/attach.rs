@@ -11,7 +11,7 @@ mod timed;
 
 use cni::Chain;
 use holder::Holder;
-use judge::{Failure, Row, Table, best_of_series, lower_quartile, median};
+use judge::{Failure, Row, SERIES, Table, best_of_series, lower_quartile, median};
 use net::{Netns, host_and_peer, private_ground};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use product::Product;
@@ -55,7 +55,7 @@ struct Series {
 
 fn main() -> ExitCode {
     match Bench::prepare() {
-        Ok(bench) => best_of_series("attach", || bench.series()),
+        Ok(bench) => best_of_series("attach", SERIES, || bench.series()),
         Err(e) => {
             eprintln!("attach: {e}");
             ExitCode::FAILURE
@@ -221,7 +221,7 @@ impl Bench {
             let size = fs::metadata(self.product.binary(hook))?.len() as f64;
             rows.push(at_most(&format!("size of {hook}"), size / MB, 2.5, &mb));
         }
-        Ok(Table { header: vec!["median of 50", "measured", "limit"], rows })
+        Ok(Table { header: ["median of 50", "measured", "limit"].map(String::from).into(), rows })
     }
 
     fn hook(&self, name: &str, state: &str) -> Result<Timed, Failure> {

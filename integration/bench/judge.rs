@@ -8,7 +8,7 @@ use std::process::ExitCode;
 pub type Failure = Box<dyn Error>;
 
 /// Timings on a busy machine miss a limit now and then; a real regression misses it every time.
-const SERIES: usize = 5;
+pub const SERIES: usize = 5;
 
 /// One line of a table. `met` is `None` for figures that are shown but not judged.
 pub struct Row {
@@ -18,16 +18,15 @@ pub struct Row {
 
 /// One series of measurements.
 pub struct Table {
-    pub header: Vec<&'static str>,
+    pub header: Vec<String>,
     pub rows: Vec<Row>,
 }
 
 impl Table {
     /// First column to the left, all others to the right, the verdict last.
     fn render(&self) -> String {
-        let header: Vec<String> = self.header.iter().map(|h| h.to_string()).collect();
         let lines = || {
-            let head = std::iter::once((&header, ""));
+            let head = std::iter::once((&self.header, ""));
             head.chain(self.rows.iter().map(|row| {
                 (
                     &row.cells,
@@ -40,7 +39,7 @@ impl Table {
             }))
         };
         let width = |column: usize| lines().map(|(cells, _)| cells[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..header.len()).map(width).collect();
+        let widths: Vec<usize> = (0..self.header.len()).map(width).collect();
         let mut text = String::new();
         for (cells, verdict) in lines() {
             for (column, (cell, width)) in cells.iter().zip(&widths).enumerate() {
@@ -52,13 +51,13 @@ impl Table {
     }
 }
 
-/// Measures until every limit was met in some series, five times at most, and prints each.
-pub fn best_of_series(name: &str, mut series: impl FnMut() -> Result<Table, Failure>) -> ExitCode {
+/// Measures until every limit was met in some series, `most` times at most, and prints each.
+pub fn best_of_series(name: &str, most: usize, mut series: impl FnMut() -> Result<Table, Failure>) -> ExitCode {
     // Whoever else uses the machine comes second while we measure; both sides of every comparison gain alike.
     // SAFETY: plain system call; a refusal only leaves the figures noisier.
     let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
     let mut unmet: Option<Vec<bool>> = None;
-    for n in 1..=SERIES {
+    for n in 1..=most {
         let table = match series() {
             Ok(table) => table,
             Err(e) => {
@@ -76,8 +75,8 @@ pub fn best_of_series(name: &str, mut series: impl FnMut() -> Result<Table, Fail
                 println!("{name}: all limits met");
                 return ExitCode::SUCCESS;
             }
-            (_, SERIES) => println!("{name}: FAILED, {left} of the limits missed in each of {SERIES} series"),
-            _ => println!("{left} of the limits not met yet: measuring again ({n} of {SERIES} series done)\n"),
+            _ if n == most => println!("{name}: FAILED, {left} of the limits missed in each of {most} series"),
+            _ => println!("{left} of the limits not met yet: measuring again ({n} of {most} series done)\n"),
         }
     }
     ExitCode::FAILURE

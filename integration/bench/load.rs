@@ -88,7 +88,7 @@ pub fn sample(load: Load, route: &Route, meter: &Meter) -> io::Result<Sample> {
         let client = client.join().expect("the client thread does not panic");
         let (server_cost, (client_cost, wall)) = (server?, client?);
         let per = counted as f64;
-        Ok(Sample { cost: (server_cost + client_cost) as f64 / per, rate: per / wall.as_secs_f64() })
+        Ok(Sample { cost: meter.both(server_cost, client_cost) as f64 / per, rate: per / wall.as_secs_f64() })
     })
 }
 

@@ -54,6 +54,14 @@ pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool) -
                 )));
             }
         };
+        // another change made the shaper since the host was opened, and led this container there
+        if host.shaper.is_none()
+            && [Some(&lease.terms), lease.before.as_deref()].into_iter().flatten().any(limits::need_shaper)
+        {
+            drop(locked);
+            host = prepare::peek(config)?.ok_or_else(none)?;
+            continue;
+        }
         let mut site = Site { config, host: &host, lease, outer };
         site.go_back(&mut locked)?;
         let terms = site.decide(change, &locked.index, force)?;
