@@ -15,6 +15,7 @@ mod processor;
 mod refusals;
 mod runtimes;
 mod scale;
+mod serve;
 mod statistics;
 mod tamper;
 mod transparent;

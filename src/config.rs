@@ -6,6 +6,7 @@
 //! have no type of their own elsewhere are read in `value`; what the keys of one direction make together is in `limits`.
 
 mod limits;
+mod rates;
 mod value;
 
 use crate::error::{Error, Result};
@@ -91,6 +92,12 @@ pub struct Config {
     pub snmp_statistics: bool,
     /// Statistics: its processes and threads, counted.
     pub pids_and_tids_count: bool,
+    /// Statistics: over how long the server tells percentiles of a container's rates; 0: not at all.
+    #[serde(deserialize_with = "value::period", serialize_with = "value::milliseconds")]
+    pub rate_statistics_window: Duration,
+    /// Statistics: how often it looks at the counters for them; 0 if and only if the window is.
+    #[serde(deserialize_with = "value::period", serialize_with = "value::milliseconds")]
+    pub rate_statistics_interval: Duration,
     /// Absolute; `None`: the journal and stderr. In the file, "" is `None`.
     #[serde(deserialize_with = "value::absolute_or_none", serialize_with = "value::or_empty")]
     pub log_file: Option<PathBuf>,
@@ -146,6 +153,8 @@ impl Default for Config {
             socket_statistics_details: false,
             snmp_statistics: false,
             pids_and_tids_count: true,
+            rate_statistics_window: Duration::ZERO,
+            rate_statistics_interval: Duration::ZERO,
             log_file: None,
             log_level: LogLevel::default(),
         }
@@ -215,6 +224,7 @@ impl Config {
             let why = format!("ephemeral_ports ({pool}) holds no aligned block of {size} ports; {advice}");
             return Err((["ephemeral_ports_per_container", "ephemeral_ports"].map(String::from).to_vec(), why));
         }
+        self.rates_agree()?;
         self.limits_agree()
     }
 }

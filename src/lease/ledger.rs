@@ -202,7 +202,7 @@ impl Ledger {
         self.directory.join(name)
     }
 
-    fn lease_path(&self, id: &str) -> PathBuf {
+    pub(super) fn lease_path(&self, id: &str) -> PathBuf {
         self.directory.join("leases").join(id)
     }
 }

@@ -5,6 +5,8 @@ pub mod cgroup;
 pub mod collect;
 pub mod limits;
 pub mod net;
+pub mod openmetrics;
+pub mod rates;
 pub mod sample;
 pub mod snmp;
 pub mod table;

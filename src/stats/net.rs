@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::limits::{self, Queues};
+use super::rates::RateStatistics;
 use super::sample::{Groups, Sources};
 use super::snmp;
 use crate::error::{Error, Result};
@@ -72,6 +73,9 @@ pub struct Net {
     pub net_tcp_rtt_microsecs_p95: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_tcp_rtt_microsecs_p99: Option<f64>,
+    /// Percentiles of its rates, where the server keeps them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rate_statistics: Option<RateStatistics>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_snmp_statistics: Option<Map<String, Value>>,
     /// What its limits did; absent without a limit.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ArgsDerive, Parser, Subcommand};
 
+use crate::face::serve::Listen;
 use crate::lease::ContainerId;
 
 /// Many containers, one host IP: port blocks, steering, limits and counters for each.
@@ -57,6 +58,12 @@ pub enum Command {
     Stats(Stats),
     /// Watch the busiest containers; ends with Ctrl-C
     Top(Top),
+    /// Serve statistics over HTTP until SIGTERM: /monitor/statistics, /metrics, /containers, /healthz
+    Serve {
+        /// Where: ADDRESS:PORT or unix:/PATH, as often as wanted; default: systemd's sockets, else 127.0.0.1:5051
+        #[arg(long, value_name = "PLACE")]
+        listen: Vec<Listen>,
+    },
     /// Take back the slices of containers that are gone; prints their ids
     Gc {
         /// As a JSON array

@@ -20,6 +20,7 @@ use serde::Serialize;
 use self::args::{Args, Command};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::face::serve;
 use crate::lease::{ContainerId, Ledger};
 use crate::refusal::one_line;
 use crate::slice::{self, reclaim};
@@ -74,6 +75,7 @@ fn run(args: &Args) -> Result<ExitCode> {
         Command::Show { id, json } => show::run(&config, id, *json),
         Command::Stats(stats) => stats::run(&config, stats),
         Command::Top(top) => top::run(&config, top),
+        Command::Serve { listen } => serve::run(config, listen),
         Command::Gc { json } => gc(&config, *json),
         Command::Doctor { json } => return doctor::run(&config, *json),
     }?;
