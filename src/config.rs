@@ -6,6 +6,7 @@
 //! have no type of their own elsewhere are read in `value`; what the keys of one direction make together is in `limits`.
 
 mod limits;
+mod rates;
 mod value;
 
 use crate::error::{Error, Result};
@@ -78,6 +79,25 @@ pub struct Config {
     pub limit_local: bool,
     /// Whether containers share the uplink fairly, each as one flow.
     pub egress_unique_flow_per_container: bool,
+    /// Whether the CPUs a container asks for are also the most it may use.
+    pub enable_cfs: bool,
+    /// Whether CPUs that may be taken away count little against others.
+    pub revocable_cpu_low_priority: bool,
+    /// Statistics: TCP sockets of a container, counted.
+    pub socket_statistics_summary: bool,
+    /// Statistics: round trips of its TCP sockets, and the ports of its block that are in use. Each reading looks
+    /// through the sockets of the whole machine.
+    pub socket_statistics_details: bool,
+    /// Statistics: the protocol counters of its namespace.
+    pub snmp_statistics: bool,
+    /// Statistics: its processes and threads, counted.
+    pub pids_and_tids_count: bool,
+    /// Statistics: over how long the server tells percentiles of a container's rates; 0: not at all.
+    #[serde(deserialize_with = "value::period", serialize_with = "value::milliseconds")]
+    pub rate_statistics_window: Duration,
+    /// Statistics: how often it looks at the counters for them; 0 if and only if the window is.
+    #[serde(deserialize_with = "value::period", serialize_with = "value::milliseconds")]
+    pub rate_statistics_interval: Duration,
     /// Absolute; `None`: the journal and stderr. In the file, "" is `None`.
     #[serde(deserialize_with = "value::absolute_or_none", serialize_with = "value::or_empty")]
     pub log_file: Option<PathBuf>,
@@ -127,6 +147,14 @@ impl Default for Config {
             cpus: 0,
             limit_local: true,
             egress_unique_flow_per_container: false,
+            enable_cfs: false,
+            revocable_cpu_low_priority: true,
+            socket_statistics_summary: true,
+            socket_statistics_details: false,
+            snmp_statistics: false,
+            pids_and_tids_count: true,
+            rate_statistics_window: Duration::ZERO,
+            rate_statistics_interval: Duration::ZERO,
             log_file: None,
             log_level: LogLevel::default(),
         }
@@ -196,6 +224,7 @@ impl Config {
             let why = format!("ephemeral_ports ({pool}) holds no aligned block of {size} ports; {advice}");
             return Err((["ephemeral_ports_per_container", "ephemeral_ports"].map(String::from).to_vec(), why));
         }
+        self.rates_agree()?;
         self.limits_agree()
     }
 }

@@ -12,6 +12,15 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cpus(u64);
 
+/// The most a container may use, whatever the others leave. In text a number of CPUs, or `inf`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CpuLimit {
+    /// So many CPUs.
+    Cpus(Cpus),
+    /// All it can get.
+    Infinite,
+}
+
 /// Why a text is not a number of CPUs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CpusError {
@@ -98,6 +107,35 @@ impl Serialize for Cpus {
 impl<'de> Deserialize<'de> for Cpus {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         from_text(deserializer, "a number of CPUs such as \"0.35\" or \"2\"")
+    }
+}
+
+impl FromStr for CpuLimit {
+    type Err = CpusError;
+
+    fn from_str(text: &str) -> Result<Self, CpusError> {
+        if text.trim() == "inf" { Ok(CpuLimit::Infinite) } else { text.parse().map(CpuLimit::Cpus) }
+    }
+}
+
+impl fmt::Display for CpuLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CpuLimit::Cpus(cpus) => cpus.fmt(f),
+            CpuLimit::Infinite => f.write_str("inf"),
+        }
+    }
+}
+
+impl Serialize for CpuLimit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for CpuLimit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer, "a number of CPUs such as \"0.35\", or \"inf\"")
     }
 }
 

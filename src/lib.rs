@@ -14,6 +14,7 @@
 //! * [`steer`]: the BPF data path and its maps.
 //! * [`net`]: blocking netlink: links, addresses, routes, filters, sockets, namespaces.
 //! * [`host`]: facts about this host, and what was done to it.
+//! * [`cpu`]: CPU limits: the formula, the container's cgroups, writing them there or through systemd.
 //! * [`config`], [`request`], [`ports`], [`rate`], [`cpus`]: values, parsed once, valid from then on.
 //! * [`error`], [`refusal`], [`log`]: how things are said when they go wrong.
 
@@ -23,6 +24,7 @@
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 pub mod config;
+pub mod cpu;
 pub mod cpus;
 pub mod doctor;
 pub mod error;

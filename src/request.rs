@@ -11,7 +11,7 @@ mod change;
 pub use asked::{PortsAsked, PortsAskedError};
 pub use change::{Change, LimitChange, PortsChange, PortsChangeError};
 
-use crate::cpus::Cpus;
+use crate::cpus::{CpuLimit, Cpus};
 use crate::error::{Error, Result};
 use crate::lease::ContainerId;
 use crate::lease::block::BlockSize;
@@ -25,7 +25,7 @@ use std::str::FromStr;
 pub const PREFIX: &str = "portslice/";
 
 /// The keys of [`Request::set`].
-pub const KEYS: [&str; 15] = [
+pub const KEYS: [&str; 17] = [
     "ports",
     "ephemeral-ports",
     "egress-rate",
@@ -40,6 +40,8 @@ pub const KEYS: [&str; 15] = [
     "source",
     "host-loopback",
     "cpus",
+    "cpus-limit",
+    "cpus-revocable",
     "limit-local",
 ];
 
@@ -60,6 +62,12 @@ pub struct Request {
     pub ingress: Limit,
     /// How many CPUs it has; limits may scale with it.
     pub cpus: Option<Cpus>,
+    /// The most CPUs it may use.
+    pub cpus_limit: Option<CpuLimit>,
+    /// Whether its CPUs may be taken away.
+    pub cpus_revocable: Option<bool>,
+    /// CPUs that its bundle gives it: its limits scale with them, and its runtime sees to the rest.
+    pub bundle_cpus: Option<Cpus>,
     /// Whether its limits count traffic that stays on this host.
     pub limit_local: Option<bool>,
     /// What statistics call it.
@@ -84,6 +92,9 @@ impl Request {
             egress,
             ingress,
             cpus: None,
+            cpus_limit: None,
+            cpus_revocable: None,
+            bundle_cpus: None,
             limit_local: None,
             labels,
             own_settings: Vec::new(),
@@ -121,6 +132,8 @@ impl Request {
             "ingress-rate" | "ingress-ceil" | "ingress-burst" => {
                 self.ingress = with_part(self.ingress, key, text, place)?;
             }
+            "cpus-limit" => self.cpus_limit = Some(parsed(text, place)?),
+            "cpus-revocable" => self.cpus_revocable = Some(flag(text, place)?),
             "cpus" => self.cpus = Some(parsed(text, place)?),
             "limit-local" => self.limit_local = Some(flag(text, place)?),
             "executor-id" => self.labels.executor_id = Some(label(value, place)?),

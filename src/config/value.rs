@@ -99,6 +99,39 @@ pub(super) fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Resu
     serializer.collect_str(&format_args!("{}s", duration.as_secs()))
 }
 
+/// A duration that may be shorter than a second.
+struct Period(Duration);
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some(number) = text.strip_suffix("ms") else {
+            return match text {
+                "" => Ok(Period(Duration::ZERO)),
+                _ => text
+                    .parse()
+                    .map(|Cooldown(duration)| Period(duration))
+                    .map_err(|why: String| why.replace("such as 90s, 5m or 1h", "such as 500ms, 30s or 5m")),
+            };
+        };
+        let refuse = |why| format!("{} {why}; write 0s to 24h, such as 500ms, 30s or 5m", quoted(text));
+        if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(refuse("is not a whole number of ms, s, m or h"));
+        }
+        let milliseconds = number.parse().ok().filter(|&number: &u64| number <= 24 * 3_600_000);
+        milliseconds.map(|number| Period(Duration::from_millis(number))).ok_or_else(|| refuse("is longer than a day"))
+    }
+}
+
+pub(super) fn period<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    from_text(deserializer, "a duration such as \"500ms\", \"30s\" or \"5m\"").map(|Period(duration)| duration)
+}
+
+pub(super) fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{}ms", duration.as_millis()))
+}
+
 /// A whole number of CPUs, 0 to 100000.
 struct Count;
 
@@ -140,6 +173,17 @@ mod tests {
         }
         for text in ["", "0", "s", "-1s", "1.5h", "5 m", "25h", "99999999999999999999s", "5d", "1h5m"] {
             assert!(text.parse::<Cooldown>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn periods_may_be_shorter_than_a_second() {
+        for (text, milliseconds) in [("", 0), ("0s", 0), ("0ms", 0), ("20ms", 20), ("30s", 30_000), ("5m", 300_000)] {
+            assert_eq!(text.parse::<Period>().map(|Period(duration)| duration.as_millis()), Ok(milliseconds), "{text}");
+        }
+        for text in ["ms", "-1ms", "1.5ms", "5 ms", "0", "1us", "86400001ms", "99999999999999999999ms"] {
+            let why = text.parse::<Period>().map(|Period(duration)| duration).unwrap_err();
+            assert!(why.contains("such as 500ms, 30s or 5m"), "{why}");
         }
     }
 

@@ -30,7 +30,7 @@ pub fn prestart() -> ExitCode {
         if let Some(bundle) = &state.bundle {
             let bundle = bundle::read(bundle)?;
             request.own_settings = bundle.own_settings;
-            request.cpus = request.cpus.or(bundle.cpus);
+            request.bundle_cpus = bundle.cpus;
             request.cannot_tamper = bundle.tamper_proof;
         }
         slice::attach(config, &request, Container::Pid(pid)).map(drop)

@@ -4,4 +4,5 @@
 mod bundle;
 pub mod cli;
 pub mod hook;
+pub mod serve;
 mod state;

@@ -102,7 +102,7 @@ pub fn machine(config: &Config, uplink: &str) -> Machine {
 }
 
 /// CPUs that run, whatever this process may use of them; 0 when the kernel does not say.
-fn online_cpus() -> u32 {
+pub fn online_cpus() -> u32 {
     let text = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
     let count = |range: &str| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));

@@ -3,6 +3,7 @@
 //! ```text
 //! <state_dir>/lock          flock: held for a decision, never for the wiring
 //! <state_dir>/leases/<id>   one lease as JSON: the truth
+//! <state_dir>/finished      what was counted for leases that ended ([`super::journal`])
 //! <state_dir>/index         slots, blocks and ports of all leases, and whose block rests: what a decision needs
 //! ```
 //!
@@ -21,6 +22,7 @@ use fs2::FileExt;
 
 use super::id::ContainerId;
 use super::index::{Entry, Index, Lines, Past};
+use super::journal::Journal;
 use super::record::Lease;
 use crate::error::{Error, Result};
 
@@ -149,9 +151,15 @@ impl Ledger {
         Ok(())
     }
 
+    /// What was counted for containers that ended.
+    pub fn journal(&self) -> Journal {
+        Journal::at(&self.directory)
+    }
+
     /// Takes the ledger's files away, for a host that shall be as before.
     pub fn remove(&self) -> Result<()> {
         self.remove_leftovers()?;
+        self.journal().remove()?;
         remove(&self.path("index"))?;
         remove(&self.path("lock"))?;
         let leases = self.directory.join("leases");
@@ -194,12 +202,17 @@ impl Ledger {
         self.directory.join(name)
     }
 
-    fn lease_path(&self, id: &str) -> PathBuf {
+    pub(super) fn lease_path(&self, id: &str) -> PathBuf {
         self.directory.join("leases").join(id)
     }
 }
 
-impl Locked<'_> {
+impl<'a> Locked<'a> {
+    /// What is locked.
+    pub fn ledger(&self) -> &'a Ledger {
+        self.ledger
+    }
+
     /// Enters a lease: first its record, then the index, so that whatever the index names has a record.
     pub fn grant(&mut self, lease: &Lease) -> Result<()> {
         self.ledger.write(lease)?;
@@ -325,6 +338,9 @@ mod tests {
             terms: crate::lease::Terms { ports: ports.parse().unwrap(), ..Default::default() },
             before: None,
             dropped: Default::default(),
+            bundle_cpus: None,
+            cpu: Default::default(),
+            cgroups: None,
             pid: None,
             netns: "/run/netns/x".into(),
             stage: crate::lease::Stage::Attached,

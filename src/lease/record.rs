@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::block::Block;
 use super::id::ContainerId;
-use crate::cpus::Cpus;
+use crate::cpu::{self, Place, Values};
+use crate::cpus::{CpuLimit, Cpus};
 use crate::host::process::Worker;
 use crate::net::netns::NetnsId;
 use crate::ports::PortSet;
@@ -48,6 +49,12 @@ pub struct Asked {
     /// CPUs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<Cpus>,
+    /// The most CPUs it may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_limit: Option<CpuLimit>,
+    /// May its CPUs be taken away?
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_revocable: Option<bool>,
     /// Limit on what it sends.
     pub egress: Limit,
     /// Limit on what it receives.
@@ -55,6 +62,32 @@ pub struct Asked {
     /// Does what stays on this host count?
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_local: Option<bool>,
+}
+
+impl Asked {
+    /// What of it concerns CPUs.
+    pub fn cpu(&self) -> cpu::Asked {
+        cpu::Asked { cpus: self.cpus, limit: self.cpus_limit, revocable: self.cpus_revocable.unwrap_or(false) }
+    }
+}
+
+/// The CPU limits a container was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CpuTerms {
+    /// What was written into its cgroup.
+    pub now: Values,
+    /// What stood there before the first time.
+    pub before: Values,
+    /// Where it got something else than it asked for, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+impl CpuTerms {
+    fn is_untouched(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Where what a container sends is held to its limit.
@@ -133,6 +166,15 @@ pub struct Lease {
     /// What queues dropped that are gone: counters never go back.
     #[serde(default)]
     pub dropped: Dropped,
+    /// CPUs that its bundle gives it, for limits that scale with them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle_cpus: Option<Cpus>,
+    /// Its CPU limits, as far as it asked for some.
+    #[serde(default, skip_serializing_if = "CpuTerms::is_untouched")]
+    pub cpu: CpuTerms,
+    /// Its cgroups, when a process was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroups: Option<Place>,
     /// A process in the namespace, when one was named.
     pub pid: Option<u32>,
     /// Where the namespace was found.

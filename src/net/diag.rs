@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+use netlink_packet_core::NlasIterator;
+
 use super::Netlink;
 use crate::error::{Error, Result};
 use crate::ports::{PortRange, PortSet};
@@ -64,6 +66,33 @@ pub fn holders(netlink: &mut Netlink, range: PortRange) -> Result<Vec<Holder>> {
     Ok(found)
 }
 
+/// What one TCP socket knows of its path (`struct tcp_info`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Path {
+    /// Smoothed round-trip time in microseconds; 0 before the first measurement, and for a listening socket.
+    pub rtt: u32,
+    /// Segments it sent again.
+    pub retransmits: u32,
+}
+
+/// The paths of all TCP sockets of this namespace, IPv4 and IPv6.
+pub fn paths(netlink: &mut Netlink) -> Result<Vec<Path>> {
+    const INET_DIAG_INFO: u8 = 2;
+    let mut found = Vec::new();
+    for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+        let mut request = vec![family, libc::IPPROTO_TCP as u8, 1 << (INET_DIAG_INFO - 1), 0];
+        request.extend((!0u32).to_ne_bytes());
+        request.extend([0; SOCKID]);
+        let mut bytes = message(SOCK_DIAG_BY_FAMILY, &request);
+        netlink.dump_raw("list TCP sockets", &mut bytes, |body| {
+            let attributes = body.get(72..).unwrap_or_default();
+            let info = NlasIterator::new(attributes).flatten().find(|nla| nla.kind() == u16::from(INET_DIAG_INFO));
+            found.extend(info.and_then(|info| path_of(info.value())));
+        })?;
+    }
+    Ok(found)
+}
+
 /// The ports of `holders`, as a set.
 pub fn ports_of(holders: &[Holder]) -> PortSet {
     let mut ports: Vec<u16> = holders.iter().map(|h| h.port).collect();
@@ -106,14 +135,7 @@ fn ask(
     tcp: bool,
     found: &mut Vec<Holder>,
 ) -> Result<()> {
-    let mut bytes = vec![0; 4];
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
-    bytes.extend([0; 8]);
-    bytes.extend(request);
-    bytes.extend(port_filter(range));
-    let length = bytes.len() as u32;
-    bytes[..4].copy_from_slice(&length.to_ne_bytes());
+    let mut bytes = message(kind, &[request, port_filter(range)].concat());
     let result = netlink.dump_raw("list sockets", &mut bytes, |body| found.extend(decode(body, tcp)));
     match result {
         // a kernel without inet_diag, tcp_diag or udp_diag cannot tell: that is no reason to start no container
@@ -124,6 +146,23 @@ fn ask(
         }
         other => other,
     }
+}
+
+/// A dump request with its header.
+fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+    let length = 16 + body.len() as u32;
+    let mut bytes = length.to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend(body);
+    bytes
+}
+
+/// include/uapi/linux/tcp.h: tcpi_rtt and tcpi_total_retrans.
+fn path_of(info: &[u8]) -> Option<Path> {
+    let word = |at: usize| info.get(at..at + 4).map(|w| u32::from_ne_bytes([w[0], w[1], w[2], w[3]]));
+    Some(Path { rtt: word(68)?, retransmits: word(100)? })
 }
 
 /// INET_DIAG_REQ_BYTECODE attribute: source port >= begin and <= end. An op that compares a port takes two slots, the

@@ -8,6 +8,8 @@ use netlink_packet_route::link::{
     LinkFlags, LinkInfo, LinkLayerType, LinkMessage, Stats64,
 };
 
+use netlink_packet_route::stats::{StatsAttribute, StatsFilterMask, StatsMessage};
+
 use super::{Netlink, Netns, Request};
 use crate::error::Result;
 
@@ -152,6 +154,19 @@ pub fn at(netlink: &mut Netlink, index: u32) -> Result<Option<Link>> {
     message.header.index = index;
     let answer = netlink.get(&format!("look up link {index}"), RouteNetlinkMessage::GetLink(message))?;
     Ok(answer.and_then(decode))
+}
+
+/// The counters of the link with index `index`, if there is one; a fraction of what looking up the link costs.
+pub fn counters(netlink: &mut Netlink, index: u32) -> Result<Option<Stats64>> {
+    let mut message = StatsMessage::default();
+    message.header.ifindex = index;
+    message.header.filter_mask = StatsFilterMask::Link64;
+    let answer = netlink.get(&format!("read the counters of link {index}"), RouteNetlinkMessage::GetStats(message))?;
+    let Some(RouteNetlinkMessage::NewStats(answer)) = answer else { return Ok(None) };
+    Ok(answer.attributes.into_iter().find_map(|attribute| match attribute {
+        StatsAttribute::Link64(counters) => Some(counters),
+        _ => None,
+    }))
 }
 
 /// All links of the namespace.

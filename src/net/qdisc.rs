@@ -47,15 +47,34 @@ pub struct Throttle {
     pub room: u32,
 }
 
-/// What a class did so far, and how it stands.
+/// A class and its leaf: what they did so far, and how they stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Packets that were dropped instead of queued. A GSO packet counts as one.
-    pub drops: u64,
-    /// Bytes that wait.
-    pub backlog: u64,
+    /// Of the class, which holds to the rate.
+    pub class: Counts,
+    /// Of its leaf, in which packets wait and are dropped.
+    pub leaf: Counts,
     /// For how long the class has used up its rate already, in nanoseconds.
     pub debt: u64,
+}
+
+/// What a qdisc or class counted (`struct gnet_stats_basic`, `gnet_stats_queue`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Bytes that went on.
+    pub bytes: u64,
+    /// Packets that went on, a GSO packet as its segments.
+    pub packets: u64,
+    /// Packets that wait.
+    pub qlen: u64,
+    /// Bytes that wait.
+    pub backlog: u64,
+    /// Packets that were dropped, a GSO packet as one.
+    pub drops: u64,
+    /// Packets that the device gave back.
+    pub requeues: u64,
+    /// Times that the rate was reached.
+    pub overlimits: u64,
 }
 
 /// The root qdisc of a device.
@@ -84,8 +103,10 @@ const TCMSG: usize = 20;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_STATS2: u16 = 7;
+const TCA_STATS_BASIC: u16 = 1;
 const TCA_STATS_QUEUE: u16 = 3;
 const TCA_STATS_APP: u16 = 4;
+const TCA_STATS_PKT64: u16 = 8;
 const TCA_HTB_PARMS: u16 = 1;
 const TCA_HTB_INIT: u16 = 2;
 const TCA_HTB_RATE64: u16 = 6;
@@ -262,22 +283,40 @@ fn fifo_limit(throttle: &Throttle) -> u32 {
 /// From two answers, each a struct tcmsg and attributes. The crate's own parser takes the options of every qdisc for
 /// nested attributes and refuses bfifo's.
 fn load_of(class: &[u8], leaf: &[u8]) -> Load {
-    let part = |answer: &[u8], kind| {
-        attribute(answer.get(TCMSG..).unwrap_or_default(), TCA_STATS2)
-            .and_then(|statistics| attribute(&statistics, kind))
-            .unwrap_or_default()
-    };
-    let word = |bytes: &[u8], at: usize| bytes.get(at..at + 4).map_or([0; 4], |w| [w[0], w[1], w[2], w[3]]);
-    // struct gnet_stats_queue { qlen, backlog, drops, requeues, overlimits }
-    let queue = part(leaf, TCA_STATS_QUEUE);
     // struct tc_htb_xstats { lends, borrows, giants, tokens, ctokens }; tokens are ticks, below zero when in debt
-    let own = part(class, TCA_STATS_APP);
-    let debt = |at| u64::from(i32::from_ne_bytes(word(&own, at)).min(0).unsigned_abs()) * TICK as u64;
-    Load {
-        drops: u32::from_ne_bytes(word(&queue, 8)).into(),
-        backlog: u32::from_ne_bytes(word(&queue, 4)).into(),
-        debt: debt(12).max(debt(16)),
+    let own = statistics(class, TCA_STATS_APP);
+    let debt = |at| u64::from((word(&own, at) as i32).min(0).unsigned_abs()) * TICK as u64;
+    Load { class: counts(class), leaf: counts(leaf), debt: debt(12).max(debt(16)) }
+}
+
+fn counts(answer: &[u8]) -> Counts {
+    // struct gnet_stats_basic { u64 bytes; u32 packets }; the packets once more where 32 bits are too few
+    let basic = statistics(answer, TCA_STATS_BASIC);
+    let long = |bytes: &[u8]| u64::from(word(bytes, 0)) | u64::from(word(bytes, 4)) << 32;
+    let wide = statistics(answer, TCA_STATS_PKT64);
+    // struct gnet_stats_queue { qlen, backlog, drops, requeues, overlimits }
+    let queue = statistics(answer, TCA_STATS_QUEUE);
+    let part = |at| u64::from(word(&queue, at));
+    Counts {
+        bytes: long(&basic),
+        packets: if wide.is_empty() { word(&basic, 8).into() } else { long(&wide) },
+        qlen: part(0),
+        backlog: part(4),
+        drops: part(8),
+        requeues: part(12),
+        overlimits: part(16),
     }
+}
+
+/// One part of the statistics in an answer; empty when it is not there.
+fn statistics(answer: &[u8], kind: u16) -> Vec<u8> {
+    attribute(answer.get(TCMSG..).unwrap_or_default(), TCA_STATS2)
+        .and_then(|all| attribute(&all, kind))
+        .unwrap_or_default()
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).map_or(0, |w| u32::from_ne_bytes([w[0], w[1], w[2], w[3]]))
 }
 
 fn attribute(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {

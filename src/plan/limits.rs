@@ -3,6 +3,7 @@
 //! What does not live here: the formula ([`crate::rate`]) and carrying out ([`crate::slice`]).
 
 use crate::config::Config;
+use crate::cpus::Cpus;
 use crate::error::Result;
 use crate::lease::{Asked, Placed, Second, Terms};
 use crate::net::qdisc::{Leaf, Throttle};
@@ -31,19 +32,28 @@ const INGRESS_ROOM: u32 = 128 << 10;
 /// take another rate.
 const INSIDE_FROM: Rate = Rate::from_bits_per_second(10_000_000);
 
-/// The terms of a container that listens on `ports` and asked for `asked`. `tamper_proof`: it cannot hold
-/// CAP_NET_ADMIN over its namespace, so its own device may hold it to its limit. A slow limit, and one that spares
-/// local traffic, are held on the host, where each packet can be led to another class or past it.
+/// What is known of a container beside what it asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known {
+    /// It cannot get at a queue on its own device, so that one may hold it to its limit.
+    pub tamper_proof: bool,
+    /// CPUs that its bundle gives it.
+    pub bundle_cpus: Option<Cpus>,
+}
+
+/// The terms of a container that listens on `ports` and asked for `asked`. A slow limit, and one that spares local
+/// traffic, are held on the host, where each packet can be led to another class or past it.
 ///
 /// # Errors
 ///
 /// See [`crate::rate::Policy::shape`].
-pub fn terms(config: &Config, ports: PortSet, asked: &Asked, tamper_proof: bool, machine: &Machine) -> Result<Terms> {
-    let egress = config.policy(Direction::Egress).shape(&asked.egress, asked.cpus, machine)?;
-    let ingress = config.policy(Direction::Ingress).shape(&asked.ingress, asked.cpus, machine)?;
+pub fn terms(config: &Config, ports: PortSet, asked: &Asked, known: Known, machine: &Machine) -> Result<Terms> {
+    let cpus = asked.cpus.or(known.bundle_cpus);
+    let egress = config.policy(Direction::Egress).shape(&asked.egress, cpus, machine)?;
+    let ingress = config.policy(Direction::Ingress).shape(&asked.ingress, cpus, machine)?;
     let limit_local = asked.limit_local.unwrap_or(config.limit_local);
     let fast = egress.is_some_and(|shape| !shape.rate.is_below(INSIDE_FROM));
-    let inside = fast && tamper_proof && limit_local;
+    let inside = fast && known.tamper_proof && limit_local;
     Ok(Terms {
         ports,
         asked: asked.clone(),

@@ -4,7 +4,7 @@
 //! does not live here: whether the change is possible now (`plan`), and making it (`slice`).
 
 use super::{KEYS, bounded, flag, parsed, with_part};
-use crate::cpus::Cpus;
+use crate::cpus::{CpuLimit, Cpus};
 use crate::error::{Error, Result};
 use crate::ports::{PortError, PortRange, PortSet};
 use crate::rate::{Limit, Rate, Size};
@@ -25,6 +25,10 @@ pub struct Change {
     pub ingress: LimitChange,
     /// How many CPUs it has, for limits that scale with them.
     pub cpus: Option<Option<Cpus>>,
+    /// The most CPUs it may use.
+    pub cpus_limit: Option<Option<CpuLimit>>,
+    /// Whether its CPUs may be taken away.
+    pub cpus_revocable: Option<Option<bool>>,
     /// Whether its limits count traffic that stays on this host.
     pub limit_local: Option<Option<bool>>,
 }
@@ -79,7 +83,7 @@ pub enum PortsChangeError {
 
 impl Change {
     /// The keys of [`Change::set`].
-    pub const KEYS: [&str; 9] = [
+    pub const KEYS: [&str; 11] = [
         "ports",
         "egress-rate",
         "egress-ceil",
@@ -88,6 +92,8 @@ impl Change {
         "ingress-ceil",
         "ingress-burst",
         "cpus",
+        "cpus-limit",
+        "cpus-revocable",
         "limit-local",
     ];
 
@@ -100,6 +106,8 @@ impl Change {
             "ports" => self.ports = Some(parsed(text, place)?),
             "egress-rate" | "egress-ceil" | "egress-burst" => self.egress.set(key, text, place)?,
             "ingress-rate" | "ingress-ceil" | "ingress-burst" => self.ingress.set(key, text, place)?,
+            "cpus-limit" => self.cpus_limit = Some(unless_default(text, || parsed(text, place))?),
+            "cpus-revocable" => self.cpus_revocable = Some(unless_default(text, || flag(text, place))?),
             "cpus" => self.cpus = Some(unless_default(text, || parsed(text, place))?),
             "limit-local" => self.limit_local = Some(unless_default(text, || flag(text, place))?),
             _ if KEYS.contains(&key) => {

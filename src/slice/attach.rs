@@ -5,6 +5,7 @@ use std::path::Path;
 use std::thread;
 
 use super::prepare::{self, Host, Wanted};
+use super::processor;
 use super::reclaim::{self, State};
 use super::refused::refused;
 use super::wire::{Wiring, device_of};
@@ -17,7 +18,7 @@ use crate::host::sysctl::Proc;
 use crate::lease::index::Index;
 use crate::lease::ledger::{Locked, unix_now};
 use crate::lease::record::Labels;
-use crate::lease::{Asked, Dropped, Lease, Ledger, Stage, Terms};
+use crate::lease::{Asked, CpuTerms, Dropped, Lease, Ledger, Stage, Terms};
 use crate::net::diag::{self, Holder};
 use crate::net::{Netlink, Netns};
 use crate::plan::{self, grant, limits};
@@ -65,12 +66,15 @@ pub fn attach(config: &Config, request: &Request, container: Container<'_>) -> R
     let ledger = Ledger::at(&config.state_dir);
     let asked = Asked {
         cpus: request.cpus,
+        cpus_limit: request.cpus_limit,
+        cpus_revocable: request.cpus_revocable,
         egress: request.egress,
         ingress: request.ingress,
         limit_local: request.limit_local,
     };
+    let known = limits::Known { tamper_proof: request.cannot_tamper, bundle_cpus: request.bundle_cpus };
     let machine = facts::machine(config, &facts.uplink.name);
-    let limits = limits::terms(config, PortSet::empty(), &asked, request.cannot_tamper, &machine)?;
+    let limits = limits::terms(config, PortSet::empty(), &asked, known, &machine)?;
     let wanted = Wanted { shaper: limits::need_shaper(&limits), anew: false };
     let mut host = prepare::ready(config, &mut netlink, &facts, here, wanted)?;
     if limits.egress.is_some() || limits.ingress.is_some() {
@@ -101,8 +105,8 @@ pub fn attach(config: &Config, request: &Request, container: Container<'_>) -> R
 
 /// Makes a granted lease work, or gives it back.
 fn finish(lease: Lease, entry: &Entry<'_>, proc: &Proc, netlink: &mut Netlink) -> Result<Lease> {
-    let attached = Lease { stage: Stage::Attached, ..lease };
-    if let Err(e) = wire(&attached, entry, proc, netlink) {
+    let mut attached = Lease { stage: Stage::Attached, ..lease };
+    if let Err(e) = wire(&mut attached, entry, proc, netlink) {
         if let Err(again) = entry.ledger.lock().and_then(|mut locked| locked.cancel(&attached.id)) {
             log::error!("{again}, while giving back the lease of {}", attached.id);
         }
@@ -119,13 +123,20 @@ fn finish(lease: Lease, entry: &Entry<'_>, proc: &Proc, netlink: &mut Netlink) -
 }
 
 /// Makes the lease work and records that it does; undoes everything when it cannot.
-fn wire(lease: &Lease, entry: &Entry<'_>, proc: &Proc, netlink: &mut Netlink) -> Result<()> {
+fn wire(lease: &mut Lease, entry: &Entry<'_>, proc: &Proc, netlink: &mut Netlink) -> Result<()> {
     let leaf = entry.host.leaf.unwrap_or_default();
     let steps = plan::attach(lease, entry.facts, leaf, &entry.host.copied, &entry.request.own_settings);
     let container = entry.netns;
-    let mut wiring = Wiring { netlink, host: entry.host, container, inner_name: &lease.device, proc, outer: None };
+    let device = lease.device.clone();
+    let mut wiring = Wiring { netlink, host: entry.host, container, inner_name: &device, proc, outer: None };
     wiring.carry_out(&steps)?;
-    entry.ledger.write(lease).inspect_err(|_| wiring.undo_all(&steps))
+    let done = processor::apply(entry.config, lease).and_then(|()| entry.ledger.write(lease));
+    done.inspect_err(|_| {
+        if let Err(again) = processor::restore(lease) {
+            log::error!("{again}, while undoing a failed attach");
+        }
+        wiring.undo_all(&steps);
+    })
 }
 
 enum Entered {
@@ -173,7 +184,7 @@ impl Entry<'_> {
         let mut granted = decide(&locked.index);
         // what is in the way may belong to a container whose end nobody told us of
         if matches!(granted, Err(grant::Refusal::Error(Error::Exhausted(_) | Error::PortInUse(_))))
-            && reclaim::sweep(&mut locked, self.ledger, self.host, netlink)? > 0
+            && reclaim::sweep(self.config, &mut locked, self.ledger, self.host, netlink)? > 0
         {
             granted = decide(&locked.index);
         }
@@ -185,6 +196,9 @@ impl Entry<'_> {
             terms: Terms { ports, ..self.limits.clone() },
             before: None,
             dropped: Dropped::default(),
+            bundle_cpus: self.request.bundle_cpus,
+            cpu: CpuTerms::default(),
+            cgroups: self.pid.and_then(processor::find),
             pid: self.pid,
             netns: self.netns.path.clone(),
             stage: Stage::Attaching,
@@ -204,12 +218,12 @@ impl Entry<'_> {
     /// is somebody else's.
     fn meet(&self, known: Lease, locked: &mut Locked<'_>, netlink: &mut Netlink) -> Result<Option<Lease>> {
         let known = match (&known.before, device_of(netlink, known.slot)?) {
-            (Some(_), Some(outer)) => change::settle(self.host, &known, outer, locked)?,
+            (Some(_), Some(outer)) => change::settle(self.config, self.host, &known, outer, locked)?,
             _ => known,
         };
         match reclaim::state(&known, self.ledger, self.host, netlink)? {
             State::Dead => {
-                reclaim::take_back(locked, &known, self.host, netlink)?;
+                reclaim::take_back(self.config, locked, &known, self.host, netlink)?;
                 Ok(None)
             }
             State::Worked => Err(Error::Busy(format!(

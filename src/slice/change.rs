@@ -8,6 +8,7 @@ use std::io;
 
 use super::limit::{self, Queue};
 use super::prepare::{self, Host, Wanted};
+use super::processor;
 use super::reclaim::{self, State};
 use super::refused::refused;
 use super::wire::device_of;
@@ -61,9 +62,9 @@ pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool) -
             host = prepare::peek(config)?.ok_or_else(none)?;
             continue;
         }
-        let mut site = Site { host: &host, lease, outer };
+        let mut site = Site { config, host: &host, lease, outer };
         site.go_back(&mut locked)?;
-        let terms = site.decide(config, change, &locked.index, force)?;
+        let terms = site.decide(change, &locked.index, force)?;
         if limits::need_shaper(&terms) && host.shaper.is_none() {
             drop(locked);
             let facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
@@ -81,14 +82,15 @@ pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool) -
 }
 
 /// Finishes what a change that was killed left behind, if it did. Done under the ledger's lock.
-pub fn settle(host: &Host, lease: &Lease, outer: Link, locked: &mut Locked<'_>) -> Result<Lease> {
-    let mut site = Site { host, lease: lease.clone(), outer };
+pub fn settle(config: &Config, host: &Host, lease: &Lease, outer: Link, locked: &mut Locked<'_>) -> Result<Lease> {
+    let mut site = Site { config, host, lease: lease.clone(), outer };
     site.go_back(locked)?;
     Ok(site.lease)
 }
 
 /// A container and all that its terms show in.
 struct Site<'a> {
+    config: &'a Config,
     host: &'a Host,
     lease: Lease,
     /// The host's end of its pair.
@@ -130,22 +132,25 @@ impl Site<'_> {
         })
     }
 
-    fn decide(&self, config: &Config, change: &Change, index: &Index, force: bool) -> Result<Terms> {
+    fn decide(&self, change: &Change, index: &Index, force: bool) -> Result<Terms> {
         let now = &self.lease.terms;
         let asked = Asked {
             cpus: change.cpus.unwrap_or(now.asked.cpus),
+            cpus_limit: change.cpus_limit.unwrap_or(now.asked.cpus_limit),
+            cpus_revocable: change.cpus_revocable.unwrap_or(now.asked.cpus_revocable),
             egress: change.egress.applied(&now.asked.egress),
             ingress: change.ingress.applied(&now.asked.ingress),
             limit_local: change.limit_local.unwrap_or(now.asked.limit_local),
         };
         let ports = match &change.ports {
-            Some(change) => self.ports(config, change.applied(&now.ports)?, index, force)?,
+            Some(change) => self.ports(change.applied(&now.ports)?, index, force)?,
             None => now.ports.clone(),
         };
-        let machine = facts::machine(config, &self.lease.device);
+        let machine = facts::machine(self.config, &self.lease.device);
         // its own device is a place only for a queue that stands there since it was attached
         let inside = now.egress_placed == Placed::Inside;
-        let mut terms = limits::terms(config, ports, &asked, inside, &machine)?;
+        let known = limits::Known { tamper_proof: inside, bundle_cpus: self.lease.bundle_cpus };
+        let mut terms = limits::terms(self.config, ports, &asked, known, &machine)?;
         terms.second = now.second;
         if now.ingress != terms.ingress && now.ingress.is_some() && self.queue(Place::Ingress, now)?.owes()? {
             terms.second.ingress = !now.second.ingress;
@@ -160,13 +165,14 @@ impl Site<'_> {
     }
 
     /// Checks a new set of ports and returns it.
-    fn ports(&self, config: &Config, wanted: PortSet, index: &Index, force: bool) -> Result<PortSet> {
+    fn ports(&self, wanted: PortSet, index: &Index, force: bool) -> Result<PortSet> {
         let now = &self.lease.terms.ports;
         let (added, removed) = (wanted.difference(now), now.difference(&wanted));
         if let Some(range) = span(&added) {
             let holders = diag::holders(&mut Netlink::diag()?, range)?;
             let used = diag::ports_of(&holders);
-            let situation = grant::Situation { config, index, holders: &holders, used: &used, now: unix_now() };
+            let situation =
+                grant::Situation { config: self.config, index, holders: &holders, used: &used, now: unix_now() };
             let asked = PortsAsked { set: added, auto: 0 };
             grant::assigned(&asked, &situation, &index.taken()).map_err(refused)?;
         }
@@ -221,6 +227,13 @@ impl Site<'_> {
         self.host.maps.set_flags(self.lease.slot, plan::slot_flags(self.lease.host_loopback, new))?;
         self.host.maps.withdraw(&old.ports.difference(&new.ports), self.lease.slot);
         self.host.maps.publish(&new.ports, self.lease.slot);
+        if doubtful || old.asked.cpu() != new.asked.cpu() {
+            // the new terms are in the lease, whichever way this goes
+            let terms = std::mem::replace(&mut self.lease.terms, new.clone());
+            let done = processor::apply(self.config, &mut self.lease);
+            self.lease.terms = terms;
+            done?;
+        }
         if doubtful || limits::largest_packet(old) != limits::largest_packet(new) {
             let (inner, device) = (self.outer.peer.unwrap_or(0), &self.lease.device);
             let request = link::segment_at(inner, device, limits::largest_packet(new));

@@ -1,8 +1,8 @@
 //! Detach: take a slice back.
 
-use super::limit;
 use super::prepare::{self, Host};
 use super::wire::dismantle;
+use super::{account, limit, processor};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::Worker;
@@ -20,7 +20,7 @@ pub fn detach(config: &Config, id: &ContainerId) -> Result<Option<Lease>> {
     }
     let ledger = Ledger::at(&config.state_dir);
     let host = prepare::peek(config)?;
-    let lease = {
+    let mut lease = {
         let mut locked = ledger.lock()?;
         let Some(mut lease) = ledger.read(id)? else {
             locked.release(id)?;
@@ -41,18 +41,29 @@ pub fn detach(config: &Config, id: &ContainerId) -> Result<Option<Lease>> {
         }
         lease
     };
-    if let Some(host) = host {
-        take_apart(&lease, &host)?;
+    // a container that is about to end takes its cgroup along
+    if let Err(e) = processor::restore(&mut lease) {
+        log::warn!("{id}: {e}");
     }
-    ledger.lock()?.release(id)?;
+    let last = host.map(|host| take_apart(config, &lease, &host)).transpose()?;
+    let mut locked = ledger.lock()?;
+    if let Some(line) = last {
+        account::write(&ledger, &line);
+    }
+    locked.release(id)?;
+    drop(locked);
     log::info!("{id}: detached, slot {}, block {} is free", lease.slot, lease.block);
     Ok(Some(lease))
 }
 
-fn take_apart(lease: &Lease, host: &Host) -> Result<()> {
+/// Returns its last statistics, as a line of the journal: taken when nothing reaches it any more, and before the
+/// slot and the queues go in which it is counted.
+fn take_apart(config: &Config, lease: &Lease, host: &Host) -> Result<String> {
     host.maps.withdraw(&lease.all_ports(), lease.slot);
-    host.maps.clear_slot(lease.slot)?;
     let mut netlink = Netlink::route()?;
+    let last = account::last(config, lease, host, &mut netlink);
+    host.maps.clear_slot(lease.slot)?;
     limit::forget(host, &mut netlink, lease.slot)?;
-    dismantle(&mut netlink, lease.slot, &lease.netns, lease.netns_id)
+    dismantle(&mut netlink, lease.slot, &lease.netns, lease.netns_id)?;
+    Ok(last)
 }

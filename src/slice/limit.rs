@@ -65,7 +65,7 @@ impl Queue {
     /// keeps room for what senders have under way already: they are made to wait by what waits here.
     pub fn set(&mut self, throttle: &Throttle) -> Result<()> {
         const UNDER_WAY: u64 = 256 << 10;
-        let waits = qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)?.map_or(0, |load| load.backlog);
+        let waits = qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)?.map_or(0, |load| load.leaf.backlog);
         let room = if waits == 0 { 0 } else { u32::try_from(waits + UNDER_WAY).unwrap_or(u32::MAX) };
         let throttle = &Throttle { room: throttle.room.max(room), ..*throttle };
         let mut requests = Vec::new();
@@ -90,7 +90,7 @@ impl Queue {
 
     /// Packets that were dropped instead of queued.
     pub fn dropped(&mut self) -> Result<u64> {
-        Ok(qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)?.map_or(0, |load| load.drops))
+        Ok(qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)?.map_or(0, |load| load.leaf.drops))
     }
 
     /// Removes the queue, into which nobody sends any more, once nothing waits in it. What still waits for its class to
@@ -98,7 +98,7 @@ impl Queue {
     pub fn remove(&mut self) -> Result<()> {
         let start = Instant::now();
         while let Some(load) = qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)?
-            && load.backlog > 0
+            && load.leaf.backlog > 0
         {
             if start.elapsed() > PATIENCE {
                 return Ok(());

@@ -4,12 +4,14 @@
 //! runs, [`detach()`] takes it back, [`mod@reclaim`] takes back what nobody else did. Each is idempotent. Nothing here
 //! knows which face called.
 
+pub mod account;
 pub mod attach;
 pub mod change;
 pub mod detach;
 mod fair;
 mod limit;
 pub mod prepare;
+mod processor;
 pub mod reclaim;
 mod refused;
 mod shaper;

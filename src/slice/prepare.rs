@@ -12,9 +12,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{fair, shaper};
+use super::{fair, processor, shaper};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::host::facts::online_cpus;
 use crate::host::process::{boot_id, missing_capability};
 use crate::host::record::Reserved;
 use crate::host::sysctl::{Proc, Setting};
@@ -26,6 +27,7 @@ use crate::net::{Netlink, Netns, filter};
 use crate::plan::limits::{self, Place};
 use crate::plan::steer::host_facts;
 use crate::ports::PortSet;
+use crate::stats::{Groups, Sources};
 use crate::steer::{Maps, Programs, maps, program};
 use std::os::fd::AsFd;
 
@@ -54,6 +56,12 @@ pub struct Host {
 }
 
 impl Host {
+    /// Where this host's containers are counted.
+    pub fn sources(&self, config: &Config, groups: Groups) -> Sources<'_> {
+        let cpu = processor::policy(config);
+        Sources { maps: &self.maps, shaper: self.shaper, cpu, cpus: online_cpus(), groups }
+    }
+
     /// Is the host still as it was when this was opened? Asked under the ledger's lock: `setup --undo` may have come
     /// in between, and these maps would be nobody's.
     pub fn is_current(&self, config: &Config) -> Result<bool> {

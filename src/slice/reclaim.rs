@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::prepare::{self, Host};
 use super::wire::{device_of, dismantle};
-use super::{change, limit};
+use super::{account, change, limit};
 use crate::config::Config;
 use crate::error::Result;
 use crate::lease::ledger::Locked;
@@ -32,7 +32,7 @@ pub fn gc(config: &Config) -> Result<Vec<String>> {
     let mut netlink = Netlink::route()?;
     let mut locked = ledger.lock()?;
     let before: Vec<_> = locked.index.entries.values().map(|e| e.id.clone()).collect();
-    sweep(&mut locked, &ledger, &host, &mut netlink)?;
+    sweep(config, &mut locked, &ledger, &host, &mut netlink)?;
     ledger.remove_leftovers()?;
     for device in link::all(&mut netlink)? {
         let slot = device.name.strip_prefix("portslice").and_then(|n| n.parse::<u16>().ok());
@@ -45,18 +45,24 @@ pub fn gc(config: &Config) -> Result<Vec<String>> {
 }
 
 /// Takes back every dead lease; returns how many.
-pub fn sweep(locked: &mut Locked<'_>, ledger: &Ledger, host: &Host, netlink: &mut Netlink) -> Result<usize> {
+pub fn sweep(
+    config: &Config,
+    locked: &mut Locked<'_>,
+    ledger: &Ledger,
+    host: &Host,
+    netlink: &mut Netlink,
+) -> Result<usize> {
     let mut dead = 0;
     for lease in ledger.all()? {
         match state(&lease, ledger, host, netlink)? {
             State::Dead => {
                 log::info!("{}: its network namespace is gone, taking back block {}", lease.id, lease.block);
-                take_back(locked, &lease, host, netlink)?;
+                take_back(config, locked, &lease, host, netlink)?;
                 dead += 1;
             }
             State::Live if lease.before.is_some() => {
                 if let Some(outer) = device_of(netlink, lease.slot)? {
-                    change::settle(host, &lease, outer, locked)?;
+                    change::settle(config, host, &lease, outer, locked)?;
                 }
             }
             State::Live | State::Worked => {}
@@ -85,11 +91,22 @@ pub fn state(lease: &Lease, ledger: &Ledger, host: &Host, netlink: &mut Netlink)
 }
 
 /// Ends a dead lease: its ports first, its device if a killed run left one, then its record.
-pub fn take_back(locked: &mut Locked<'_>, lease: &Lease, host: &Host, netlink: &mut Netlink) -> Result<()> {
+pub fn take_back(
+    config: &Config,
+    locked: &mut Locked<'_>,
+    lease: &Lease,
+    host: &Host,
+    netlink: &mut Netlink,
+) -> Result<()> {
     host.maps.withdraw(&lease.all_ports(), lease.slot);
+    // one that never came into use counted nothing
+    let last = (lease.stage != Stage::Attaching).then(|| account::last(config, lease, host, netlink));
     host.maps.clear_slot(lease.slot)?;
     limit::forget(host, netlink, lease.slot)?;
     dismantle(netlink, lease.slot, &lease.netns, lease.netns_id)?;
+    if let Some(line) = last {
+        account::write(locked.ledger(), &line);
+    }
     locked.release(&lease.id)
 }
 

@@ -35,7 +35,7 @@ pub fn undo(config: &Config) -> Result<()> {
     if record.ready
         && let Ok(host) = open(config, &record)
     {
-        reclaim::sweep(&mut locked, &ledger, &host, &mut netlink)?;
+        reclaim::sweep(config, &mut locked, &ledger, &host, &mut netlink)?;
         if let Some(first) = locked.index.entries.values().next() {
             return Err(Error::Busy(format!(
                 "{} containers are attached, {} among them: detach them first (`portslice detach ID`)",

@@ -1,36 +1,53 @@
-//! What limits dropped: read from the queues in which packets wait, beside what queues that are gone had dropped.
+//! What a container's limits did: read from the queues in which packets wait, beside what queues that are gone had
+//! dropped.
 
-use super::sample::Sources;
 use crate::error::{Error, Result};
 use crate::lease::record::{SHAPER, shaper_class};
 use crate::lease::{Dropped, Lease, Placed};
-use crate::net::{Netlink, Netns, link, qdisc};
+use crate::net::qdisc::{self, Load};
+use crate::net::{Netlink, Netns};
+use crate::steer::SlotEntry;
 
-/// Packets of one container that its limits dropped so far. A GSO packet counts as one.
-pub fn dropped(lease: &Lease, from: &mut Sources<'_>) -> Result<Dropped> {
-    let mut total = lease.dropped;
+/// How the queues of a container stand; `None` for a direction without a limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Queues {
+    /// Of what it sends.
+    pub egress: Option<Load>,
+    /// Of what it receives.
+    pub ingress: Option<Load>,
+}
+
+impl Queues {
+    /// Packets that its limits dropped so far. A GSO packet counts as one.
+    pub fn dropped(&self, lease: &Lease) -> Dropped {
+        let drops = |load: Option<Load>| load.map_or(0, |load| load.leaf.drops);
+        let Dropped { egress, ingress } = lease.dropped;
+        Dropped { egress: egress + drops(self.egress), ingress: ingress + drops(self.ingress) }
+    }
+}
+
+/// Reads the queues of one container, whose devices are `ends`.
+pub fn queues(lease: &Lease, ends: SlotEntry, shaper: Option<u32>, netlink: &mut Netlink) -> Result<Queues> {
     let terms = &lease.terms;
+    let mut queues = Queues::default();
     if terms.ingress.is_none() && terms.egress.is_none() {
-        return Ok(total);
+        return Ok(queues);
     }
-    let Some(outer) = link::find(from.netlink, &lease.link())? else { return Ok(total) };
-    let drops = |netlink: &mut Netlink, index, name: &str, minor| {
-        qdisc::load(netlink, index, name, minor).map(|load| load.map_or(0, |load| load.drops))
-    };
     if terms.ingress.is_some() {
-        total.ingress += drops(from.netlink, outer.index, &outer.name, qdisc::ONLY + u16::from(terms.second.ingress))?;
+        let minor = qdisc::ONLY + u16::from(terms.second.ingress);
+        queues.ingress = qdisc::load(netlink, ends.ifindex, &lease.link(), minor)?;
     }
-    total.egress += match (terms.egress, terms.egress_placed, from.shaper) {
+    queues.egress = match (terms.egress, terms.egress_placed, shaper) {
         (Some(_), Placed::Host, Some(shaper)) => {
-            drops(from.netlink, shaper, SHAPER, shaper_class(lease.slot, terms.second.egress))?
+            qdisc::load(netlink, shaper, SHAPER, shaper_class(lease.slot, terms.second.egress))?
         }
         (Some(_), Placed::Inside, _) => {
             let container = Netns::reach(&lease.netns, lease.netns_id)
                 .ok_or_else(|| Error::NotFound("its network namespace is gone".into()))?;
             let mut netlink = container.inside(Netlink::route)?;
-            drops(&mut netlink, outer.peer.unwrap_or(0), &lease.device, qdisc::ONLY)?
+            qdisc::load(&mut netlink, ends.inner, &lease.device, qdisc::ONLY)?
         }
-        _ => 0,
+        _ => None,
     };
-    Ok(total)
+    Ok(queues)
 }

@@ -1,39 +1,26 @@
-//! Taking a sample: one container -> [`Statistics`].
-//!
-//! Packets and bytes are the data path's own counts: they cover every way a packet takes, which the device's do not
-//! (redirect_peer passes it by). Errors and drops behind the data path are the device's. A source that fails leaves
-//! out its fields and says so in the log; it never turns into zeros.
+//! Taking a sample: one container -> [`Monitored`].
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::limits;
-use crate::error::Result;
+use super::cgroup::{self, Usage};
+use super::net::{self, Net};
+use crate::config::Config;
+use crate::cpu::Policy;
 use crate::lease::Lease;
-use crate::net::{Netlink, link};
+use crate::net::Netlink;
 use crate::steer::Maps;
 
-/// Counters of one container, as in Mesos' `statistics` object. Bytes include Ethernet headers.
+/// Everything about one container at one time, as in Mesos' `statistics` object. A field that is not known is not there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[allow(missing_docs, reason = "the names are Mesos' own")]
 pub struct Statistics {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub net_rx_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub net_rx_dropped: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub net_rx_errors: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub net_rx_packets: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub net_tx_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub net_tx_dropped: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub net_tx_errors: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub net_tx_packets: Option<u64>,
+    /// CPU, memory, processes.
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// Network.
+    #[serde(flatten)]
+    pub net: Net,
     /// Unix time in seconds, after everything was read.
     pub timestamp: f64,
 }
@@ -55,35 +42,59 @@ pub struct Monitored {
     pub statistics: Statistics,
 }
 
-/// Where the counters of this host's containers are.
+/// Which groups of statistics are wanted beside those that cost next to nothing. Mesos had a flag for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups {
+    /// `network_enable_socket_statistics_summary`
+    pub socket_summary: bool,
+    /// `network_enable_socket_statistics_details`
+    pub socket_details: bool,
+    /// `network_enable_snmp_statistics`
+    pub snmp: bool,
+    /// `cgroups_cpu_enable_pids_and_tids_count`
+    pub pids_and_tids: bool,
+}
+
+impl Groups {
+    /// None of them.
+    pub const NONE: Groups = Groups { socket_summary: false, socket_details: false, snmp: false, pids_and_tids: false };
+
+    /// Those that the configuration turns on.
+    pub fn of(config: &Config) -> Self {
+        Groups {
+            socket_summary: config.socket_statistics_summary,
+            socket_details: config.socket_statistics_details,
+            snmp: config.snmp_statistics,
+            pids_and_tids: config.pids_and_tids_count,
+        }
+    }
+
+    /// Must somebody go into the container's namespace for them?
+    pub fn needs_namespace(&self) -> bool {
+        self.socket_summary || self.socket_details || self.snmp
+    }
+}
+
+/// Where the counters of this host's containers are, and how they are to be read.
+#[derive(Clone, Copy)]
 pub struct Sources<'a> {
     /// The data path's maps.
     pub maps: &'a Maps,
     /// The device that limits what containers send, if there is one.
     pub shaper: Option<u32>,
-    /// A socket in the host's namespace.
-    pub netlink: &'a mut Netlink,
+    /// How CPUs that are asked for become limits.
+    pub cpu: Policy,
+    /// CPUs of the host.
+    pub cpus: u32,
+    /// Which groups are wanted.
+    pub groups: Groups,
 }
 
-/// Reads what is known of one container now.
-pub fn sample(lease: &Lease, from: &mut Sources<'_>) -> Monitored {
-    let mut statistics = Statistics::default();
-    let limited = noted(lease, limits::dropped(lease, from));
-    let drops = noted(lease, from.maps.counters(lease.slot)).map(|counters| {
-        statistics.net_rx_packets = Some(counters.rx_packets);
-        statistics.net_rx_bytes = Some(counters.rx_bytes);
-        statistics.net_tx_packets = Some(counters.tx_packets);
-        statistics.net_tx_bytes = Some(counters.tx_bytes);
-        counters.drops.iter().sum::<u64>()
-    });
-    // the device's point of view is the host's: it transmits what the container receives
-    if let Some(stats) = noted(lease, link::find(from.netlink, &lease.link())).flatten().and_then(|link| link.stats) {
-        statistics.net_rx_errors = Some(stats.tx_errors);
-        statistics.net_rx_dropped = limited.map(|l| l.ingress + stats.tx_dropped);
-        statistics.net_tx_errors = Some(stats.rx_errors);
-        statistics.net_tx_dropped = drops.zip(limited).map(|(d, l)| d + l.egress + stats.rx_dropped);
-    }
-    statistics.timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+/// Reads what is known of one container now. `netlink` is in the host's namespace.
+pub fn sample(lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> Monitored {
+    let usage = usage(lease, from);
+    let net = net::read(lease, from, netlink);
+    let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
     let labels = &lease.labels;
     let text = |label: &Option<String>| label.clone().unwrap_or_default();
     Monitored {
@@ -92,10 +103,22 @@ pub fn sample(lease: &Lease, from: &mut Sources<'_>) -> Monitored {
         executor_name: text(&labels.executor_name),
         framework_id: text(&labels.framework_id),
         source: text(&labels.source),
-        statistics,
+        statistics: Statistics { usage, net, timestamp },
     }
 }
 
-fn noted<T>(lease: &Lease, read: Result<T>) -> Option<T> {
-    read.inspect_err(|e| log::warn!("{}: {e}", lease.id)).ok()
+/// From the container's cgroups. What fails is told to who debugs: it would be the same at every look.
+fn usage(lease: &Lease, from: &Sources<'_>) -> Usage {
+    let mut usage = Usage::default();
+    if let Some(place) = &lease.cgroups {
+        match cgroup::read(place, from.groups.pids_and_tids) {
+            Ok(reading) => {
+                reading.notes.iter().for_each(|note| log::debug!("{}: {note}", lease.id));
+                usage = reading.usage;
+            }
+            Err(e) => log::debug!("{}: {e}", lease.id),
+        }
+    }
+    (usage.cpus_limit, usage.cpus_soft_limit) = cgroup::limits(&lease.terms.asked.cpu(), &from.cpu, from.cpus);
+    usage
 }

@@ -274,6 +274,12 @@ impl HostFacts {
 /// The port table in memory: 65 536 words.
 struct Ports(NonNull<AtomicU64>);
 
+// SAFETY: a pointer to shared memory that everybody, other processes among them, accesses as atomic words only; it is
+// unmapped when the one owner goes.
+unsafe impl Send for Ports {}
+// SAFETY: the same.
+unsafe impl Sync for Ports {}
+
 const PORT_TABLE: NonZeroUsize = NonZeroUsize::new(65536 * 8).unwrap();
 
 impl Ports {

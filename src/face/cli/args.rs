@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ArgsDerive, Parser, Subcommand};
 
+use crate::face::serve::Listen;
 use crate::lease::ContainerId;
 
 /// Many containers, one host IP: port blocks, steering, limits and counters for each.
@@ -54,12 +55,14 @@ pub enum Command {
         json: bool,
     },
     /// Show counters of containers, of all without an id
-    Stats {
-        /// Container ids
-        ids: Vec<ContainerId>,
-        /// As the JSON array that Mesos' /monitor/statistics served
-        #[arg(long)]
-        json: bool,
+    Stats(Stats),
+    /// Watch the busiest containers; ends with Ctrl-C
+    Top(Top),
+    /// Serve statistics over HTTP until SIGTERM: /monitor/statistics, /metrics, /containers, /healthz
+    Serve {
+        /// Where: ADDRESS:PORT or unix:/PATH, as often as wanted; default: systemd's sockets, else 127.0.0.1:5051
+        #[arg(long, value_name = "PLACE")]
+        listen: Vec<Listen>,
     },
     /// Take back the slices of containers that are gone; prints their ids
     Gc {
@@ -73,6 +76,40 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, ArgsDerive)]
+pub struct Stats {
+    /// Container ids
+    pub ids: Vec<ContainerId>,
+
+    /// As the JSON array that Mesos' /monitor/statistics served
+    #[arg(long)]
+    pub json: bool,
+
+    /// Again and again, every so many seconds (1 without a number), until Ctrl-C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", require_equals = true)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub watch: Option<u64>,
+
+    /// Those that ended, the newest last, as they were at their end
+    #[arg(long, conflicts_with = "watch")]
+    pub finished: bool,
+}
+
+#[derive(Debug, ArgsDerive)]
+pub struct Top {
+    /// What comes first: rx, tx, drops, cpu, memory or id
+    #[arg(long, value_name = "COLUMN", default_value = "tx")]
+    pub sort: String,
+
+    /// Seconds between two looks
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub interval: u64,
+
+    /// How many looks, for ever without a number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
 }
 
 #[derive(Debug, ArgsDerive)]
@@ -166,9 +203,17 @@ struct Limits {
     #[arg(long, value_name = "BOOL")]
     limit_local: Option<String>,
 
-    /// CPUs it has, for limits that scale with them, such as 1.5
+    /// CPUs it gets when others want them, too, such as 1.5; bandwidth limits may scale with them
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     cpus: Option<String>,
+
+    /// The most CPUs it may use: a number, or inf
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    cpus_limit: Option<String>,
+
+    /// May its CPUs be taken away, so that they count little: true or false
+    #[arg(long, value_name = "BOOL")]
+    cpus_revocable: Option<String>,
 }
 
 impl Limits {
@@ -182,6 +227,8 @@ impl Limits {
             ("ingress-burst", &self.ingress_burst),
             ("limit-local", &self.limit_local),
             ("cpus", &self.cpus),
+            ("cpus-limit", &self.cpus_limit),
+            ("cpus-revocable", &self.cpus_revocable),
         ]
         .into_iter()
         .filter_map(|(key, value)| value.as_deref().map(|value| (key, value)))

@@ -8,6 +8,7 @@ mod set;
 mod setup;
 mod show;
 mod stats;
+mod top;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ use serde::Serialize;
 use self::args::{Args, Command};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::face::serve;
 use crate::lease::{ContainerId, Ledger};
 use crate::refusal::one_line;
 use crate::slice::{self, reclaim};
@@ -71,7 +73,9 @@ fn run(args: &Args) -> Result<ExitCode> {
         Command::Detach { id } => detach(&config, id),
         Command::List { json } => list::run(&config, *json),
         Command::Show { id, json } => show::run(&config, id, *json),
-        Command::Stats { ids, json } => stats::run(&config, ids, *json),
+        Command::Stats(stats) => stats::run(&config, stats),
+        Command::Top(top) => top::run(&config, top),
+        Command::Serve { listen } => serve::run(config, listen),
         Command::Gc { json } => gc(&config, *json),
         Command::Doctor { json } => return doctor::run(&config, *json),
     }?;

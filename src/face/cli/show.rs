@@ -12,8 +12,7 @@ use crate::lease::{ContainerId, Lease, Placed};
 use crate::net::Netlink;
 use crate::rate::{Direction, Limit, Rate, Shape};
 use crate::slice::prepare;
-use crate::stats::{Sources, Statistics, limits, sample, table};
-use crate::steer::maps::REASONS;
+use crate::stats::{Groups, Statistics, sample, table};
 
 #[derive(Serialize)]
 struct Shown {
@@ -41,16 +40,10 @@ pub fn run(config: &Config, id: &ContainerId, json: bool) -> Result<()> {
     let mut shown = Shown { lease, configured, statistics: None, drops: None };
     if let Some(host) = prepare::peek(config)? {
         let mut netlink = Netlink::route()?;
-        let mut from = Sources { maps: &host.maps, shaper: host.shaper, netlink: &mut netlink };
-        shown.statistics = Some(sample(&shown.lease, &mut from).statistics);
-        let counted = host.maps.counters(shown.lease.slot)?.drops;
-        let mut drops: Map<String, Value> =
-            REASONS.iter().zip(counted).map(|(name, n)| ((*name).to_owned(), n.into())).collect();
-        if let Ok(limited) = limits::dropped(&shown.lease, &mut from) {
-            drops.insert("egress_limit".into(), limited.egress.into());
-            drops.insert("ingress_limit".into(), limited.ingress.into());
-        }
-        shown.drops = Some(drops);
+        let from = host.sources(config, Groups::of(config));
+        let statistics = sample(&shown.lease, &from, &mut netlink).statistics;
+        shown.drops.clone_from(&statistics.net.net_dropped_reasons);
+        shown.statistics = Some(statistics);
     }
     if json { print_json(&shown) } else { print(&text(&shown)) }
 }
@@ -58,8 +51,13 @@ pub fn run(config: &Config, id: &ContainerId, json: bool) -> Result<()> {
 fn configured(config: &Config, lease: &Lease) -> Configured {
     let machine = machine(config, &lease.device);
     // one that cannot be computed now (a link that does not tell its speed) is told when somebody needs it
-    let of =
-        |direction| config.policy(direction).shape(&Limit::default(), lease.terms.asked.cpus, &machine).ok().flatten();
+    let of = |direction| {
+        config
+            .policy(direction)
+            .shape(&Limit::default(), lease.terms.asked.cpus.or(lease.bundle_cpus), &machine)
+            .ok()
+            .flatten()
+    };
     Configured { egress: of(Direction::Egress), ingress: of(Direction::Ingress) }
 }
 
@@ -75,6 +73,24 @@ fn limit(effective: Option<Shape>, place: &str, asked: &Limit, configured: Optio
     );
     let configured = or(configured.map(|shape| shape.rate), "unlimited");
     format!("{effective}; asked {}; configured {configured}", or(asked.rate, "nothing"))
+}
+
+/// `1.5, limit 2; cpu.shares 1536`
+fn cpus(lease: &Lease) -> String {
+    let asked = &lease.terms.asked;
+    let mut words = match (asked.cpus, lease.bundle_cpus) {
+        (Some(cpus), _) => cpus.to_string(),
+        (None, Some(cpus)) => format!("{cpus} by its bundle"),
+        (None, None) => "unknown".to_owned(),
+    };
+    if let Some(limit) = asked.cpus_limit {
+        words.push_str(&format!(", limit {limit}"));
+    }
+    if asked.cpus_revocable == Some(true) {
+        words.push_str(", revocable");
+    }
+    lease.cpu.notes.iter().for_each(|note| words.push_str(&format!("; {note}")));
+    words
 }
 
 fn text(shown: &Shown) -> String {
@@ -94,10 +110,10 @@ fn text(shown: &Shown) -> String {
         ("egress", limit(terms.egress, place, &terms.asked.egress, configured.egress)),
         ("ingress", limit(terms.ingress, "", &terms.asked.ingress, configured.ingress)),
         ("limits count", if terms.limit_local { "everything" } else { "what leaves or enters this host" }.to_owned()),
-        ("cpus", terms.asked.cpus.map_or_else(|| "unknown".to_owned(), |cpus| cpus.to_string())),
+        ("cpus", cpus(lease)),
         ("host loopback", if lease.host_loopback { "yes" } else { "no" }.to_owned()),
     ];
-    if let Some(s) = &shown.statistics {
+    if let Some(s) = shown.statistics.as_ref().map(|s| &s.net) {
         let flow = |packets: Option<u64>, bytes: Option<u64>| match (packets, bytes) {
             (Some(packets), Some(bytes)) => format!("{packets} packets, {}", table::bytes(bytes)),
             _ => "unknown".to_owned(),

@@ -1,46 +1,112 @@
 //! `portslice stats`.
 
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::args::Stats;
 use super::{lease_of, print, print_json};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lease::{ContainerId, Ledger};
-use crate::net::Netlink;
+use crate::slice::account::{self, Finished};
 use crate::slice::prepare;
 use crate::stats::table::{bytes, columns};
-use crate::stats::{Monitored, Sources, sample};
+use crate::stats::{Groups, Monitored, collect};
 
-pub fn run(config: &Config, ids: &[ContainerId], json: bool) -> Result<()> {
+const HEADING: [&str; 8] =
+    ["CONTAINER", "RX PACKETS", "RX BYTES", "RX DROPPED", "TX PACKETS", "TX BYTES", "TX DROPPED", "ERRORS"];
+
+pub fn run(config: &Config, args: &Stats) -> Result<()> {
+    if args.finished {
+        return finished(config, args);
+    }
+    loop {
+        let samples = look(config, &args.ids)?;
+        if args.json {
+            print_json(&samples)?
+        } else {
+            print(&table(&samples))?
+        }
+        match args.watch {
+            Some(seconds) => sleep(Duration::from_secs(seconds)),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// What is known now of the containers `ids`, of all without an id.
+pub fn look(config: &Config, ids: &[ContainerId]) -> Result<Vec<Monitored>> {
     let leases = if ids.is_empty() {
         Ledger::at(&config.state_dir).all()?
     } else {
         ids.iter().map(|id| lease_of(config, id)).collect::<Result<_>>()?
     };
-    let mut samples = Vec::new();
-    if let Some(host) = prepare::peek(config)? {
-        let mut netlink = Netlink::route()?;
-        let mut from = Sources { maps: &host.maps, shaper: host.shaper, netlink: &mut netlink };
-        samples.extend(leases.iter().map(|lease| sample(lease, &mut from)));
+    match prepare::peek(config)? {
+        Some(host) => collect(&leases, &host.sources(config, Groups::of(config))),
+        None => Ok(Vec::new()),
     }
-    if json {
-        return print_json(&samples);
-    }
-    let heading =
-        ["CONTAINER", "RX PACKETS", "RX BYTES", "RX DROPPED", "TX PACKETS", "TX BYTES", "TX DROPPED", "ERRORS"];
-    print(&columns(&heading, &samples.iter().map(row).collect::<Vec<_>>(), &[1, 2, 3, 4, 5, 6, 7]))
 }
 
-fn row(sample: &Monitored) -> Vec<String> {
+fn finished(config: &Config, args: &Stats) -> Result<()> {
+    let mut all = account::finished(&Ledger::at(&config.state_dir))?;
+    let id_of = |one: &Finished| one.monitored["container_id"].as_str().unwrap_or_default().to_owned();
+    for id in &args.ids {
+        if !all.iter().any(|one| id_of(one) == id.as_str()) {
+            return Err(Error::NotFound(format!("the journal does not know a container {id}")));
+        }
+    }
+    all.retain(|one| args.ids.is_empty() || args.ids.iter().any(|id| id.as_str() == id_of(one)));
+    if args.json {
+        return print_json(&all);
+    }
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .map(|one| {
+            let of = |name: &str| one.monitored["statistics"][name].as_u64();
+            let errors = of("net_rx_errors").zip(of("net_tx_errors")).map(|(rx, tx)| rx + tx);
+            let mut row = cells(
+                &id_of(one),
+                [of("net_rx_packets"), of("net_rx_bytes"), of("net_rx_dropped")],
+                [of("net_tx_packets"), of("net_tx_bytes"), of("net_tx_dropped")],
+                errors,
+            );
+            row.push(format!("{}s", one.finished.saturating_sub(one.created)));
+            row
+        })
+        .collect();
+    let heading: Vec<&str> = HEADING.into_iter().chain(["LASTED"]).collect();
+    print(&columns(&heading, &rows, &[1, 2, 3, 4, 5, 6, 7, 8]))
+}
+
+/// One line for each, and their sum when there are several.
+fn table(samples: &[Monitored]) -> String {
+    let row = |sample: &Monitored| {
+        let s = &sample.statistics.net;
+        cells(
+            &sample.container_id,
+            [s.net_rx_packets, s.net_rx_bytes, s.net_rx_dropped],
+            [s.net_tx_packets, s.net_tx_bytes, s.net_tx_dropped],
+            s.net_rx_errors.zip(s.net_tx_errors).map(|(rx, tx)| rx + tx),
+        )
+    };
+    let mut rows: Vec<Vec<String>> = samples.iter().map(row).collect();
+    if samples.len() > 1 {
+        let nets: Vec<_> = samples.iter().map(|sample| &sample.statistics.net).collect();
+        let sum = |of: fn(&crate::stats::net::Net) -> Option<u64>| Some(nets.iter().filter_map(|net| of(net)).sum());
+        rows.push(cells(
+            "total",
+            [sum(|n| n.net_rx_packets), sum(|n| n.net_rx_bytes), sum(|n| n.net_rx_dropped)],
+            [sum(|n| n.net_tx_packets), sum(|n| n.net_tx_bytes), sum(|n| n.net_tx_dropped)],
+            sum(|n| n.net_rx_errors.zip(n.net_tx_errors).map(|(rx, tx)| rx + tx)),
+        ));
+    }
+    columns(&HEADING, &rows, &[1, 2, 3, 4, 5, 6, 7])
+}
+
+/// Packets, bytes, dropped in each direction.
+fn cells(id: &str, rx: [Option<u64>; 3], tx: [Option<u64>; 3], errors: Option<u64>) -> Vec<String> {
     let number = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let size = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), bytes);
-    let s = &sample.statistics;
-    vec![
-        sample.container_id.clone(),
-        number(s.net_rx_packets),
-        size(s.net_rx_bytes),
-        number(s.net_rx_dropped),
-        number(s.net_tx_packets),
-        size(s.net_tx_bytes),
-        number(s.net_tx_dropped),
-        number(s.net_rx_errors.zip(s.net_tx_errors).map(|(rx, tx)| rx + tx)),
-    ]
+    let way = |[packets, octets, dropped]: [Option<u64>; 3]| [number(packets), size(octets), number(dropped)];
+    [id.to_owned()].into_iter().chain(way(rx)).chain(way(tx)).chain([number(errors)]).collect()
 }

@@ -1,0 +1,330 @@
+//! Promise: the numbers are right: what is counted is what passed, what was dropped is counted, and everything else says the
+//! same as the kernel's own tools.
+
+use crate::lab::limit::tc;
+use crate::lab::*;
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+const CONFIG: &str = "ports = \"31000-31999\"\nsocket_statistics_details = true\nsnmp_statistics = true\n";
+
+/// `stats ID --json`, the one element.
+#[track_caller]
+fn statistics(host: &Host, id: &str) -> Value {
+    let all = host.portslice(["stats", id, "--json"]).ok().json();
+    let one =
+        all.as_array().filter(|all| all.len() == 1).unwrap_or_else(|| panic!("stats {id} --json: {all}"))[0].clone();
+    assert_eq!(one["container_id"], id, "{one}");
+    one["statistics"].clone()
+}
+
+/// Packets and bytes, received and sent.
+#[track_caller]
+fn counted(host: &Host, id: &str) -> [u64; 4] {
+    let all = statistics(host, id);
+    ["net_rx_packets", "net_rx_bytes", "net_tx_packets", "net_tx_bytes"]
+        .map(|name| all[name].as_u64().unwrap_or_else(|| panic!("{name} of {id}: {all}")))
+}
+
+fn grown(before: [u64; 4], after: [u64; 4]) -> [u64; 4] {
+    std::array::from_fn(|i| after[i] - before[i])
+}
+
+/// Waits for what is under way, then reads.
+fn settled(host: &Host, id: &str) -> [u64; 4] {
+    std::thread::sleep(Duration::from_millis(100));
+    counted(host, id)
+}
+
+/// Datagrams of a size, from one namespace to a server in another; all of them arrive.
+fn datagrams(from: &Ns, into: &Ns, to: SocketAddr, count: usize, size: usize) {
+    let server = into.inside(|| UdpSocket::bind(SocketAddr::new(probe::any(to.ip()), to.port()))).expect("bind");
+    server.set_read_timeout(Some(Duration::from_secs(5))).expect("timeout");
+    let client = from.inside(|| UdpSocket::bind(SocketAddr::new(probe::any(to.ip()), 0))).expect("bind");
+    client.connect(to).expect("connect");
+    for _ in 0..count {
+        client.send(&vec![7; size]).expect("send");
+        assert_eq!(server.recv(&mut vec![0; size + 1]).expect("recv"), size);
+    }
+}
+
+#[test]
+fn datagrams_are_counted_one_by_one_on_every_path() {
+    let host = Host::new("counts-udp");
+    let one = host.bare("one", &["--ports", "31000"]);
+    let two = host.bare("two", &["--ports", "31001", "--egress-rate", "1gbit", "--ingress-rate", "1gbit"]);
+    let (count, size) = (100, 300);
+    for v6 in [false, true] {
+        let (host_at, peer_at, lo) = if v6 { (HOST6, PEER6, LO6) } else { (HOST4, PEER4, LO4) };
+        let bytes = (count * (size + 14 + 8 + if v6 { 40 } else { 20 })) as u64;
+        let packets = count as u64;
+        let to = |ip, port| SocketAddr::new(ip, port);
+        for (what, from, into, at, sender, receiver) in [
+            ("to the wire", &one.ns, &host.peer, to(peer_at, 20_000), Some("one"), None),
+            ("from the wire", &host.peer, &one.ns, to(host_at, 31_000), None, Some("one")),
+            ("to the host", &one.ns, &host.ns, to(lo, 20_000), Some("one"), None),
+            ("from the host", &host.ns, &one.ns, to(lo, 31_000), None, Some("one")),
+            ("to another", &one.ns, &two.ns, to(host_at, 31_001), Some("one"), Some("two")),
+            ("back, both limited", &two.ns, &one.ns, to(host_at, 31_000), Some("two"), Some("one")),
+            ("limited, to the wire", &two.ns, &host.peer, to(peer_at, 20_001), Some("two"), None),
+            ("limited, from the wire", &host.peer, &two.ns, to(host_at, 31_001), None, Some("two")),
+        ] {
+            let before = ["one", "two"].map(|id| settled(&host, id));
+            datagrams(from, into, at, count, size);
+            let after = ["one", "two"].map(|id| settled(&host, id));
+            for (n, id) in ["one", "two"].into_iter().enumerate() {
+                let part = |is: Option<&str>| if is == Some(id) { [packets, bytes] } else { [0, 0] };
+                let ([rx, rxb], [tx, txb]) = (part(receiver), part(sender));
+                assert_eq!(grown(before[n], after[n]), [rx, rxb, tx, txb], "{what}, of {id}, IPv6 {v6}");
+            }
+        }
+    }
+}
+
+/// What a connection knows of itself: segments sent and received, bytes of payload sent and received.
+fn info(fd: &impl AsRawFd) -> [u64; 4] {
+    let mut all = [0u8; 256];
+    let mut length = all.len() as u32;
+    // SAFETY: the kernel writes at most `length` bytes into the buffer.
+    let rc = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, all.as_mut_ptr().cast(), &raw mut length)
+    };
+    assert_eq!(rc, 0, "TCP_INFO: {}", std::io::Error::last_os_error());
+    let word = |at: usize| u64::from(u32::from_ne_bytes(all[at..at + 4].try_into().expect("four")));
+    let long = |at: usize| u64::from_ne_bytes(all[at..at + 8].try_into().expect("eight"));
+    // include/uapi/linux/tcp.h: tcpi_segs_out, tcpi_segs_in, tcpi_bytes_sent, tcpi_bytes_received
+    [word(136), word(140), long(200), long(128)]
+}
+
+/// Large packets are counted as the segments they stand for, each with its headers.
+#[test]
+fn a_stream_is_counted_by_its_segments() {
+    let host = Host::new("counts-tcp");
+    let plain = host.bare("plain", &["--ports", "31000"]);
+    let limited = host.bare("limited", &["--ports", "31001", "--egress-rate", "1gbit", "--ingress-rate", "1gbit"]);
+    for (container, port) in [(&plain, 31_000), (&limited, 31_001)] {
+        let before = settled(&host, &container.id);
+        let listener = container.ns.inside(|| TcpListener::bind(SocketAddr::new(HOST4, port))).expect("bind");
+        let to = SocketAddr::new(HOST4, port);
+        let mut outside = host.peer.inside(|| TcpStream::connect(to)).expect("connect");
+        let (mut inside, _) = listener.accept().expect("accept");
+        for (from, into) in [(&mut outside, &mut inside)] {
+            let both = std::thread::scope(|scope| {
+                scope.spawn(|| from.write_all(&vec![1; 3 << 20]).expect("in"));
+                into.read_exact(&mut vec![0; 3 << 20]).expect("in");
+                scope.spawn(|| into.write_all(&vec![2; 5 << 20]).expect("out"));
+                true
+            });
+            assert!(both);
+        }
+        outside.read_exact(&mut vec![0; 5 << 20]).expect("out");
+        let after = settled(&host, &container.id);
+        let [segments_out, segments_in, sent, received] = info(&inside);
+        // the server's side: its SYN-ACK and the client's SYN carry eight bytes of options more than the timestamps
+        let [rx, rx_bytes, tx, tx_bytes] = grown(before, after);
+        assert_eq!((rx, tx), (segments_in, segments_out), "{}: packets and segments", container.id);
+        assert_eq!(rx_bytes, received + segments_in * 66 + 8, "{}: bytes received", container.id);
+        assert_eq!(tx_bytes, sent + segments_out * 66 + 8, "{}: bytes sent", container.id);
+    }
+}
+
+/// Drops are what was sent less what went on; reading changes nothing; `set` takes nothing back.
+#[test]
+fn drops_are_counted_and_nothing_goes_back() {
+    let host = Host::new("counts-drops");
+    let container = host.bare("c", &["--ports", "31000", "--ingress-rate", "1mbit"]);
+    let server = container.ns.inside(|| UdpSocket::bind(SocketAddr::new(HOST4, 31_000))).expect("bind");
+    server.set_read_timeout(Some(Duration::from_secs(3))).expect("timeout");
+    let client = host.peer.inside(|| UdpSocket::bind(SocketAddr::new(PEER4, 0))).expect("bind");
+    let arrives = || {
+        let mut arrived = 0;
+        while server.recv(&mut [0; 2000]).is_ok() {
+            arrived += 1;
+        }
+        arrived
+    };
+    let mut total = 0;
+    for _ in 0..2 {
+        for _ in 0..500 {
+            client.send_to(&[7; 1000], SocketAddr::new(HOST4, 31_000)).expect("send");
+        }
+        let lost = 500 - arrives();
+        assert!(lost > 0, "a flood of 4 Mbit at 1 Mbit/s lost nothing");
+        total += lost;
+        for _ in 0..2 {
+            let all = statistics(&host, "c");
+            assert_eq!(all["net_rx_dropped"], total, "{all}");
+            assert_eq!(all["net_dropped_reasons"]["ingress_limit"], total, "{all}");
+        }
+        host.portslice(["set", "c", "--ingress-rate", "0B"]).ok();
+        assert_eq!(statistics(&host, "c")["net_rx_dropped"], total, "after the limit went");
+        host.portslice(["set", "c", "--ingress-rate", "1mbit"]).ok();
+        assert_eq!(statistics(&host, "c")["net_rx_dropped"], total, "after the limit came back");
+    }
+}
+
+#[test]
+fn round_trips_sockets_and_protocol_counters_are_the_kernels() {
+    let host = Host::with("counts-kernel").config(CONFIG).build();
+    let container = host.bare("c", &["--ports", "31000"]);
+    let mut held: Vec<(TcpStream, TcpStream)> = Vec::new();
+    for (n, ip) in [PEER4, PEER6, PEER4, PEER6, LO4].into_iter().enumerate() {
+        let to = SocketAddr::new(ip, 20_000 + n as u16);
+        let server = if ip == LO4 { &host.ns } else { &host.peer };
+        let listener = server.inside(|| TcpListener::bind(to)).expect("bind");
+        let mut client = container.ns.inside(|| TcpStream::connect(to)).expect("connect");
+        let (mut other, _) = listener.accept().expect("accept");
+        for _ in 0..20 {
+            client.write_all(b"?").expect("ask");
+            other.read_exact(&mut [0]).expect("ask");
+            other.write_all(b"!").expect("answer");
+            client.read_exact(&mut [0]).expect("answer");
+        }
+        held.push((client, other));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let all = statistics(&host, "c");
+    // ss -ti prints "rtt:0.045/0.01", milliseconds
+    let out = container.ns.command("ss").args(["-tinH"]).output().expect("ss");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let mut rtts: Vec<f64> = text
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("rtt:")?.split('/').next()?.parse::<f64>().ok())
+        .map(|ms| (ms * 1000.0).round())
+        .collect();
+    rtts.sort_by(f64::total_cmp);
+    assert_eq!(rtts.len(), held.len(), "{text}");
+    for (name, percent) in [("p50", 50), ("p90", 90), ("p95", 95), ("p99", 99)] {
+        let expected = rtts[rtts.len() * percent / 100];
+        assert_eq!(all[format!("net_tcp_rtt_microsecs_{name}")].as_f64(), Some(expected), "{name} of {rtts:?}: {all}");
+    }
+    assert_eq!(all["net_ephemeral_ports_in_use"], held.len(), "{all}");
+    let block = [container.block.start(), container.block.end()].map(|port| u64::from(*port));
+    assert_eq!(
+        [&all["net_ephemeral_ports"]["begin"], &all["net_ephemeral_ports"]["end"]].map(Value::as_u64),
+        block.map(Some)
+    );
+    // four of them are IPv4 sockets
+    let inuse = std::fs::read_to_string(format!("/proc/{}/net/sockstat", container.ns.pid())).expect("sockstat");
+    let tcp = inuse.lines().find_map(|l| l.strip_prefix("TCP: inuse ")).and_then(|l| l.split(' ').next()).expect("TCP");
+    assert_eq!(all["net_tcp_active_connections"].as_f64(), tcp.parse().ok(), "{inuse}");
+    let snmp = std::fs::read_to_string(format!("/proc/{}/net/snmp", container.ns.pid())).expect("snmp");
+    let lines: Vec<Vec<&str>> = snmp.lines().map(|l| l.split_whitespace().collect()).collect();
+    for (group, prefix) in [("ip_stats", "Ip:"), ("icmp_stats", "Icmp:"), ("tcp_stats", "Tcp:"), ("udp_stats", "Udp:")]
+    {
+        let rows: Vec<&Vec<&str>> = lines.iter().filter(|l| l[0] == prefix).collect();
+        for (name, value) in all["net_snmp_statistics"][group].as_object().expect(group) {
+            let at = rows[0].iter().position(|n| n == name).unwrap_or_else(|| panic!("{prefix} has no {name}"));
+            assert_eq!(value.to_string(), rows[1][at], "{group} {name}");
+        }
+        assert!(all["net_snmp_statistics"][group].as_object().is_some_and(|g| g.len() > 6), "{all}");
+    }
+}
+
+#[test]
+fn what_queues_did_is_what_tc_says() {
+    let host = Host::new("counts-tc");
+    let container = host.bare("c", &["--ports", "31000", "--egress-rate", "2mbit", "--ingress-rate", "2mbit"]);
+    datagrams(&container.ns, &host.peer, SocketAddr::new(PEER4, 20_000), 50, 1000);
+    let client = host.peer.inside(|| UdpSocket::bind(SocketAddr::new(PEER4, 0))).expect("bind");
+    let _server = container.ns.inside(|| UdpSocket::bind(SocketAddr::new(HOST4, 31_000))).expect("bind");
+    for _ in 0..400 {
+        client.send_to(&[7; 1000], SocketAddr::new(HOST4, 31_000)).expect("send");
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let all = statistics(&host, "c");
+    let entries = all["net_traffic_control_statistics"].as_array().expect("traffic control").clone();
+    let device = container.device().expect("its device");
+    let class = container.class();
+    for (id, of, device, header) in [
+        ("bw_limit", "class", limit::SHAPER, format!("class htb {class} ")),
+        ("bloat_reduction", "qdisc", limit::SHAPER, format!("parent {class} ")),
+        ("ingress_bw_limit", "class", device.as_str(), "class htb 1:1 ".to_string()),
+        ("ingress_bloat_reduction", "qdisc", device.as_str(), "parent 1:1 ".to_string()),
+    ] {
+        let entry = entries.iter().find(|e| e["id"] == id).unwrap_or_else(|| panic!("{id}: {all}"));
+        let text = tc(&host.ns, &["-s", of, "show", "dev", device]);
+        let mut lines = text.lines().skip_while(|l| !l.contains(&header)).skip(1);
+        let (sent, waits) = (lines.next().expect("Sent"), lines.next().expect("backlog"));
+        let number = |line: &str, after: &str| {
+            let rest = &line[line.find(after).unwrap_or_else(|| panic!("{after} in {line}")) + after.len()..];
+            rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u64>().expect("a number")
+        };
+        for (name, said) in [
+            ("bytes", number(sent, "Sent ")),
+            ("packets", number(sent, "bytes ")),
+            ("drops", number(sent, "(dropped ")),
+            ("overlimits", number(sent, "overlimits ")),
+            ("requeues", number(sent, "requeues ")),
+            ("backlog", number(waits, "backlog ")),
+        ] {
+            assert_eq!(entry[name], said, "{id} {name}: {text}");
+        }
+    }
+    assert_eq!((&all["net_tx_rate_limit"], &all["net_rx_rate_limit"]), (&250_000.into(), &250_000.into()), "{all}");
+}
+
+#[test]
+fn what_ended_is_still_accounted_for() {
+    let host = Host::new("counts-finished");
+    for n in 0..3 {
+        let id = format!("job{n}");
+        let job = host.bare(&id, &[]);
+        datagrams(&job.ns, &host.peer, SocketAddr::new(PEER4, 20_000), n + 1, 100);
+        if n == 2 {
+            // nobody says that it ended
+            job.kill();
+            host.portslice(["gc"]).ok();
+        } else {
+            job.detach();
+        }
+    }
+    let all = host.portslice(["stats", "--finished", "--json"]).ok().json();
+    let all = all.as_array().expect("an array");
+    let told: Vec<(String, u64)> = all
+        .iter()
+        .map(|one| {
+            assert!(one["finished"].as_u64() >= one["created"].as_u64(), "{one}");
+            let packets = one["statistics"]["net_tx_packets"].as_u64().expect("packets");
+            (one["container_id"].as_str().expect("id").to_string(), packets)
+        })
+        .collect();
+    assert_eq!(told, [("job0".into(), 1), ("job1".into(), 2), ("job2".into(), 3)]);
+    let one = host.portslice(["stats", "job1", "--finished"]).ok();
+    assert!(one.stdout.contains("job1") && !one.stdout.contains("job0"), "{one}");
+    assert_eq!(host.portslice(["stats", "never", "--finished"]).code, Some(6));
+    assert_eq!(host.portslice(["stats", "job1"]).code, Some(6), "it is not there any more");
+}
+
+#[test]
+fn top_shows_who_is_busy() {
+    let host = Host::new("counts-top");
+    let [busy, idle] = ["busy", "idle"].map(|id| host.bare(id, &[]));
+    let stream = flow::Plan::new(Carrier::Udp, &busy.ns, &host.peer, SocketAddr::new(PEER4, 20_000)).start();
+    let out = host.portslice(["top", "--interval", "1", "--count", "1"]).ok();
+    drop(stream);
+    let lines: Vec<&str> = out.stdout.lines().collect();
+    assert!(lines[0].starts_with("CONTAINER") && lines.len() == 4, "{out}");
+    assert!(lines[1].starts_with(&busy.id) && lines[2].starts_with(&idle.id) && lines[3].starts_with("total"), "{out}");
+    assert!(lines.iter().all(|line| line.len() <= 80), "wider than 80 columns: {out}");
+    let out = host.portslice(["top", "--sort", "txx", "--count", "1"]);
+    assert_eq!((out.code, out.stderr.lines().count()), (Some(2), 1), "{out}");
+}
+
+/// A namespace that cannot be entered any more costs its own fields, not the others.
+#[test]
+fn a_source_that_is_gone_takes_no_other_field_along() {
+    let host = Host::with("counts-gone").config(CONFIG).build();
+    let container = host.bare("c", &[]);
+    datagrams(&container.ns, &host.peer, SocketAddr::new(PEER4, 20_000), 3, 100);
+    let keeps: OwnedFd = std::fs::File::open(container.ns.path()).expect("namespace").into();
+    container.ns.kill();
+    let all = statistics(&host, "c");
+    assert_eq!(all["net_tx_packets"], 3, "{all}");
+    assert_eq!(all["net_snmp_statistics"], Value::Null, "{all}");
+    drop(keeps);
+    assert_eq!(host.portslice(["stats", "nobody"]).code, Some(6));
+}

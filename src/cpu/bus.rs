@@ -1,0 +1,362 @@
+//! systemd, over D-Bus: as much of the protocol as one call takes (dbus.freedesktop.org/doc/dbus-specification.html).
+//!
+//! cgroups-rs has a client too. It would add a megabyte to the hook, waits without end for an answer, and takes an
+//! unknown unit, or a bus that cannot be reached, for success.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::place::Roots;
+use super::systemd::{Property, Units};
+use crate::error::{Error, Result};
+use crate::refusal::one_line;
+
+/// The host's systemd.
+pub struct Systemd {
+    /// The bus of the system, and systemd's own, on which it answers root without one.
+    sockets: [(PathBuf, Peer); 2],
+}
+
+impl Systemd {
+    /// `None` when the host was not booted with systemd: sd_booted(3).
+    pub fn running(roots: &Roots) -> Option<Self> {
+        let socket = |path: &str| roots.prefix.join(path);
+        let booted = socket("run/systemd/system").is_dir();
+        booted.then(|| Self {
+            sockets: [
+                (socket("run/dbus/system_bus_socket"), Peer::Bus),
+                (socket("run/systemd/private"), Peer::Systemd),
+            ],
+        })
+    }
+
+    fn connect(&self) -> io::Result<Connection> {
+        let [(bus, on_bus), (private, direct)] = &self.sockets;
+        Connection::open(bus, *on_bus).or_else(|e| Connection::open(private, *direct).map_err(|_| at(bus, &e)))
+    }
+}
+
+impl Units for Systemd {
+    fn set(&self, unit: &str, properties: &[Property]) -> Result<()> {
+        let failed = |why: &str| {
+            let names: Vec<&str> = properties.iter().map(|(name, _)| *name).collect();
+            let unit = one_line(unit);
+            Error::Failed(format!(
+                "cannot have systemd set {} of {unit}: {}; a limit written past it would be lost when it reloads",
+                names.join(", "),
+                one_line(why)
+            ))
+        };
+        let mut body = Writer::default();
+        body.string(unit);
+        // runtime: not beyond this boot
+        body.u32(1);
+        body.array(8, |array| {
+            for (name, value) in properties {
+                array.align(8);
+                array.string(name);
+                array.signature("t");
+                array.u64(*value);
+            }
+        });
+        let call = Call {
+            destination: "org.freedesktop.systemd1",
+            path: "/org/freedesktop/systemd1",
+            interface: "org.freedesktop.systemd1.Manager",
+            member: "SetUnitProperties",
+            signature: "sba(sv)",
+            body: body.bytes,
+        };
+        let mut connection = self.connect().map_err(|e| failed(&e.to_string()))?;
+        match connection.call(&call).map_err(|e| failed(&e.to_string()))? {
+            Ok(()) => Ok(()),
+            Err(refusal) if refusal.name == "org.freedesktop.systemd1.NoSuchUnit" => {
+                Err(Error::NotFound(format!("systemd has no unit {}", one_line(unit))))
+            }
+            Err(refusal) => Err(failed(&format!("{}: {}", refusal.name, refusal.text))),
+        }
+    }
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Peer {
+    /// A daemon that passes messages on.
+    Bus,
+    /// systemd itself.
+    Systemd,
+}
+
+/// As long as libdbus waits.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+/// No answer to what is asked here comes near it.
+const LONGEST: u32 = 1 << 20;
+
+struct Connection {
+    stream: UnixStream,
+    serial: u32,
+}
+
+struct Call {
+    destination: &'static str,
+    path: &'static str,
+    interface: &'static str,
+    member: &'static str,
+    signature: &'static str,
+    body: Vec<u8>,
+}
+
+/// An error message.
+struct Refusal {
+    name: String,
+    text: String,
+}
+
+impl Connection {
+    fn open(socket: &Path, peer: Peer) -> io::Result<Self> {
+        let stream = UnixStream::connect(socket).map_err(|e| at(socket, &e))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut connection = Self { stream, serial: 0 };
+        connection.authenticate()?;
+        if peer == Peer::Bus {
+            let hello = Call {
+                destination: "org.freedesktop.DBus",
+                path: "/org/freedesktop/DBus",
+                interface: "org.freedesktop.DBus",
+                member: "Hello",
+                signature: "",
+                body: Vec::new(),
+            };
+            connection.call(&hello)?.map_err(|refusal| io::Error::other(refusal.text))?;
+        }
+        Ok(connection)
+    }
+
+    /// The kernel tells the other end who we are; this only claims it.
+    fn authenticate(&mut self) -> io::Result<()> {
+        let hex: String = nix::unistd::geteuid().to_string().bytes().map(|b| format!("{b:02x}")).collect();
+        self.stream.write_all(format!("\0AUTH EXTERNAL {hex}\r\n").as_bytes())?;
+        let mut line = Vec::new();
+        // byte by byte, for what follows the line is not to be lost
+        while !line.ends_with(b"\r\n") {
+            let mut byte = [0];
+            self.stream.read_exact(&mut byte).map_err(silence)?;
+            line.push(byte[0]);
+            if line.len() > 512 {
+                return Err(io::Error::new(ErrorKind::InvalidData, "it does not speak D-Bus"));
+            }
+        }
+        if !line.starts_with(b"OK ") {
+            return Err(io::Error::new(ErrorKind::PermissionDenied, "it does not let us in"));
+        }
+        self.stream.write_all(b"BEGIN\r\n")
+    }
+
+    /// Calls and waits for the answer; what else arrives is passed over.
+    fn call(&mut self, call: &Call) -> io::Result<std::result::Result<(), Refusal>> {
+        self.serial += 1;
+        self.stream.write_all(&call.message(self.serial))?;
+        loop {
+            let message = self.receive().map_err(silence)?;
+            if message.answers != Some(self.serial) {
+                continue;
+            }
+            match message.kind {
+                2 => return Ok(Ok(())),
+                3 => return Ok(Err(Refusal { name: message.error, text: message.text })),
+                _ => {}
+            }
+        }
+    }
+
+    fn receive(&mut self) -> io::Result<Message> {
+        let mut head = [0; 16];
+        self.stream.read_exact(&mut head)?;
+        let little = head[0] == b'l';
+        let number = |at: usize| {
+            let bytes = [head[at], head[at + 1], head[at + 2], head[at + 3]];
+            if little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) }
+        };
+        let (body, fields) = (number(4), number(12));
+        if body > LONGEST || fields > LONGEST {
+            return Err(io::Error::new(ErrorKind::InvalidData, "its answer is too long"));
+        }
+        let mut rest = vec![0; fields.next_multiple_of(8) as usize + body as usize];
+        self.stream.read_exact(&mut rest)?;
+        let (fields_part, body) = rest.split_at(fields.next_multiple_of(8) as usize);
+        Message::read(head[1], &fields_part[..fields as usize], body, little)
+            .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "its answer is not D-Bus"))
+    }
+}
+
+impl Call {
+    fn message(&self, serial: u32) -> Vec<u8> {
+        let mut message = Writer::default();
+        message.bytes.extend([b'l', 1, 0, 1]);
+        message.u32(self.body.len() as u32);
+        message.u32(serial);
+        message.array(8, |fields| {
+            let values = [
+                (1, "o", self.path),
+                (6, "s", self.destination),
+                (2, "s", self.interface),
+                (3, "s", self.member),
+                (8, "g", self.signature),
+            ];
+            for (code, kind, value) in values.into_iter().filter(|(_, _, value)| !value.is_empty()) {
+                fields.align(8);
+                fields.bytes.push(code);
+                fields.signature(kind);
+                if kind == "g" { fields.signature(value) } else { fields.string(value) }
+            }
+        });
+        message.align(8);
+        message.bytes.extend(&self.body);
+        message.bytes
+    }
+}
+
+/// What is read of a message.
+struct Message {
+    kind: u8,
+    answers: Option<u32>,
+    error: String,
+    /// The text of an error; empty for other messages.
+    text: String,
+}
+
+impl Message {
+    fn read(kind: u8, fields: &[u8], body: &[u8], little: bool) -> Option<Self> {
+        let (mut answers, mut error, mut signature) = (None, String::new(), String::new());
+        // the fields begin 16 bytes into the message, so their alignment is that of the slice
+        let mut fields = Reader { bytes: fields, at: 0, little };
+        while fields.at < fields.bytes.len() {
+            fields.align(8)?;
+            let code = fields.byte()?;
+            match (code, fields.signature()?.as_str()) {
+                (5, "u") => answers = Some(fields.u32()?),
+                (4, "s") => error = fields.string()?,
+                (_, "s" | "o") => drop(fields.string()?),
+                (8, "g") => signature = fields.signature()?,
+                (_, "g") => drop(fields.signature()?),
+                (_, "u") => drop(fields.u32()?),
+                _ => return None,
+            }
+        }
+        let text = if kind == 3 && signature.starts_with('s') {
+            Reader { bytes: body, at: 0, little }.string()?
+        } else {
+            String::new()
+        };
+        Some(Self { kind, answers, error, text })
+    }
+}
+
+/// Marshals, little endian.
+#[derive(Default)]
+struct Writer {
+    bytes: Vec<u8>,
+}
+
+impl Writer {
+    fn align(&mut self, to: usize) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(to), 0);
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.align(4);
+        self.bytes.extend(value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.align(8);
+        self.bytes.extend(value.to_le_bytes());
+    }
+
+    fn string(&mut self, text: &str) {
+        self.u32(text.len() as u32);
+        self.bytes.extend(text.as_bytes());
+        self.bytes.push(0);
+    }
+
+    fn signature(&mut self, text: &str) {
+        self.bytes.push(text.len() as u8);
+        self.bytes.extend(text.as_bytes());
+        self.bytes.push(0);
+    }
+
+    /// An array of elements that are aligned to `to`; its length does not count what comes before the first.
+    fn array(&mut self, to: usize, elements: impl FnOnce(&mut Self)) {
+        self.u32(0);
+        let length = self.bytes.len() - 4;
+        self.align(to);
+        let first = self.bytes.len();
+        elements(self);
+        let count = (self.bytes.len() - first) as u32;
+        self.bytes[length..length + 4].copy_from_slice(&count.to_le_bytes());
+    }
+}
+
+/// Unmarshals; `None` where the bytes do not make sense.
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    little: bool,
+}
+
+impl Reader<'_> {
+    fn align(&mut self, to: usize) -> Option<()> {
+        self.at = self.at.next_multiple_of(to);
+        (self.at <= self.bytes.len()).then_some(())
+    }
+
+    fn take(&mut self, count: usize) -> Option<&[u8]> {
+        let taken = self.bytes.get(self.at..self.at.checked_add(count)?)?;
+        self.at += count;
+        Some(taken)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take(1).map(|bytes| bytes[0])
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.align(4)?;
+        let little = self.little;
+        let bytes = self.take(4)?.try_into().ok()?;
+        Some(if little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) })
+    }
+
+    fn string(&mut self) -> Option<String> {
+        let length = self.u32()? as usize;
+        self.text(length)
+    }
+
+    fn signature(&mut self) -> Option<String> {
+        let length = self.byte()? as usize;
+        self.text(length)
+    }
+
+    /// `length` bytes and the NUL behind them.
+    fn text(&mut self, length: usize) -> Option<String> {
+        let bytes = self.take(length.checked_add(1)?)?;
+        String::from_utf8(bytes[..length].to_vec()).ok()
+    }
+}
+
+fn at(socket: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", socket.display()))
+}
+
+/// A read that ran into the timeout says "Resource temporarily unavailable".
+fn silence(error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::WouldBlock => io::Error::new(ErrorKind::TimedOut, "no answer in 25 seconds"),
+        ErrorKind::UnexpectedEof => io::Error::new(ErrorKind::UnexpectedEof, "it hung up"),
+        _ => error,
+    }
+}

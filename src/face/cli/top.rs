@@ -1,0 +1,110 @@
+//! `portslice top`: what containers do between two looks, the busiest first.
+
+use std::collections::HashMap;
+use std::io::{IsTerminal, stdout};
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::args::Top;
+use super::{print, stats};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::refusal::unknown;
+use crate::stats::Monitored;
+use crate::stats::table::{bytes, columns};
+
+/// The columns by which containers can be sorted.
+const SORTS: [&str; 6] = ["rx", "tx", "drops", "cpu", "memory", "id"];
+
+pub fn run(config: &Config, args: &Top) -> Result<()> {
+    if !SORTS.contains(&args.sort.as_str()) {
+        return Err(Error::invalid("--sort", unknown("column", &args.sort, &SORTS)));
+    }
+    let mut before = stats::look(config, &[])?;
+    let mut left = args.count;
+    while left != Some(0) {
+        sleep(Duration::from_secs(args.interval));
+        let now = stats::look(config, &[])?;
+        let clear = if stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+        print(&format!("{clear}{}", page(&before, &now, &args.sort)))?;
+        before = now;
+        left = left.map(|n| n - 1);
+    }
+    Ok(())
+}
+
+/// What one container did between two looks, per second.
+struct Line {
+    id: String,
+    rx: f64,
+    tx: f64,
+    drops: f64,
+    /// CPUs in use.
+    cpu: Option<f64>,
+    memory: Option<u64>,
+}
+
+fn page(before: &[Monitored], now: &[Monitored], sort: &str) -> String {
+    let earlier: HashMap<&str, &Monitored> = before.iter().map(|m| (m.container_id.as_str(), m)).collect();
+    let mut lines: Vec<Line> =
+        now.iter().filter_map(|m| Some(line(earlier.get(m.container_id.as_str())?, m))).collect();
+    let key = |line: &Line| match sort {
+        "rx" => line.rx,
+        "drops" => line.drops,
+        "cpu" => line.cpu.unwrap_or_default(),
+        "memory" => line.memory.unwrap_or_default() as f64,
+        _ => line.tx,
+    };
+    match sort {
+        "id" => lines.sort_by(|a, b| a.id.cmp(&b.id)),
+        _ => lines.sort_by(|a, b| key(b).total_cmp(&key(a)).then_with(|| a.id.cmp(&b.id))),
+    }
+    let (rx, tx, drops) = lines.iter().fold((0.0, 0.0, 0.0), |t, l| (t.0 + l.rx, t.1 + l.tx, t.2 + l.drops));
+    let mut rows: Vec<Vec<String>> = lines.iter().map(row).collect();
+    let memory = lines.iter().filter_map(|l| l.memory).reduce(|a, b| a + b);
+    let cpu = lines.iter().filter_map(|l| l.cpu).reduce(|a, b| a + b);
+    rows.push(row(&Line { id: format!("total ({})", lines.len()), rx, tx, drops, cpu, memory }));
+    columns(&["CONTAINER", "RX/S", "TX/S", "DROPS/S", "CPU", "MEMORY"], &rows, &[1, 2, 3, 4, 5])
+}
+
+fn line(before: &Monitored, now: &Monitored) -> Line {
+    let seconds = (now.statistics.timestamp - before.statistics.timestamp).max(1e-3);
+    let (then, net) = (&before.statistics.net, &now.statistics.net);
+    // a container that came anew under the same id begins at zero
+    let rate =
+        |then: Option<u64>, now: Option<u64>| now.unwrap_or(0).saturating_sub(then.unwrap_or(0)) as f64 / seconds;
+    Line {
+        id: now.container_id.clone(),
+        rx: rate(then.net_rx_bytes, net.net_rx_bytes),
+        tx: rate(then.net_tx_bytes, net.net_tx_bytes),
+        drops: rate(then.net_rx_dropped, net.net_rx_dropped) + rate(then.net_tx_dropped, net.net_tx_dropped),
+        cpu: cpu(before, now).map(|used| used.max(0.0) / seconds),
+        memory: now.statistics.usage.memory.mem_total_bytes,
+    }
+}
+
+/// Seconds of CPU time between two looks.
+fn cpu(before: &Monitored, now: &Monitored) -> Option<f64> {
+    let time = |one: &Monitored| {
+        let usage = &one.statistics.usage;
+        Some(usage.cpus_user_time_secs? + usage.cpus_system_time_secs?)
+    };
+    Some(time(now)? - time(before)?)
+}
+
+fn row(line: &Line) -> Vec<String> {
+    /// Leaves room for the other columns on a line of 80.
+    const LONGEST_ID: usize = 32;
+    let mut id: String = line.id.chars().take(LONGEST_ID).collect();
+    if id.len() < line.id.len() {
+        id.replace_range(LONGEST_ID - 3.., "...");
+    }
+    vec![
+        id,
+        bytes(line.rx as u64),
+        bytes(line.tx as u64),
+        format!("{:.0}", line.drops),
+        line.cpu.map_or_else(|| "-".to_owned(), |cpu| format!("{cpu:.2}")),
+        line.memory.map_or_else(|| "-".to_owned(), bytes),
+    ]
+}

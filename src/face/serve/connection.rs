@@ -1,0 +1,178 @@
+//! Connections: how many, how long, how large. Every bound is against a client that is broken or wants to harm; none is
+//! near what an honest one needs.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, sleep, timeout};
+
+use super::listen::Socket;
+use crate::error::{Error, Result};
+
+/// Connections at once. Who comes when there are as many waits in the socket's queue.
+const MOST: usize = 256;
+/// How long a client may take to send a request, and to send the next one.
+const ASKING: Duration = Duration::from_secs(10);
+/// How long it may take to fetch an answer: three megabytes for a thousand containers.
+const FETCHING: Duration = Duration::from_secs(30);
+/// Room for a request's first line and headers. More is answered with 431.
+const HEAD: usize = 16 * 1024;
+/// Waiting after a failed accept(2): without descriptors the next one would fail at once, too.
+const RECOVERY: Duration = Duration::from_millis(100);
+
+/// Serves on all sockets until `end`, then gives answers that are under way `farewell` to be fetched.
+pub async fn serve(
+    sockets: &[Socket],
+    router: Router,
+    end: impl Future<Output = ()>,
+    farewell: Duration,
+) -> Result<()> {
+    let room = Arc::new(Semaphore::new(MOST));
+    let graceful = Arc::new(GracefulShutdown::new());
+    let mut accepting = JoinSet::new();
+    for socket in sockets {
+        let door = Door { room: room.clone(), watched: graceful.clone(), router: router.clone() };
+        // the names of unix sockets are taken away by whoever holds `sockets`
+        match socket {
+            Socket::Tcp(listener) => {
+                let listener = listener.try_clone().and_then(TcpListener::from_std).map_err(unusable)?;
+                accepting.spawn(door.keep(async move || {
+                    let (stream, _) = listener.accept().await?;
+                    // an answer's end must not wait for the client's acknowledgement of its beginning
+                    let _ = stream.set_nodelay(true);
+                    Ok(stream)
+                }));
+            }
+            Socket::Unix { listener, .. } => {
+                let listener = listener.try_clone().and_then(UnixListener::from_std).map_err(unusable)?;
+                accepting.spawn(door.keep(async move || Ok(listener.accept().await?.0)));
+            }
+        }
+    }
+    end.await;
+    accepting.shutdown().await;
+    if let Some(graceful) = Arc::into_inner(graceful) {
+        let _ = timeout(farewell, graceful.shutdown()).await;
+    }
+    Ok(())
+}
+
+fn unusable(e: io::Error) -> Error {
+    Error::Failed(format!("cannot wait for connections: {e}"))
+}
+
+/// What one listening socket needs.
+struct Door {
+    room: Arc<Semaphore>,
+    watched: Arc<GracefulShutdown>,
+    router: Router,
+}
+
+impl Door {
+    async fn keep<S>(self, mut accept: impl AsyncFnMut() -> io::Result<S>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        // never closed
+        while let Ok(place) = self.room.clone().acquire_owned().await {
+            match accept().await {
+                Ok(stream) => self.converse(stream, place),
+                Err(e) => {
+                    log::warn!("cannot take a connection: {e}");
+                    sleep(RECOVERY).await;
+                }
+            }
+        }
+    }
+
+    fn converse<S>(&self, stream: S, place: OwnedSemaphorePermit)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = TowerToHyperService::new(self.router.clone());
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(ASKING)
+            .max_buf_size(HEAD)
+            // a client may say that it has asked all it wants to
+            .half_close(true)
+            .serve_connection(TokioIo::new(Bounded { stream, deadline: None }), service);
+        let connection = self.watched.watch(connection);
+        tokio::spawn(async move {
+            if let Err(e) = connection.await {
+                log::debug!("a connection ended: {e}");
+            }
+            drop(place);
+        });
+    }
+}
+
+/// A stream whose client has to fetch what is written: the time runs from the first byte that had to wait until all are
+/// gone, so that fetching a little now and then gains nothing.
+struct Bounded<S> {
+    stream: S,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Bounded<S> {
+    /// Fails when time is up; else asks to be woken when it is.
+    fn hurry<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(FETCHING)));
+        ready!(deadline.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+            Poll::Pending => self.hurry(cx),
+            written => written,
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.stream).poll_write_vectored(cx, parts) {
+            Poll::Pending => self.hurry(cx),
+            written => written,
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// Hyper flushes when it has handed over all it has.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = ready!(Pin::new(&mut self.stream).poll_flush(cx));
+        self.deadline = None;
+        Poll::Ready(flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,86 @@
+//! The look at every container's counters, again and again, from which rate percentiles are computed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Instant;
+
+use super::pass::locked;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::host::process::stand_back;
+use crate::lease::{Lease, Leases};
+use crate::net::Netlink;
+use crate::slice::prepare;
+use crate::stats::rates::{Look, Rates, Sampling};
+use crate::stats::{Groups, Monitored, net};
+
+/// The samples so far, by epoch: a container that comes again under the same id begins anew.
+#[derive(Clone)]
+pub struct Sampled {
+    sampling: Sampling,
+    by_epoch: Arc<Mutex<HashMap<u32, Rates>>>,
+}
+
+/// Starts looking, if it is configured. The thread ends with the process.
+pub fn start(config: Arc<Config>, leases: Arc<Mutex<Leases>>) -> Result<Option<Sampled>> {
+    let Some(sampling) = Sampling::of(&config) else { return Ok(None) };
+    let sampled = Sampled { sampling, by_epoch: Arc::default() };
+    let into = sampled.clone();
+    thread::Builder::new()
+        .name("rates".into())
+        .spawn(move || into.run(&config, &leases))
+        .map_err(|e| Error::Failed(format!("cannot start a thread: {e}")))?;
+    Ok(Some(sampled))
+}
+
+impl Sampled {
+    /// Enters what is known into the samples of `leases`, which are in the same order.
+    pub fn enter(&self, leases: &[Lease], containers: &mut [Monitored]) {
+        let by_epoch = locked(&self.by_epoch);
+        for (lease, container) in leases.iter().zip(containers) {
+            let rates = by_epoch.get(&lease.epoch);
+            container.statistics.net.net_rate_statistics = rates.and_then(|rates| rates.statistics(&self.sampling));
+        }
+    }
+
+    fn run(&self, config: &Config, leases: &Mutex<Leases>) {
+        stand_back();
+        let mut next = Instant::now();
+        let mut told = None;
+        loop {
+            let done = self.look(config, leases).map_err(|e| e.to_string());
+            // the same trouble at every look is one line
+            if let Err(e) = &done
+                && told.as_ref() != Some(e)
+            {
+                log::error!("{e}: no rates are sampled");
+            }
+            told = done.err();
+            // a look that took too long is not made up for
+            next = (next + self.sampling.interval).max(Instant::now());
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    fn look(&self, config: &Config, leases: &Mutex<Leases>) -> Result<()> {
+        let leases = locked(leases).now()?;
+        let Some(host) = prepare::peek(config)? else {
+            locked(&self.by_epoch).clear();
+            return Ok(());
+        };
+        let sources = host.sources(config, Groups::NONE);
+        let mut netlink = Netlink::route()?;
+        let read = |lease: &Lease| {
+            let look = Look::of(&net::read(lease, &sources, &mut netlink))?;
+            Some((lease.epoch, Instant::now(), look))
+        };
+        let looks: Vec<(u32, Instant, Look)> = leases.iter().filter_map(read).collect();
+        let mut by_epoch = locked(&self.by_epoch);
+        by_epoch.retain(|epoch, _| leases.iter().any(|lease| lease.epoch == *epoch));
+        for (epoch, at, look) in looks {
+            by_epoch.entry(epoch).or_default().add(at, look, &self.sampling);
+        }
+        Ok(())
+    }
+}

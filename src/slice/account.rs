@@ -1,0 +1,48 @@
+//! The last word about a container: its counters as it ends, into the journal.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::prepare::Host;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::lease::ledger::unix_now;
+use crate::lease::{Lease, Ledger};
+use crate::net::Netlink;
+use crate::stats::{Groups, sample};
+
+/// A line of the journal: an element of `/monitor/statistics`, and when the container came and went.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Finished {
+    /// Unix time of the attach, in seconds.
+    pub created: u64,
+    /// Unix time of its end, in seconds.
+    pub finished: u64,
+    /// The element.
+    #[serde(flatten)]
+    pub monitored: Value,
+}
+
+/// Counts for the last time. Its namespace is gone, or about to go, so nothing is asked there.
+pub fn last(config: &Config, lease: &Lease, host: &Host, netlink: &mut Netlink) -> String {
+    let from = host.sources(config, Groups::NONE);
+    let monitored = serde_json::to_value(sample(lease, &from, netlink)).unwrap_or_default();
+    let line = Finished { created: lease.created, finished: unix_now(), monitored };
+    serde_json::to_string(&line).unwrap_or_default()
+}
+
+/// Writes it down, under the ledger's lock. A full disk must not keep a container from ending.
+pub fn write(ledger: &Ledger, line: &str) {
+    if let Err(e) = ledger.journal().append(line) {
+        log::warn!("{e}: the last statistics of a container are lost");
+    }
+}
+
+/// All that was written down, the oldest first.
+pub fn finished(ledger: &Ledger) -> Result<Vec<Finished>> {
+    let parse = |line: &String| {
+        serde_json::from_str(line)
+            .map_err(|e| Error::Failed(format!("the journal has a damaged line ({e}): remove it")))
+    };
+    ledger.journal().lines()?.iter().map(parse).collect()
+}

@@ -1,0 +1,305 @@
+//! What one container uses of CPU and memory: the counters of its cgroups, under Mesos' names and in its units.
+//!
+//! Read from the files themselves: a cgroup that is gone is an error and not a row of zeros. A source that fails leaves out
+//! its own fields and says so. What does not live here: which cgroups those are (`cpu::place`), and what the files look
+//! like (`parse`).
+//!
+//! Mesos' mem_low_pressure_counter, mem_medium_pressure_counter and mem_critical_pressure_counter are not read: they count
+//! notifications since somebody began to listen, and nobody does between two calls.
+
+pub mod parse;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::cpu::{Asked, Cgroup, Controller, CpuLimit, Place, Policy, Version};
+use crate::error::{Error, Result};
+use parse::{Stall, keyed, listed, stall, value};
+
+/// Counters of one container's cgroups. `None`: not known.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "the names are Mesos' own")]
+pub struct Usage {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_limit: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_nr_periods: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_nr_throttled: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_soft_limit: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_system_time_secs: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_throttled_time_secs: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_user_time_secs: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u64>,
+    #[serde(flatten)]
+    pub memory: Memory,
+    /// How long its tasks waited for what they lacked, where the kernel measures it. Not Mesos'; the names are the
+    /// kernel's.
+    #[serde(skip_serializing_if = "Pressure::is_empty")]
+    pub pressure: Pressure,
+}
+
+/// Bytes of memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the names are Mesos' own")]
+pub struct Memory {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_anon_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_cache_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_file_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_kmem_tcp_usage_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_kmem_usage_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_limit_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_mapped_file_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_rss_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_soft_limit_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_swap_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_total_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_total_memsw_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_unevictable_bytes: Option<u64>,
+}
+
+/// Pressure stall information (Documentation/accounting/psi.rst).
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Pressure {
+    /// Waiting for a CPU, throttled time included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Stall>,
+    /// Waiting for memory to be found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Stall>,
+    /// Waiting for disks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io: Option<Stall>,
+}
+
+/// A reading.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reading {
+    /// What is known.
+    pub usage: Usage,
+    /// One line for each source that failed.
+    pub notes: Vec<String>,
+}
+
+/// Reads what the container at `place` uses. Fails when none of its cgroups is there any more.
+///
+/// `count` also counts its processes and threads, which takes longer the more there are (Mesos'
+/// cgroups_cpu_enable_pids_and_tids_count). Those in cgroups that it made itself are not counted, as in Mesos.
+pub fn read(place: &Place, count: bool) -> Result<Reading> {
+    let mut reading = Reading::default();
+    let Reading { usage, notes } = &mut reading;
+    let mut noted = |done: Result<()>| notes.extend(done.err().map(|e| e.to_string()));
+    let known = [place.of(Controller::Cpuacct), place.of(Controller::Cpu), place.of(Controller::Memory)];
+    if !known.iter().flatten().any(|cgroup| cgroup.directory.is_dir()) {
+        return Err(match known.into_iter().flatten().next() {
+            Some(cgroup) => gone(cgroup),
+            None => place.processes().err().unwrap_or_else(|| Error::NotFound("the container has no cgroup".into())),
+        });
+    }
+    let [cpuacct, cpu, memory] = known;
+    noted(cpuacct.and_then(present).and_then(|cgroup| usage.time(cgroup)));
+    noted(cpu.and_then(present).and_then(|cgroup| usage.throttling(cgroup)));
+    for done in match memory.and_then(present) {
+        Ok(cgroup) => usage.memory.fill(cgroup),
+        Err(e) => vec![Err(e)],
+    } {
+        noted(done);
+    }
+    if count {
+        noted(place.processes().and_then(present).and_then(|cgroup| usage.tasks(cgroup)));
+    }
+    if let Some(cgroup) = place.unified() {
+        for (file, into) in [
+            ("cpu.pressure", &mut usage.pressure.cpu),
+            ("memory.pressure", &mut usage.pressure.memory),
+            ("io.pressure", &mut usage.pressure.io),
+        ] {
+            noted(File::of(cgroup, file).optional(stall).map(|stall| *into = stall));
+        }
+    }
+    Ok(reading)
+}
+
+/// `cpus_limit` and `cpus_soft_limit` by Mesos' rule: what it asked for is the soft limit. The limit is the one it asked
+/// for, the host's CPUs for `inf`; without one what it asked for, if that is enforced; else none.
+pub fn limits(asked: &Asked, policy: &Policy, host: u32) -> (Option<f64>, Option<f64>) {
+    let number = |cpus: crate::cpus::Cpus| cpus.thousandths() as f64 / 1000.0;
+    let request = asked.cpus.map(number);
+    let limit = match asked.limit {
+        Some(CpuLimit::Cpus(cpus)) => Some(number(cpus)),
+        Some(CpuLimit::Infinite) => Some(f64::from(host)),
+        None => request.filter(|_| policy.enable_cfs),
+    };
+    (limit, request)
+}
+
+impl Usage {
+    /// Both times or neither.
+    fn time(&mut self, cgroup: &Cgroup) -> Result<()> {
+        let (file, names, unit) = match cgroup.version {
+            Version::V1 => ("cpuacct.stat", ["user", "system"], ticks_per_second()),
+            Version::V2 => ("cpu.stat", ["user_usec", "system_usec"], 1e6),
+        };
+        let [user, system] = File::of(cgroup, file).parsed(|text| {
+            let [user, system] = names.map(|name| keyed(text, name));
+            Some([user??, system??])
+        })?;
+        self.cpus_user_time_secs = Some(user as f64 / unit);
+        self.cpus_system_time_secs = Some(system as f64 / unit);
+        Ok(())
+    }
+
+    /// A kernel without quotas does not count these.
+    fn throttling(&mut self, cgroup: &Cgroup) -> Result<()> {
+        let (time, unit) = match cgroup.version {
+            Version::V1 => ("throttled_time", 1e9),
+            Version::V2 => ("throttled_usec", 1e6),
+        };
+        let names = ["nr_periods", "nr_throttled", time];
+        let [periods, throttled, time] = File::of(cgroup, "cpu.stat").parsed(|text| {
+            let [periods, throttled, time] = names.map(|name| keyed(text, name));
+            Some([periods?, throttled?, time?])
+        })?;
+        self.cpus_nr_periods = periods;
+        self.cpus_nr_throttled = throttled;
+        self.cpus_throttled_time_secs = time.map(|time| time as f64 / unit);
+        Ok(())
+    }
+
+    fn tasks(&mut self, cgroup: &Cgroup) -> Result<()> {
+        let threads = match cgroup.version {
+            Version::V1 => "tasks",
+            Version::V2 => "cgroup.threads",
+        };
+        let processes = File::of(cgroup, "cgroup.procs").parsed(listed)?;
+        let threads = File::of(cgroup, threads).parsed(listed)?;
+        self.processes = Some(processes);
+        self.threads = Some(threads);
+        Ok(())
+    }
+}
+
+impl Memory {
+    /// Every file by itself.
+    fn fill(&mut self, cgroup: &Cgroup) -> Vec<Result<()>> {
+        let file = |name| File::of(cgroup, name);
+        let number = |name, into: &mut Option<u64>| file(name).optional(value).map(|n| *into = n.flatten());
+        let names = match cgroup.version {
+            Version::V1 => ["total_rss", "total_cache", "total_mapped_file", "total_unevictable"],
+            Version::V2 => ["anon", "file", "file_mapped", "unevictable"],
+        };
+        let in_v2 = cgroup.version == Version::V2;
+        let mut done = Vec::new();
+        done.push(file("memory.stat").parsed(|text| {
+            [self.mem_rss_bytes, self.mem_cache_bytes, self.mem_mapped_file_bytes, self.mem_unevictable_bytes] =
+                all(names.map(|name| keyed(text, name)))?;
+            if in_v2 {
+                [self.mem_kmem_usage_bytes, self.mem_kmem_tcp_usage_bytes] =
+                    all(["kernel", "sock"].map(|name| keyed(text, name)))?;
+            } else {
+                self.mem_swap_bytes = keyed(text, "total_swap")?;
+            }
+            Some(())
+        }));
+        self.mem_anon_bytes = self.mem_rss_bytes;
+        self.mem_file_bytes = self.mem_cache_bytes;
+        if in_v2 {
+            done.push(number("memory.current", &mut self.mem_total_bytes));
+            done.push(number("memory.swap.current", &mut self.mem_swap_bytes));
+            done.push(number("memory.max", &mut self.mem_limit_bytes));
+            done.push(number("memory.low", &mut self.mem_soft_limit_bytes));
+            // 0: nothing is protected
+            self.mem_soft_limit_bytes = self.mem_soft_limit_bytes.filter(|low| *low > 0);
+        } else {
+            done.push(number("memory.usage_in_bytes", &mut self.mem_total_bytes));
+            done.push(number("memory.memsw.usage_in_bytes", &mut self.mem_total_memsw_bytes));
+            done.push(number("memory.kmem.usage_in_bytes", &mut self.mem_kmem_usage_bytes));
+            done.push(number("memory.kmem.tcp.usage_in_bytes", &mut self.mem_kmem_tcp_usage_bytes));
+            done.push(number("memory.limit_in_bytes", &mut self.mem_limit_bytes));
+            done.push(number("memory.soft_limit_in_bytes", &mut self.mem_soft_limit_bytes));
+        }
+        done
+    }
+}
+
+impl Pressure {
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A file of a cgroup.
+struct File {
+    path: PathBuf,
+}
+
+impl File {
+    fn of(cgroup: &Cgroup, name: &str) -> Self {
+        Self { path: cgroup.directory.join(name) }
+    }
+
+    fn parsed<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Result<T> {
+        let text = fs::read_to_string(&self.path).map_err(Error::file("read", &self.path))?;
+        parse(&text).ok_or_else(|| not_understood(&self.path))
+    }
+
+    /// `None` where the kernel was built or started without what the file tells.
+    fn optional<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>> {
+        match self.parsed(parse) {
+            Err(Error::File { source, .. })
+                if source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(libc::EOPNOTSUPP) =>
+            {
+                Ok(None)
+            }
+            read => read.map(Some),
+        }
+    }
+}
+
+fn present(cgroup: &Cgroup) -> Result<&Cgroup> {
+    if cgroup.directory.is_dir() { Ok(cgroup) } else { Err(gone(cgroup)) }
+}
+
+fn gone(cgroup: &Cgroup) -> Error {
+    Error::NotFound(format!("the container's cgroup {} is gone: it has ended", cgroup.directory.display()))
+}
+
+fn not_understood(path: &Path) -> Error {
+    Error::Failed(format!("cannot read {}: it does not hold what the kernel writes there", path.display()))
+}
+
+fn all<const N: usize>(values: [Option<Option<u64>>; N]) -> Option<[Option<u64>; N]> {
+    values.iter().all(Option::is_some).then(|| values.map(Option::flatten))
+}
+
+/// USER_HZ.
+fn ticks_per_second() -> f64 {
+    // SAFETY: sysconf takes a number and returns one.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    // it is 100 on every architecture that has containers
+    if ticks > 0 { ticks as f64 } else { 100.0 }
+}

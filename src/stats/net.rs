@@ -1,0 +1,264 @@
+//! The network part of [`super::Statistics`]: what each field is and where it comes from.
+//!
+//! Packets and bytes are the data path's own counts: they cover every way a packet takes, which the device's do not
+//! (redirect_peer passes it by). Errors, and drops behind the data path, are the device's; what limits dropped is the
+//! queues'. What programs do with their sockets is asked inside the namespace. A source that fails leaves out its own
+//! fields and says so in the log; it never turns into zeros.
+
+use std::fs;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::limits::{self, Queues};
+use super::rates::RateStatistics;
+use super::sample::{Groups, Sources};
+use super::snmp;
+use crate::error::{Error, Result};
+use crate::lease::Lease;
+use crate::lease::block::Block;
+use crate::net::qdisc::Counts;
+use crate::net::{Netlink, Netns, diag, link};
+use crate::rate::Shape;
+use crate::steer::maps::REASONS;
+
+/// Counters and limits, under Mesos' names where it had one. Bytes include Ethernet headers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "the names are Mesos' own")]
+pub struct Net {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rx_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rx_dropped: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rx_errors: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rx_packets: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tx_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tx_dropped: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tx_errors: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tx_packets: Option<u64>,
+    /// Bytes per second it may receive; absent without a limit, like the next two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rx_rate_limit: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rx_burst_rate_limit: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rx_burst_size: Option<u64>,
+    /// Bytes per second it may send.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tx_rate_limit: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tx_burst_rate_limit: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tx_burst_size: Option<u64>,
+    /// Its block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_ephemeral_ports: Option<Block>,
+    /// IPv4 sockets neither closed nor in TIME_WAIT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tcp_active_connections: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tcp_time_wait_connections: Option<f64>,
+    /// Percentiles over its TCP sockets that measured a round trip, IPv4 and IPv6: all four or none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tcp_rtt_microsecs_p50: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tcp_rtt_microsecs_p90: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tcp_rtt_microsecs_p95: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tcp_rtt_microsecs_p99: Option<f64>,
+    /// Percentiles of its rates, where the server keeps them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rate_statistics: Option<RateStatistics>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_snmp_statistics: Option<Map<String, Value>>,
+    /// What its limits did; absent without a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_traffic_control_statistics: Option<Vec<TrafficControl>>,
+    /// Beyond Mesos: packets that were dropped, by reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_dropped_reasons: Option<Map<String, Value>>,
+    /// Beyond Mesos: how many ports of its block sockets hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_ephemeral_ports_in_use: Option<u64>,
+    /// Beyond Mesos: segments its namespace sent again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tcp_retransmits: Option<u64>,
+    /// Beyond Mesos: connections that a full queue of a listening socket turned away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tcp_listen_drops: Option<u64>,
+}
+
+/// One queueing discipline, as Mesos' `TrafficControlStatistics`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "the names are Mesos' own")]
+pub struct TrafficControl {
+    /// `bw_limit` holds what it sends to the rate, in `bloat_reduction` packets wait; `ingress_` before both for what
+    /// it receives.
+    pub id: &'static str,
+    pub backlog: u64,
+    pub bytes: u64,
+    pub drops: u64,
+    pub overlimits: u64,
+    pub packets: u64,
+    pub qlen: u64,
+    /// No estimator runs, here as in Mesos.
+    pub ratebps: u64,
+    pub ratepps: u64,
+    pub requeues: u64,
+}
+
+/// Reads everything that is wanted.
+pub fn read(lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> Net {
+    let mut net = Net { net_ephemeral_ports: Some(lease.block), ..Net::default() };
+    net.count(lease, from, netlink);
+    net.limit(lease);
+    if from.groups.needs_namespace() {
+        noted(lease, net.look_inside(lease, &from.groups));
+    }
+    net
+}
+
+impl Net {
+    fn count(&mut self, lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) {
+        // a slot that is nobody's has no device
+        let ends = noted(lease, from.maps.slot(lease.slot)).filter(|ends| ends.ifindex != 0).unwrap_or_default();
+        let queues = noted(lease, limits::queues(lease, ends, from.shaper, netlink));
+        let limited = queues.map(|queues| queues.dropped(lease));
+        let counted = noted(lease, from.maps.counters(lease.slot));
+        if let Some(counters) = &counted {
+            self.net_rx_packets = Some(counters.rx_packets);
+            self.net_rx_bytes = Some(counters.rx_bytes);
+            self.net_tx_packets = Some(counters.tx_packets);
+            self.net_tx_bytes = Some(counters.tx_bytes);
+        }
+        if let (Some(counters), Some(limited)) = (&counted, limited) {
+            let mut reasons: Map<String, Value> =
+                REASONS.iter().zip(counters.drops).map(|(name, n)| ((*name).to_owned(), n.into())).collect();
+            reasons.insert("egress_limit".into(), limited.egress.into());
+            reasons.insert("ingress_limit".into(), limited.ingress.into());
+            self.net_dropped_reasons = Some(reasons);
+        }
+        // the device's point of view is the host's: it transmits what the container receives
+        let device = noted(lease, link::counters(netlink, ends.ifindex)).flatten();
+        if let (Some(stats), Some(limited)) = (device, limited) {
+            self.net_rx_errors = Some(stats.tx_errors);
+            self.net_rx_dropped = Some(limited.ingress + stats.tx_dropped);
+            self.net_tx_errors = Some(stats.rx_errors);
+            let drops = counted.map(|counters| counters.drops.iter().sum::<u64>());
+            self.net_tx_dropped = drops.map(|drops| drops + limited.egress + stats.rx_dropped);
+        }
+        self.net_traffic_control_statistics = queues.and_then(|queues| traffic_control(&queues));
+    }
+
+    fn limit(&mut self, lease: &Lease) {
+        let burst = |shape: &Shape| (shape.ceil != shape.rate).then(|| shape.ceil.bytes_per_second());
+        if let Some(shape) = &lease.terms.ingress {
+            self.net_rx_rate_limit = Some(shape.rate.bytes_per_second());
+            self.net_rx_burst_rate_limit = burst(shape);
+            self.net_rx_burst_size = Some(shape.burst.bytes());
+        }
+        if let Some(shape) = &lease.terms.egress {
+            self.net_tx_rate_limit = Some(shape.rate.bytes_per_second());
+            self.net_tx_burst_rate_limit = burst(shape);
+            self.net_tx_burst_size = Some(shape.burst.bytes());
+        }
+    }
+
+    fn look_inside(&mut self, lease: &Lease, groups: &Groups) -> Result<()> {
+        let gone = || Error::NotFound(format!("its network namespace {} is gone", lease.netns.display()));
+        let container = Netns::reach(&lease.netns, lease.netns_id).ok_or_else(gone)?;
+        container.inside(|| {
+            let text = |name: &str| {
+                let path = format!("/proc/thread-self/net/{name}");
+                fs::read_to_string(&path).map_err(Error::file("read", &path))
+            };
+            if groups.socket_summary
+                && let Some(sockets) = noted(lease, text("sockstat")).as_deref().and_then(snmp::tcp_sockets)
+            {
+                self.net_tcp_active_connections = Some(sockets.active as f64);
+                self.net_tcp_time_wait_connections = Some(sockets.time_wait as f64);
+            }
+            if groups.snmp
+                && let Some(text) = noted(lease, text("snmp"))
+            {
+                self.net_snmp_statistics = Some(snmp::groups(&text));
+                self.net_tcp_retransmits = snmp::counter(&text, "Tcp", "RetransSegs");
+            }
+            if groups.snmp
+                && let Some(text) = noted(lease, text("netstat"))
+            {
+                self.net_tcp_listen_drops = snmp::counter(&text, "TcpExt", "ListenDrops");
+            }
+            if groups.socket_details {
+                self.sockets(lease)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Round trips and ports in use. The kernel looks through the sockets of the whole machine for it.
+    fn sockets(&mut self, lease: &Lease) -> Result<()> {
+        let mut netlink = Netlink::diag()?;
+        let mut rtts: Vec<u32> = diag::paths(&mut netlink)?.iter().map(|p| p.rtt).filter(|rtt| *rtt != 0).collect();
+        rtts.sort_unstable();
+        self.net_tcp_rtt_microsecs_p50 = percentile(&rtts, 50);
+        self.net_tcp_rtt_microsecs_p90 = percentile(&rtts, 90);
+        self.net_tcp_rtt_microsecs_p95 = percentile(&rtts, 95);
+        self.net_tcp_rtt_microsecs_p99 = percentile(&rtts, 99);
+        let holders = diag::holders(&mut netlink, lease.block.range())?;
+        self.net_ephemeral_ports_in_use = Some(diag::ports_of(&holders).len().into());
+        Ok(())
+    }
+}
+
+fn traffic_control(queues: &Queues) -> Option<Vec<TrafficControl>> {
+    let entry = |id, counts: &Counts| TrafficControl {
+        id,
+        backlog: counts.backlog,
+        bytes: counts.bytes,
+        drops: counts.drops,
+        overlimits: counts.overlimits,
+        packets: counts.packets,
+        qlen: counts.qlen,
+        ratebps: 0,
+        ratepps: 0,
+        requeues: counts.requeues,
+    };
+    let mut all = Vec::new();
+    if let Some(load) = &queues.egress {
+        all.extend([entry("bw_limit", &load.class), entry("bloat_reduction", &load.leaf)]);
+    }
+    if let Some(load) = &queues.ingress {
+        all.extend([entry("ingress_bw_limit", &load.class), entry("ingress_bloat_reduction", &load.leaf)]);
+    }
+    (!all.is_empty()).then_some(all)
+}
+
+/// Mesos' rule: the element at count * percent / 100 of the sorted values.
+fn percentile(sorted: &[u32], percent: usize) -> Option<f64> {
+    sorted.get(sorted.len() * percent / 100).map(|value| f64::from(*value))
+}
+
+pub(super) fn noted<T>(lease: &Lease, read: Result<T>) -> Option<T> {
+    read.inspect_err(|e| log::warn!("{}: {e}", lease.id)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_as_mesos_takes_them() {
+        let hundred: Vec<u32> = (1..=100).collect();
+        assert_eq!([50, 90, 95, 99].map(|p| percentile(&hundred, p)), [51.0, 91.0, 96.0, 100.0].map(Some));
+        assert_eq!(percentile(&[7], 99), Some(7.0));
+        assert_eq!(percentile(&[], 50), None);
+    }
+}

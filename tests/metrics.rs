@@ -1,0 +1,159 @@
+//! What Prometheus is told: every line is well-formed, every number stands under its name, and what is not known is
+//! not said.
+
+#[path = "metrics/sample.rs"]
+mod sample;
+
+use portslice::stats::openmetrics::{CONTENT_TYPE, HostFigures, Page, render};
+use portslice::stats::{Monitored, Statistics};
+use sample::{full, values};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn rendered(containers: Vec<Monitored>) -> String {
+    render(Page { containers: Arc::new(containers), host: HostFigures::default() }).unwrap()
+}
+
+/// The labels of a sample, unescaped; panics at anything the format does not allow.
+fn labels(text: &str) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (name, after) = rest.split_once("=\"").unwrap_or_else(|| panic!("label without a value: {text}"));
+        assert!(!name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "label {name:?}");
+        let (mut value, mut chars) = (String::new(), after.char_indices());
+        let end = loop {
+            match chars.next().unwrap_or_else(|| panic!("label without an end: {text}")) {
+                (at, '"') => break at,
+                (_, '\\') => value.push(match chars.next().map(|(_, c)| c) {
+                    Some('n') => '\n',
+                    Some(c @ ('\\' | '"')) => c,
+                    other => panic!("escape {other:?}: {text}"),
+                }),
+                (_, c) => value.push(c),
+            }
+        };
+        all.push((name.to_owned(), value));
+        rest = &after[end + 1..];
+        rest = rest.strip_prefix(',').unwrap_or(rest);
+    }
+    all
+}
+
+/// Name, labels, value.
+type Sample = (String, Vec<(String, String)>, f64);
+
+/// Checks a whole page by the format's rules and returns its samples: name, labels, value.
+fn parsed(page: &str) -> Vec<Sample> {
+    let body = page.strip_suffix("# EOF\n").expect("the end mark");
+    let (mut family, mut kind) = (String::new(), String::new());
+    let (mut families, mut samples, mut seen) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
+    for line in body.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            family = help.split_once(' ').expect("a help text").0.to_owned();
+            assert!(families.insert(family.clone()), "{family} is described twice");
+            continue;
+        }
+        if let Some(typed) = line.strip_prefix("# TYPE ") {
+            let (name, its) = typed.split_once(' ').expect("a type");
+            assert_eq!(name, family, "the type follows the help");
+            assert!(["counter", "gauge", "info", "unknown"].contains(&its), "{line}");
+            kind = its.to_owned();
+            continue;
+        }
+        let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line}"));
+        let (name, labelled) = match series.split_once('{') {
+            Some((name, labelled)) => (name, labels(labelled.strip_suffix('}').expect("closed labels"))),
+            None => (series, Vec::new()),
+        };
+        let suffix = match kind.as_str() {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        };
+        assert_eq!(name, format!("{family}{suffix}"), "a sample stands below its own family: {line}");
+        assert!(seen.insert(series.to_owned()), "twice: {series}");
+        let value: f64 = value.parse().unwrap_or_else(|_| panic!("no number: {line}"));
+        assert!(value.is_finite() && (kind != "counter" || value >= 0.0), "{line}");
+        samples.push((name.to_owned(), labelled, value));
+    }
+    samples
+}
+
+#[test]
+fn every_number_stands_under_its_name() {
+    let samples = parsed(&rendered(vec![full("web-1")]));
+    let mut expected = values();
+    for (name, labels, value) in &samples {
+        let extra: Vec<&str> = labels.iter().filter(|(k, _)| k != "id").map(|(_, v)| v.as_str()).collect();
+        if name.starts_with("portslice_container") || !labels.iter().any(|(k, v)| k == "id" && v == "web-1") {
+            continue;
+        }
+        let key = [&[name.as_str()], &extra[..]].concat().join(" ");
+        assert_eq!(expected.remove(key.as_str()), Some(*value), "{key}");
+    }
+    assert!(expected.is_empty(), "not said: {expected:?}");
+}
+
+#[test]
+fn what_is_not_known_is_not_said() {
+    let unknown = Monitored { statistics: Statistics::default(), ..full("gone") };
+    let said: Vec<String> = parsed(&rendered(vec![unknown]))
+        .into_iter()
+        .filter(|(_, labels, _)| labels.iter().any(|(k, _)| k == "id"))
+        .map(|(name, ..)| name)
+        .collect();
+    assert_eq!(said, ["portslice_container_info"]);
+}
+
+#[test]
+fn names_of_people_cannot_break_the_page() {
+    let hostile = "a\"} 1\n# EOF\n\\n\\";
+    let named = Monitored { executor_name: hostile.into(), source: "ä☃ x".into(), ..full("web-1") };
+    let samples = parsed(&rendered(vec![full("web-0"), named, full("web-2")]));
+    let info: Vec<_> = samples.iter().filter(|(name, ..)| name == "portslice_container_info").collect();
+    assert_eq!(info.len(), 3);
+    let label = |key: &str| info[1].1.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+    assert_eq!((label("id"), label("executor_name"), label("source")), (Some("web-1"), Some(hostile), Some("ä☃ x")));
+    assert_eq!((label("executor_id"), label("framework_id")), (Some("web-1"), Some("f")));
+}
+
+#[test]
+fn the_host_is_told_without_containers() {
+    let host = HostFigures {
+        ready: true,
+        leases: 3,
+        slots: 4095,
+        pool_ports: 24_576,
+        pool_ports_leased: 48,
+        block_ports: 1024,
+        blocks_free: 23,
+        took: Duration::from_millis(12),
+        passes: 5,
+        errors: 2,
+    };
+    let samples = parsed(&render(Page { containers: Arc::default(), host }).unwrap());
+    let told: Vec<(&str, f64)> = samples.iter().map(|(name, _, value)| (name.as_str(), *value)).collect();
+    assert_eq!(
+        told,
+        [
+            ("portslice_build_info", 1.0),
+            ("portslice_host_ready", 1.0),
+            ("portslice_leases", 3.0),
+            ("portslice_slots", 4095.0),
+            ("portslice_pool_ports", 24_576.0),
+            ("portslice_pool_ports_leased", 48.0),
+            ("portslice_block_ports", 1024.0),
+            ("portslice_blocks_free", 23.0),
+            ("portslice_scrape_duration_seconds", 0.012),
+            ("portslice_scrapes_total", 5.0),
+            ("portslice_scrape_errors_total", 2.0),
+        ]
+    );
+}
+
+#[test]
+fn the_type_names_the_format() {
+    assert_eq!(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+}
