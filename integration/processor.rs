@@ -156,9 +156,10 @@ fn what_is_asked_stands_in_the_cgroup_and_stays_there() {
 fn processes_and_threads_and_time_are_counted() {
     let host = Host::new("cpu-counts");
     let runtime = host.runtime("runc");
-    let container = start(&host, &runtime, "c", &["sh", "-c", "sleep 1000 & sleep 1000 & sleep 1000"], &[]);
+    let container = start(&host, &runtime, "c", &["sh", "-c", "sleep 1000 & sleep 1000 & wait"], &[]);
     let counts = |all: &Value| (all["processes"].as_u64(), all["threads"].as_u64());
-    assert!(leftovers::eventually(|| counts(&statistics(&host, &container.id)) == (Some(4), Some(4))));
+    let grows_to = |n| leftovers::eventually(|| counts(&statistics(&host, &container.id)) == (Some(n), Some(n)));
+    assert!(grows_to(3), "{}", statistics(&host, &container.id));
     let before = used(&host, &container.id);
     let out = container.exec(&["sh", "-c", "time -p sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done'"]).ok();
     let told: f64 = out
@@ -169,6 +170,8 @@ fn processes_and_threads_and_time_are_counted() {
         .sum();
     let grown = used(&host, &container.id) - before;
     assert!((grown - told).abs() < 0.1 + 0.1 * told, "the container's time grew by {grown}, the shell says {told}");
+    nix::sys::signal::kill(Pid::from_raw(container.pid as i32), nix::sys::signal::Signal::SIGKILL).expect("kill");
+    assert!(grows_to(0), "{}", statistics(&host, &container.id));
     // a bare namespace has no cgroup of its own: those fields are missing, the others are there
     let bare = host.bare("bare", &[]);
     let all = statistics(&host, &bare.id);

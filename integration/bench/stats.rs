@@ -8,7 +8,7 @@ mod net;
 mod product;
 
 use holder::Holder;
-use judge::{Failure, Row, Table, best_of_series, lower_quartile, median};
+use judge::{Failure, Row, SERIES, Table, best_of_series, lower_quartile, median};
 use net::{Netns, host_and_peer, private_ground};
 use product::Product;
 use std::cell::Cell;
@@ -44,7 +44,7 @@ struct Server(Child, #[allow(dead_code, reason = "closing it would fail the serv
 
 fn main() -> ExitCode {
     match Bench::prepare() {
-        Ok(bench) => best_of_series("stats", || bench.series()),
+        Ok(bench) => best_of_series("stats", SERIES, || bench.series()),
         Err(e) => {
             eprintln!("stats: {e}");
             ExitCode::FAILURE
@@ -160,7 +160,10 @@ impl Bench {
             shown("attach, somebody always asks", median(&busy)),
             at_most("attach while somebody asks, undisturbed quarter", slower, 1.2, &|x| format!("{x:.2}x")),
         ];
-        Ok(Table { header: vec!["a thousand containers, median of 30", "measured", "limit"], rows })
+        Ok(Table {
+            header: ["a thousand containers, median of 30", "measured", "limit"].map(String::from).to_vec(),
+            rows,
+        })
     }
 }
 

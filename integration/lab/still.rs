@@ -58,6 +58,9 @@ pub fn files(host: &Host) -> BTreeMap<String, String> {
                     if entry.file_name() == "index" {
                         // its first line only says where the next search begins
                         text = text.split_once('\n').map(|(_, lines)| lines.to_string()).unwrap_or_default();
+                        if text.is_empty() {
+                            continue; // as if it were not there yet
+                        }
                     }
                     into.insert(path.to_string_lossy().into(), text);
                 }

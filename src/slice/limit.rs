@@ -65,7 +65,8 @@ impl Queue {
     /// keeps room for what senders have under way already: they are made to wait by what waits here.
     pub fn set(&mut self, throttle: &Throttle) -> Result<()> {
         const UNDER_WAY: u64 = 256 << 10;
-        let waits = qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)?.map_or(0, |load| load.leaf.backlog);
+        let waits =
+            qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)?.map_or(0, |load| load.leaf.backlog);
         let room = if waits == 0 { 0 } else { u32::try_from(waits + UNDER_WAY).unwrap_or(u32::MAX) };
         let throttle = &Throttle { room: throttle.room.max(room), ..*throttle };
         let mut requests = Vec::new();
