@@ -2,6 +2,7 @@
 //! version of cgroups.
 
 use crate::lab::bundle::{Bundle, Running, Runtime};
+use crate::lab::kill::{Steps, at_every_step, killed};
 use crate::lab::*;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -190,4 +191,83 @@ fn a_limit_that_nobody_could_hold_is_refused() {
         assert_eq!((out.code, out.stderr.lines().count()), (Some(2), 1), "{bad:?}: {out}");
     }
     still.check("refused");
+}
+
+/// Whoever is killed on the way leaves behind what stood in the cgroup, or what the lease says.
+#[test]
+fn what_the_runtime_set_survives_a_kill_at_every_step() {
+    const STEPS: &Steps = &[("write", 1), ("rename", 1), ("flock", 1), ("exit_group", 1)];
+    let host = Host::new("cpu-killed");
+    let runtime = host.runtime("runc");
+    let bundle = Bundle::new(&host, "c", &["sleep", "1000"]).edit(|config| {
+        config["linux"]["resources"]["cpu"] = serde_json::json!({"shares": 333, "quota": 70000, "period": 50000})
+    });
+    let running = runtime.start(&bundle);
+    let (id, pid) = (running.id.as_str(), running.pid.to_string());
+    let attach = ["attach", id, "--pid", &pid];
+    host.portslice(attach).ok();
+    let cgroup = host.portslice(["show", id, "--json"]).ok().json()["cgroups"]["cpu"].clone();
+    let directory = host.ns.root(cgroup["directory"].as_str().expect("its directory"));
+    let files = || {
+        let names: &[&str] = match cgroup["version"].as_str() {
+            Some("v2") => &["cpu.weight", "cpu.max"],
+            _ => &["cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us"],
+        };
+        let read = |name: &&str| std::fs::read_to_string(directory.join(name)).expect("a file of the cgroup");
+        names.iter().map(read).map(|text| text.trim().to_string()).collect::<Vec<_>>()
+    };
+    let (own, asked) = (files(), ["--cpus", "2", "--cpus-limit", "1.5"]);
+    let set = |args: &[&str]| host.portslice([&["set", id], args].concat()).ok();
+    set(&asked);
+    let given = files();
+    assert!(own[0] != given[0] && own[1] != given[1], "{own:?} and {given:?}");
+    // part of it is asked for no longer
+    set(&["--cpus-limit", "default"]);
+    assert_eq!(files(), [&given[..1], &own[1..]].concat(), "without a limit of ours");
+    set(&["--cpus", "default"]);
+    assert_eq!(files(), own, "with nothing of ours");
+
+    let whole = |what: &str| {
+        let lease = host.portslice(["show", id, "--json"]).ok().json();
+        let expected = if lease["asked"]["cpus"].is_null() { &own } else { &given };
+        assert_eq!(&files(), expected, "{what}: {lease}");
+    };
+    let forth = [&["portslice", "set", id], &asked[..]].concat();
+    let mut kills = at_every_step(
+        STEPS,
+        |call, n| killed(&host, call, n, &forth, ""),
+        |what, _| {
+            host.portslice(["gc"]).ok();
+            whole(what);
+            set(&["--cpus", "default", "--cpus-limit", "default"]);
+            assert_eq!(files(), own, "{what}, set back");
+        },
+    );
+    set(&asked);
+    kills += at_every_step(
+        STEPS,
+        |call, n| killed(&host, call, n, &["portslice", "detach", id], ""),
+        |what, _| {
+            host.portslice(["gc"]).ok();
+            host.portslice(["detach", id]).ok();
+            assert_eq!(files(), own, "{what} of detach");
+            host.portslice([&attach[..], &asked].concat()).ok();
+            whole(what);
+        },
+    );
+    host.portslice(["detach", id]).ok();
+    kills += at_every_step(
+        STEPS,
+        |call, n| killed(&host, call, n, &[&["portslice"], &attach[..], &asked].concat(), ""),
+        |what, _| {
+            host.portslice(["gc"]).ok();
+            if !host.ids().is_empty() {
+                whole(what);
+                host.portslice(["detach", id]).ok();
+            }
+            assert_eq!(files(), own, "{what} of attach");
+        },
+    );
+    println!("cpu-killed: {kills} kills");
+    assert!(kills > 15, "only {kills} steps were found");
 }

@@ -1,6 +1,7 @@
 //! Promise: the numbers are right: what is counted is what passed, what was dropped is counted, and everything else says the
 //! same as the kernel's own tools.
 
+use crate::lab::bundle::Bundle;
 use crate::lab::limit::tc;
 use crate::lab::tap::{Seen, Tap};
 use crate::lab::*;
@@ -38,6 +39,40 @@ fn grown(before: [u64; 4], after: [u64; 4]) -> [u64; 4] {
 fn settled(host: &Host, id: &str) -> [u64; 4] {
     std::thread::sleep(Duration::from_millis(100));
     counted(host, id)
+}
+
+/// Every field of the sample in Mesos' documentation (docs/endpoints/slave/monitor/statistics.md, and its network fields from
+/// docs/port-mapping-isolator.md) is there, as the same kind of number or text.
+#[test]
+fn every_field_of_mesos_sample_is_there() {
+    let sample: Value = serde_json::from_str(include_str!("../tests/metrics/mesos.json")).expect("the sample");
+    let host = Host::new("counts-mesos");
+    let runtime = host.runtime("runc");
+    let asked = [("cpus", "1.5"), ("cpus-limit", "8"), ("executor-id", "e"), ("executor-name", "n")];
+    let bundle = asked
+        .iter()
+        .chain(&[("framework-id", "f"), ("source", "s")])
+        .fold(Bundle::new(&host, "c", &["sleep", "1000"]).sliced(), |bundle, (key, value)| {
+            bundle.annotation(&format!("portslice/{key}"), value)
+        });
+    let _running = runtime.start(&bundle);
+    let all = host.portslice(["stats", "--json"]).ok().json();
+    let kind = |value: &Value| match value {
+        Value::Number(n) if n.is_u64() => "whole number",
+        Value::Number(_) => "number",
+        Value::String(_) => "text",
+        other => panic!("{other} in a sample"),
+    };
+    let (sample, one) = (&sample[0], &all[0]);
+    for name in ["executor_id", "executor_name", "framework_id", "source"] {
+        assert_eq!(one[name], name.rsplit('_').last().expect("a word")[..1], "{name}: {one}");
+    }
+    for (name, value) in sample["statistics"].as_object().expect("fields") {
+        let given = &one["statistics"][name];
+        assert!(!given.is_null(), "{name} is not there: {one}");
+        assert_eq!(kind(given), kind(value), "{name} is {given}");
+    }
+    assert_eq!(one["statistics"]["cpus_limit"], 8.0);
 }
 
 /// Datagrams of a size, from one namespace to a server in another; all of them arrive.

@@ -157,3 +157,18 @@ fn the_host_is_told_without_containers() {
 fn the_type_names_the_format() {
     assert_eq!(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8");
 }
+
+/// What Mesos' documentation shows stands under the same names, as the same kinds of values.
+#[test]
+fn the_fields_of_mesos_sample_have_its_names_and_kinds() {
+    let sample: serde_json::Value = serde_json::from_str(include_str!("metrics/mesos.json")).unwrap();
+    let ours = serde_json::to_value([full("c")]).unwrap();
+    let (sample, ours) = (&sample[0], &ours[0]);
+    for name in ["executor_id", "executor_name", "framework_id", "source", "container_id"] {
+        assert!(ours[name].is_string(), "{name}");
+    }
+    for (name, value) in sample["statistics"].as_object().unwrap() {
+        let given = &ours["statistics"][name];
+        assert_eq!((given.is_u64(), given.is_f64()), (value.is_u64(), value.is_f64()), "{name}: {given}");
+    }
+}

@@ -28,7 +28,7 @@ const MB: f64 = 1e6;
 const SOCKET: &str = "/run/serve.sock";
 /// Milliseconds `portslice list --json` of a thousand takes on the quiet machine for which the limits were set. Where
 /// it takes longer, everything does, and they are wider by as much.
-const QUIET_LIST: f64 = 30.0;
+const QUIET_LIST: f64 = 22.0;
 
 /// The host with its slices, and the server.
 struct Bench {

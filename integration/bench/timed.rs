@@ -34,10 +34,11 @@ impl Call<'_> {
         let mut child = command.spawn()?;
         // A program that does not read its input is no failure.
         let _ = child.stdin.take().expect("stdin is piped").write_all(self.input.as_bytes());
+        let (mut output, mut complaint) = (String::new(), String::new());
+        // to its end, so that a program that says much never waits for room; complaints are one line
+        child.stdout.take().expect("stdout is piped").read_to_string(&mut output)?;
         let (status, usage) = wait(child.id())?;
         let took = begun.elapsed();
-        let (mut output, mut complaint) = (String::new(), String::new());
-        child.stdout.take().expect("stdout is piped").read_to_string(&mut output)?;
         child.stderr.take().expect("stderr is piped").read_to_string(&mut complaint)?;
         if !status.success() {
             let said = [complaint.trim(), output.trim()].join(" ");

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const CLIENTS: usize = 64;
-const LASTING: Duration = Duration::from_secs(10);
+const LASTING: Duration = Duration::from_secs(30);
 /// As many connections as the server keeps at once.
 const ROOM: usize = 256;
 

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,23 @@ pub struct Cgroup {
     pub path: String,
     /// Its directory.
     pub directory: PathBuf,
+    /// The directory's inode: another cgroup may come to be at the same place, that of the next container of a name.
+    inode: u64,
+}
+
+impl Cgroup {
+    fn at(version: Version, path: &str, directory: PathBuf) -> Option<Self> {
+        let inode = fs::metadata(&directory).ok()?.ino();
+        Some(Self { version, path: path.to_string(), directory, inode })
+    }
+
+    /// This one, if it is still there.
+    pub fn present(&self) -> Result<&Self> {
+        if fs::metadata(&self.directory).is_ok_and(|now| now.ino() == self.inode) {
+            return Ok(self);
+        }
+        Err(Error::NotFound(format!("the container's cgroup {} is gone: it has ended", self.directory.display())))
+    }
 }
 
 /// The cgroups of one container. To be found when it is attached and kept: its first process may move on, or end before
@@ -259,8 +277,11 @@ impl Search<'_> {
             let Some(inside) = below(path, &mount.root) else { continue };
             let at = mount.at.strip_prefix("/").unwrap_or(&mount.at);
             let directory = self.prefix.join(at).join(inside);
-            if directory.join("cgroup.procs").exists() {
-                return Ok(Cgroup { version, path: path.to_string(), directory });
+            if !directory.join("cgroup.procs").exists() {
+                continue;
+            }
+            if let Some(cgroup) = Cgroup::at(version, path, directory) {
+                return Ok(cgroup);
             }
         }
         let at: Vec<String> = mounts.iter().map(|m| one_line(&m.at.to_string_lossy())).collect();
@@ -274,7 +295,7 @@ fn whole(cgroup: Cgroup) -> Cgroup {
     let Some(scope) = cgroup.path.strip_suffix("/container") else { return cgroup };
     match (systemd::unit(scope), cgroup.directory.parent()) {
         (Some(unit), Some(parent)) if unit.ends_with(".scope") => {
-            Cgroup { version: cgroup.version, path: scope.to_string(), directory: parent.to_path_buf() }
+            Cgroup::at(cgroup.version, scope, parent.to_path_buf()).unwrap_or(cgroup)
         }
         _ => cgroup,
     }

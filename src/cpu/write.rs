@@ -38,25 +38,41 @@ pub struct Bandwidth {
     pub period: u64,
 }
 
-/// What was done.
+/// What is to be done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// What was written.
+pub struct Intended {
+    /// What is to be written.
     pub now: Values,
-    /// What stood there, for [`restore`]; nothing where nothing was written.
+    /// What stands there; nothing where nothing is to be written.
     pub before: Values,
     /// One line for each value that is not what was asked for.
     pub notes: Vec<String>,
 }
 
-/// Gives the container at `place` what it asks for. On failure everything is as it was. `units`: systemd, where it runs.
-///
-/// Nothing asked: nothing is written, nor is it looked whether there is a cgroup to write to.
-pub fn apply(place: &Place, asked: &Asked, policy: &Policy, units: Option<&dyn Units>) -> Result<Applied> {
-    if asked.cpus.is_none() && asked.limit.is_none() {
-        return Ok(Applied::default());
+impl Values {
+    /// These, and those of `other` where there is none here.
+    pub fn or(self, other: Values) -> Values {
+        Values { weight: self.weight.or(other.weight), bandwidth: self.bandwidth.or(other.bandwidth) }
     }
-    let site = Site::at(place.of(Controller::Cpu)?, units);
+
+    /// Those of which `other` has one, too.
+    pub fn like(self, other: &Values) -> Values {
+        Values {
+            weight: self.weight.filter(|_| other.weight.is_some()),
+            bandwidth: self.bandwidth.filter(|_| other.bandwidth.is_some()),
+        }
+    }
+}
+
+/// What gives the container at `place` what it asks for, and what it has now: to be kept somewhere safe before it is
+/// written by [`set`]. `units`: systemd, where it runs.
+///
+/// Nothing asked: nothing is to be written, nor is it looked whether there is a cgroup to write to.
+pub fn intend(place: &Place, asked: &Asked, policy: &Policy, units: Option<&dyn Units>) -> Result<Intended> {
+    if asked.cpus.is_none() && asked.limit.is_none() {
+        return Ok(Intended::default());
+    }
+    let site = Site::at(place.of(Controller::Cpu)?, units)?;
     let share::Settings { weight, mut quota, mut notes } = share::settings(asked, policy, site.cgroup.version);
     if let (Some((unit, _)), Some(exact)) = (&site.unit, quota) {
         let kept = systemd::kept(exact);
@@ -71,18 +87,16 @@ pub fn apply(place: &Place, asked: &Asked, policy: &Policy, units: Option<&dyn U
     }
     let now = Values { weight, bandwidth: quota.map(|quota| Bandwidth { quota, period: PERIOD }) };
     let before = site.read(&now)?;
-    site.turn(&before, &now)?;
-    Ok(Applied { now, before, notes })
+    Ok(Intended { now, before, notes })
 }
 
-/// Puts back what stood there before. On failure everything is as it was found.
-pub fn restore(place: &Place, before: &Values, units: Option<&dyn Units>) -> Result<()> {
-    if *before == Values::default() {
+/// Writes `values` into the cgroup of the container at `place`. On failure everything is as it was found.
+pub fn set(place: &Place, values: &Values, units: Option<&dyn Units>) -> Result<()> {
+    if *values == Values::default() {
         return Ok(());
     }
-    let site = Site::at(place.of(Controller::Cpu)?, units);
-    let found = site.read(before)?;
-    site.turn(&found, before)
+    let site = Site::at(place.of(Controller::Cpu)?, units)?;
+    site.turn(&site.read(values)?, values)
 }
 
 /// A cgroup, and the unit whose it is.
@@ -93,9 +107,11 @@ struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    fn at(cgroup: &'a Cgroup, units: Option<&'a dyn Units>) -> Self {
+    /// Fails when the cgroup is not there any more.
+    fn at(cgroup: &'a Cgroup, units: Option<&'a dyn Units>) -> Result<Self> {
+        cgroup.present()?;
         let files = CpuController::new(cgroup.directory.clone(), PathBuf::new(), cgroup.version == Version::V2);
-        Self { cgroup, unit: systemd::unit(&cgroup.path).zip(units), files }
+        Ok(Self { cgroup, unit: systemd::unit(&cgroup.path).zip(units), files })
     }
 
     /// As much as `like` has.
@@ -168,13 +184,10 @@ impl<'a> Site<'a> {
 
     fn number<T>(&self, file: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T> {
         let path = self.cgroup.directory.join(file);
-        let text = match fs::read_to_string(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !self.cgroup.directory.is_dir() => {
-                let directory = self.cgroup.directory.display();
-                return Err(Error::NotFound(format!("the container's cgroup {directory} is gone: it has ended")));
-            }
-            text => text.map_err(Error::file("read", &path))?,
-        };
+        let text = fs::read_to_string(&path).map_err(|e| match self.cgroup.present() {
+            Err(gone) => gone,
+            Ok(_) => Error::file("read", &path)(e),
+        })?;
         let text = text.trim();
         parse(text).ok_or_else(|| {
             Error::Failed(format!(

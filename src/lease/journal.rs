@@ -6,10 +6,10 @@
 //! ```
 //!
 //! At most two megabytes, some two thousand containers. Lines are written by one write each, so a reader sees whole
-//! ones, except for the last of a writer that was killed, which it leaves out.
+//! ones, except for one that a full disk cut off.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -37,9 +37,12 @@ impl Journal {
         if fs::metadata(path).is_ok_and(|meta| meta.len() >= FULL) {
             fs::rename(path, &self.earlier).map_err(Error::file("rotate", path))?;
         }
+        let mut options = OpenOptions::new();
         let mut file =
-            OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(Error::file("open", path))?;
-        file.write_all(format!("{line}\n").as_bytes()).map_err(Error::file("write", path))
+            options.create(true).read(true).append(true).mode(0o600).open(path).map_err(Error::file("open", path))?;
+        // a line that was cut off must not spoil the next one
+        let end = if torn(&mut file).map_err(Error::file("read", path))? { "\n" } else { "" };
+        file.write_all(format!("{end}{line}\n").as_bytes()).map_err(Error::file("write", path))
     }
 
     /// All lines, the oldest first.
@@ -65,6 +68,17 @@ impl Journal {
         }
         Ok(())
     }
+}
+
+/// Does it end in the middle of a line?
+fn torn(file: &mut File) -> io::Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
 }
 
 /// Up to the last line end: what comes behind it was cut off.
@@ -94,6 +108,8 @@ mod tests {
         );
         OpenOptions::new().append(true).open(state.join("finished")).unwrap().write_all(b"{\"half").unwrap();
         assert_eq!(journal.lines().unwrap(), lines);
+        journal.append("next").unwrap();
+        assert_eq!(journal.lines().unwrap()[lines.len()..], ["{\"half", "next"]);
         journal.remove().unwrap();
         assert_eq!(fs::read_dir(&state).unwrap().count(), 0);
         fs::remove_dir(&state).unwrap();

@@ -7,6 +7,7 @@
 pub mod address;
 pub mod diag;
 pub mod filter;
+mod holders;
 pub mod link;
 pub mod netns;
 pub mod qdisc;
@@ -14,6 +15,7 @@ mod request;
 pub mod route;
 mod socket;
 
+pub use holders::Holders;
 pub use netns::Netns;
 pub use request::Request;
 pub use socket::Netlink;

@@ -1,6 +1,6 @@
 //! A network namespace held open, its identity, and running a closure inside it.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -66,34 +66,6 @@ impl Netns {
         }
         let meta = file.metadata().map_err(Error::file("inspect network namespace", path))?;
         Ok(Self { file, path: path.to_owned(), id: NetnsId { dev: meta.dev(), ino: meta.ino() } })
-    }
-
-    /// The namespace `id`, which was at `path`, if anybody still holds it: the process that was named may be gone while
-    /// another is in it.
-    pub fn reach(path: &Path, id: NetnsId) -> Option<Self> {
-        Self::open(path).ok().filter(|netns| netns.id == id).or_else(|| Self::find(id))
-    }
-
-    /// A namespace of which only the identity is known, by whoever holds it: a mount or a process. `None` when nobody
-    /// does. Looks at every process.
-    pub fn find(id: NetnsId) -> Option<Self> {
-        let holds = |path: &Path| Self::open(path).ok().filter(|netns| netns.id == id);
-        // mountinfo(5): root is field 4, the mount point field 5, blanks as \\040
-        let root = format!("net:[{}]", id.ino);
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let mounted = mounts.lines().filter_map(|line| {
-            let mut fields = line.split(' ').skip(3);
-            (fields.next()? == root).then(|| fields.next())?
-        });
-        mounted.map(|point| point.replace("\\040", " ")).find_map(|point| holds(Path::new(&point))).or_else(|| {
-            let processes = fs::read_dir("/proc").ok()?.flatten();
-            let mut pids = processes.filter(|p| p.file_name().as_encoded_bytes()[0].is_ascii_digit());
-            pids.find_map(|process| {
-                let link = process.path().join("ns/net");
-                let named = fs::read_link(&link).is_ok_and(|target| target.as_os_str() == root.as_str());
-                if named { holds(&link) } else { None }
-            })
-        })
     }
 
     /// Runs `work` with the calling thread inside this namespace. The thread is back where it was afterwards, also

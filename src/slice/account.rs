@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::prepare::Host;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::lease::ledger::unix_now;
 use crate::lease::{Lease, Ledger};
 use crate::net::Netlink;
@@ -38,11 +38,11 @@ pub fn write(ledger: &Ledger, line: &str) {
     }
 }
 
-/// All that was written down, the oldest first.
+/// All that was written down, the oldest first. A line that a full disk cut off is left out.
 pub fn finished(ledger: &Ledger) -> Result<Vec<Finished>> {
     let parse = |line: &String| {
-        serde_json::from_str(line)
-            .map_err(|e| Error::Failed(format!("the journal has a damaged line ({e}): remove it")))
+        let damaged = |e: &serde_json::Error| log::warn!("the journal has a damaged line: {e}");
+        serde_json::from_str(line).inspect_err(damaged).ok()
     };
-    ledger.journal().lines()?.iter().map(parse).collect()
+    Ok(ledger.journal().lines()?.iter().filter_map(parse).collect())
 }

@@ -130,7 +130,7 @@ fn wire(lease: &mut Lease, entry: &Entry<'_>, proc: &Proc, netlink: &mut Netlink
     let device = lease.device.clone();
     let mut wiring = Wiring { netlink, host: entry.host, container, inner_name: &device, proc, outer: None };
     wiring.carry_out(&steps)?;
-    let done = processor::apply(entry.config, lease).and_then(|()| entry.ledger.write(lease));
+    let done = processor::apply(lease).and_then(|()| entry.ledger.write(lease));
     done.inspect_err(|_| {
         if let Err(again) = processor::restore(lease) {
             log::error!("{again}, while undoing a failed attach");
@@ -189,7 +189,7 @@ impl Entry<'_> {
             granted = decide(&locked.index);
         }
         let grant::Grant { slot, epoch, block, ports } = granted.map_err(refused)?;
-        let lease = Lease {
+        let mut lease = Lease {
             id: self.request.id.clone(),
             slot,
             block,
@@ -210,6 +210,7 @@ impl Entry<'_> {
             labels: self.request.labels.clone(),
             worker: Worker::current(),
         };
+        processor::intend(self.config, &mut lease)?;
         locked.grant(&lease)?;
         Ok(Entered::New(Box::new(lease)))
     }

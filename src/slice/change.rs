@@ -21,7 +21,7 @@ use crate::lease::ledger::{Locked, unix_now};
 use crate::lease::{Asked, ContainerId, Lease, Ledger, Placed, Terms};
 use crate::net::diag::{self, Holder};
 use crate::net::link::{self, Link};
-use crate::net::{Netlink, Netns};
+use crate::net::{Holders, Netlink, Netns};
 use crate::plan::limits::{self, Place};
 use crate::plan::{self, grant};
 use crate::ports::{PortRange, PortSet};
@@ -102,31 +102,30 @@ impl Site<'_> {
     fn go_back(&mut self, locked: &mut Locked<'_>) -> Result<()> {
         let Some(before) = self.lease.before.clone() else { return Ok(()) };
         log::warn!("{}: a change was interrupted, going back to what was before", self.lease.id);
-        let half_done = self.lease.terms.clone();
-        self.apply(&half_done, &before, true)?;
-        self.lease.terms = *before;
+        self.back(*before, locked)
+    }
+
+    /// To earlier terms, from whatever was reached of those in the lease.
+    fn back(&mut self, earlier: Terms, locked: &mut Locked<'_>) -> Result<()> {
+        let half_done = std::mem::replace(&mut self.lease.terms, earlier.clone());
+        processor::intend(self.config, &mut self.lease)?;
+        self.apply(&half_done, &earlier, true)?;
         self.lease.before = None;
         locked.change(&self.lease)
     }
 
     /// From the terms as they are to `terms`, or nowhere.
     fn turn(&mut self, terms: Terms, locked: &mut Locked<'_>) -> Result<()> {
-        let before = self.lease.clone();
-        self.lease.terms = terms;
-        self.lease.before = Some(Box::new(before.terms.clone()));
+        let old = std::mem::replace(&mut self.lease.terms, terms.clone());
+        self.lease.before = Some(Box::new(old.clone()));
+        processor::intend(self.config, &mut self.lease)?;
         locked.change(&self.lease)?;
-        let (old, new) = (before.terms.clone(), self.lease.terms.clone());
-        let done = self.apply(&old, &new, false).and_then(|()| {
+        let done = self.apply(&old, &terms, false).and_then(|()| {
             self.lease.before = None;
             locked.change(&self.lease)
         });
         done.inspect_err(|_| {
-            let back = self.apply(&new, &old, true).and_then(|()| {
-                let dropped = self.lease.dropped;
-                self.lease = Lease { dropped, ..before };
-                locked.change(&self.lease)
-            });
-            if let Err(again) = back {
+            if let Err(again) = self.back(old, locked) {
                 log::error!("{again}, while going back to what was before");
             }
         })
@@ -178,9 +177,9 @@ impl Site<'_> {
         }
         if let (Some(range), false) = (span(&removed), force) {
             let busy = |holder: &&Holder| holder.established && removed.contains(holder.port);
-            let holders = match Netns::reach(&self.lease.netns, self.lease.netns_id) {
-                Some(container) => container.inside(|| diag::holders(&mut Netlink::diag()?, range))?,
-                None => Vec::new(),
+            let holders = match self.container() {
+                Err(Error::NotFound(_)) => Vec::new(),
+                container => container?.inside(|| diag::holders(&mut Netlink::diag()?, range))?,
             };
             if let Some(first) = holders.iter().find(busy) {
                 let count = holders.iter().filter(|h| busy(h) && h.port == first.port).count();
@@ -228,11 +227,7 @@ impl Site<'_> {
         self.host.maps.withdraw(&old.ports.difference(&new.ports), self.lease.slot);
         self.host.maps.publish(&new.ports, self.lease.slot);
         if doubtful || old.asked.cpu() != new.asked.cpu() {
-            // the new terms are in the lease, whichever way this goes
-            let terms = std::mem::replace(&mut self.lease.terms, new.clone());
-            let done = processor::apply(self.config, &mut self.lease);
-            self.lease.terms = terms;
-            done?;
+            processor::apply(&mut self.lease)?;
         }
         if doubtful || limits::largest_packet(old) != limits::largest_packet(new) {
             let (inner, device) = (self.outer.peer.unwrap_or(0), &self.lease.device);
@@ -262,8 +257,7 @@ impl Site<'_> {
     }
 
     fn container(&self) -> Result<Netns> {
-        Netns::reach(&self.lease.netns, self.lease.netns_id)
-            .ok_or_else(|| Error::NotFound(format!("the network namespace of container {} is gone", self.lease.id)))
+        Holders::default().reach(&self.lease.netns, self.lease.netns_id)
     }
 
     fn account(&mut self, place: Place, dropped: u64) {

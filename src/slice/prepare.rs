@@ -23,7 +23,7 @@ use crate::host::{Facts, HostRecord, features, sysctl};
 use crate::lease::Ledger;
 use crate::net::netns::NetnsId;
 use crate::net::qdisc::{self, Leaf};
-use crate::net::{Netlink, Netns, filter};
+use crate::net::{Holders, Netlink, Netns, filter};
 use crate::plan::limits::{self, Place};
 use crate::plan::steer::host_facts;
 use crate::ports::PortSet;
@@ -59,7 +59,7 @@ impl Host {
     /// Where this host's containers are counted.
     pub fn sources(&self, config: &Config, groups: Groups) -> Sources<'_> {
         let cpu = processor::policy(config);
-        Sources { maps: &self.maps, shaper: self.shaper, cpu, cpus: online_cpus(), groups }
+        Sources { maps: &self.maps, shaper: self.shaper, cpu, cpus: online_cpus(), groups, holders: Holders::default() }
     }
 
     /// Is the host still as it was when this was opened? Asked under the ledger's lock: `setup --undo` may have come

@@ -4,7 +4,7 @@
 //! What does not live here: formulas, files and systemd ([`crate::cpu`]).
 
 use crate::config::Config;
-use crate::cpu::{self, Controller, Place, Policy, Roots, Systemd, Units, Values};
+use crate::cpu::{self, Controller, Intended, Place, Policy, Roots, Systemd, Units, Values};
 use crate::error::{Error, Result};
 use crate::lease::{CpuTerms, Lease};
 
@@ -18,56 +18,64 @@ pub fn find(pid: u32) -> Option<Place> {
     Place::find(pid, &Roots::default()).inspect_err(|e| log::debug!("{e}")).ok()
 }
 
-/// Gives the container the CPUs it asks for, or back what its runtime gave it when it asks no more. On failure nothing
-/// has changed.
+/// Decides what the container gets in its cgroup for what its terms ask for, and notes in its lease what stands there.
+/// Nothing is written: the lease has to be in its file first, so that whoever finds it can put everything back.
 ///
 /// Without a cgroup of its own it cannot be held to anything: asked for a limit, that is a refusal; CPUs alone, which
 /// bandwidth limits may scale with, are a warning.
-pub fn apply(config: &Config, lease: &mut Lease) -> Result<()> {
+pub fn intend(config: &Config, lease: &mut Lease) -> Result<()> {
     let asked = lease.terms.asked.cpu();
-    if asked.cpus.is_none() && asked.limit.is_none() {
-        return restore(lease);
-    }
-    let own = match &lease.cgroups {
-        Some(place) => place.of(Controller::Cpu).map(|_| place),
-        None => Err(Error::unsupported(
-            format!("no process of container {} is known, and so no cgroup that could hold its CPUs", lease.id),
-            "attach it with --pid",
-        )),
-    };
-    let place = match own {
+    let intended = match own(lease) {
+        _ if asked.cpus.is_none() && asked.limit.is_none() => Intended::default(),
         Err(e @ Error::Unsupported { .. }) if asked.limit.is_none() => {
             log::warn!("{}: its CPU shares stay as they are: {e}", lease.id);
-            return Ok(());
+            Intended::default()
         }
-        own => own?,
+        place => {
+            let systemd = Systemd::running(&Roots::default());
+            cpu::intend(place?, &asked, &policy(config), units(&systemd))?
+        }
     };
-    let systemd = Systemd::running(&Roots::default());
-    let applied = cpu::apply(place, &asked, &policy(config), units(&systemd))?;
-    for note in &applied.notes {
+    for note in &intended.notes {
         log::warn!("{}: {note}", lease.id);
     }
-    let first = lease.cpu.before;
-    let before = Values {
-        weight: first.weight.or(applied.before.weight),
-        bandwidth: first.bandwidth.or(applied.before.bandwidth),
-    };
-    lease.cpu = CpuTerms { now: applied.now, before, notes: applied.notes };
+    // what stands there now may be ours already
+    let before = lease.cpu.before.or(intended.before);
+    lease.cpu = CpuTerms { now: intended.now, before, notes: intended.notes };
     Ok(())
 }
 
-/// Puts back what stood there before the first time.
-pub fn restore(lease: &mut Lease) -> Result<()> {
-    if let Some(place) = &lease.cgroups {
-        let systemd = Systemd::running(&Roots::default());
-        match cpu::restore(place, &lease.cpu.before, units(&systemd)) {
-            // it went with its container
-            Err(Error::NotFound(_)) | Ok(()) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    lease.cpu = CpuTerms::default();
+/// Gives the container what was decided, and back what its runtime gave it where nothing was. On failure everything is
+/// as it was found.
+pub fn apply(lease: &mut Lease) -> Result<()> {
+    set(lease, &lease.cpu.now.or(lease.cpu.before))?;
+    lease.cpu.before = lease.cpu.before.like(&lease.cpu.now);
     Ok(())
+}
+
+/// Puts back what stood there before the first time. A container that ended took that along.
+pub fn restore(lease: &mut Lease) -> Result<()> {
+    match set(lease, &lease.cpu.before) {
+        Err(Error::NotFound(_)) | Ok(()) => lease.cpu = CpuTerms::default(),
+        failed => return failed,
+    }
+    Ok(())
+}
+
+fn own(lease: &Lease) -> Result<&Place> {
+    let Some(place) = &lease.cgroups else {
+        return Err(Error::unsupported(
+            format!("no process of container {} is known, and so no cgroup that could hold its CPUs", lease.id),
+            "attach it with --pid",
+        ));
+    };
+    place.of(Controller::Cpu).map(|_| place)
+}
+
+fn set(lease: &Lease, values: &Values) -> Result<()> {
+    let Some(place) = &lease.cgroups else { return Ok(()) };
+    let systemd = Systemd::running(&Roots::default());
+    cpu::set(place, values, units(&systemd))
 }
 
 fn units(systemd: &Option<Systemd>) -> Option<&dyn Units> {

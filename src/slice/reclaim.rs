@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::prepare::{self, Host};
 use super::wire::{device_of, dismantle};
-use super::{account, change, limit};
+use super::{account, change, limit, processor};
 use crate::config::Config;
 use crate::error::Result;
 use crate::lease::ledger::Locked;
@@ -99,6 +99,10 @@ pub fn take_back(
     netlink: &mut Netlink,
 ) -> Result<()> {
     host.maps.withdraw(&lease.all_ports(), lease.slot);
+    // whoever was killed while attaching or detaching may have left a container that goes on
+    if let Err(e) = processor::restore(&mut lease.clone()) {
+        log::warn!("{}: {e}", lease.id);
+    }
     // one that never came into use counted nothing
     let last = (lease.stage != Stage::Attaching).then(|| account::last(config, lease, host, netlink));
     host.maps.clear_slot(lease.slot)?;

@@ -10,7 +10,7 @@ use crate::host::sysctl::Proc;
 use crate::lease::record::link_name;
 use crate::net::link::{self, Link, Pair};
 use crate::net::netns::NetnsId;
-use crate::net::{Netlink, Netns, address, filter, route};
+use crate::net::{Holders, Netlink, Netns, address, filter, route};
 use crate::plan::limits::{LARGEST_PACKET, Place};
 use crate::plan::{PAIR_MTU, Step};
 use crate::steer::SlotEntry;
@@ -201,7 +201,10 @@ impl Wiring<'_> {
 /// have this one. The device goes last for the same reason: a run that is killed before has left it there.
 pub fn dismantle(netlink: &mut Netlink, slot: u16, path: &Path, id: NetnsId) -> Result<()> {
     let Some(device) = device_of(netlink, slot)? else { return Ok(()) };
-    let Some(container) = Netns::reach(path, id) else { return Ok(()) };
+    let container = match Holders::default().reach(path, id) {
+        Err(Error::NotFound(_)) => return Ok(()),
+        container => container?,
+    };
     unfurnish(&container)?;
     netlink.send(link::delete(device.index, &device.name).tolerate(&[libc::ENODEV]))
 }

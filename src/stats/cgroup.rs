@@ -113,23 +113,21 @@ pub fn read(place: &Place, count: bool) -> Result<Reading> {
     let Reading { usage, notes } = &mut reading;
     let mut noted = |done: Result<()>| notes.extend(done.err().map(|e| e.to_string()));
     let known = [place.of(Controller::Cpuacct), place.of(Controller::Cpu), place.of(Controller::Memory)];
-    if !known.iter().flatten().any(|cgroup| cgroup.directory.is_dir()) {
-        return Err(match known.into_iter().flatten().next() {
-            Some(cgroup) => gone(cgroup),
-            None => place.processes().err().unwrap_or_else(|| Error::NotFound("the container has no cgroup".into())),
-        });
+    let known = known.map(|found| found.and_then(Cgroup::present));
+    if known.iter().all(Result::is_err) {
+        return place.processes().and_then(Cgroup::present).and(Err(Error::NotFound("it has no cgroup".into())));
     }
     let [cpuacct, cpu, memory] = known;
-    noted(cpuacct.and_then(present).and_then(|cgroup| usage.time(cgroup)));
-    noted(cpu.and_then(present).and_then(|cgroup| usage.throttling(cgroup)));
-    for done in match memory.and_then(present) {
+    noted(cpuacct.and_then(|cgroup| usage.time(cgroup)));
+    noted(cpu.and_then(|cgroup| usage.throttling(cgroup)));
+    for done in match memory {
         Ok(cgroup) => usage.memory.fill(cgroup),
         Err(e) => vec![Err(e)],
     } {
         noted(done);
     }
     if count {
-        noted(place.processes().and_then(present).and_then(|cgroup| usage.tasks(cgroup)));
+        noted(place.processes().and_then(|cgroup| usage.tasks(cgroup)));
     }
     if let Some(cgroup) = place.unified() {
         for (file, into) in [
@@ -278,14 +276,6 @@ impl File {
             read => read.map(Some),
         }
     }
-}
-
-fn present(cgroup: &Cgroup) -> Result<&Cgroup> {
-    if cgroup.directory.is_dir() { Ok(cgroup) } else { Err(gone(cgroup)) }
-}
-
-fn gone(cgroup: &Cgroup) -> Error {
-    Error::NotFound(format!("the container's cgroup {} is gone: it has ended", cgroup.directory.display()))
 }
 
 fn not_understood(path: &Path) -> Error {

@@ -1,11 +1,12 @@
 //! What a container's limits did: read from the queues in which packets wait, beside what queues that are gone had
 //! dropped.
 
-use crate::error::{Error, Result};
+use super::sample::Sources;
+use crate::error::Result;
 use crate::lease::record::{SHAPER, shaper_class};
 use crate::lease::{Dropped, Lease, Placed};
+use crate::net::Netlink;
 use crate::net::qdisc::{self, Load};
-use crate::net::{Netlink, Netns};
 use crate::steer::SlotEntry;
 
 /// How the queues of a container stand; `None` for a direction without a limit.
@@ -27,7 +28,7 @@ impl Queues {
 }
 
 /// Reads the queues of one container, whose devices are `ends`.
-pub fn queues(lease: &Lease, ends: SlotEntry, shaper: Option<u32>, netlink: &mut Netlink) -> Result<Queues> {
+pub fn queues(lease: &Lease, ends: SlotEntry, from: &Sources<'_>, netlink: &mut Netlink) -> Result<Queues> {
     let terms = &lease.terms;
     let mut queues = Queues::default();
     if terms.ingress.is_none() && terms.egress.is_none() {
@@ -37,14 +38,12 @@ pub fn queues(lease: &Lease, ends: SlotEntry, shaper: Option<u32>, netlink: &mut
         let minor = qdisc::ONLY + u16::from(terms.second.ingress);
         queues.ingress = qdisc::load(netlink, ends.ifindex, &lease.link(), minor)?;
     }
-    queues.egress = match (terms.egress, terms.egress_placed, shaper) {
+    queues.egress = match (terms.egress, terms.egress_placed, from.shaper) {
         (Some(_), Placed::Host, Some(shaper)) => {
             qdisc::load(netlink, shaper, SHAPER, shaper_class(lease.slot, terms.second.egress))?
         }
         (Some(_), Placed::Inside, _) => {
-            let container = Netns::reach(&lease.netns, lease.netns_id)
-                .ok_or_else(|| Error::NotFound("its network namespace is gone".into()))?;
-            let mut netlink = container.inside(Netlink::route)?;
+            let mut netlink = from.holders.reach(&lease.netns, lease.netns_id)?.inside(Netlink::route)?;
             qdisc::load(&mut netlink, ends.inner, &lease.device, qdisc::ONLY)?
         }
         _ => None,

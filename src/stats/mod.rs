@@ -10,6 +10,8 @@ pub mod rates;
 pub mod sample;
 pub mod snmp;
 pub mod table;
+pub mod told;
 
 pub use collect::collect;
 pub use sample::{Groups, Monitored, Sources, Statistics, sample};
+pub use told::Told;

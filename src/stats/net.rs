@@ -3,7 +3,7 @@
 //! Packets and bytes are the data path's own counts: they cover every way a packet takes, which the device's do not
 //! (redirect_peer passes it by). Errors, and drops behind the data path, are the device's; what limits dropped is the
 //! queues'. What programs do with their sockets is asked inside the namespace. A source that fails leaves out its own
-//! fields and says so in the log; it never turns into zeros.
+//! fields and is told beside them; it never turns into zeros.
 
 use std::fs;
 
@@ -12,13 +12,13 @@ use serde_json::{Map, Value};
 
 use super::limits::{self, Queues};
 use super::rates::RateStatistics;
-use super::sample::{Groups, Sources};
+use super::sample::Sources;
 use super::snmp;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
 use crate::lease::block::Block;
 use crate::net::qdisc::Counts;
-use crate::net::{Netlink, Netns, diag, link};
+use crate::net::{Netlink, diag, link};
 use crate::rate::Shape;
 use crate::steer::maps::REASONS;
 
@@ -114,87 +114,97 @@ pub struct TrafficControl {
     pub requeues: u64,
 }
 
-/// Reads everything that is wanted.
-pub fn read(lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> Net {
-    let mut net = Net { net_ephemeral_ports: Some(lease.block), ..Net::default() };
-    net.count(lease, from, netlink);
-    net.limit(lease);
-    if from.groups.needs_namespace() {
-        noted(lease, net.look_inside(lease, &from.groups));
-    }
-    net
+/// What was read, and why what is missing could not be: one line for each source.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// What is known.
+    pub net: Net,
+    /// What failed.
+    pub troubles: Vec<String>,
 }
 
-impl Net {
+/// Reads everything that is wanted.
+pub fn read(lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> Reading {
+    let mut reading = Reading::default();
+    reading.net.net_ephemeral_ports = Some(lease.block);
+    reading.count(lease, from, netlink);
+    reading.limit(lease);
+    if from.groups.needs_namespace() {
+        let looked = reading.look_inside(lease, from);
+        reading.noted(looked);
+    }
+    reading
+}
+
+impl Reading {
     fn count(&mut self, lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) {
         // a slot that is nobody's has no device
-        let ends = noted(lease, from.maps.slot(lease.slot)).filter(|ends| ends.ifindex != 0).unwrap_or_default();
-        let queues = noted(lease, limits::queues(lease, ends, from.shaper, netlink));
+        let ends = self.noted(from.maps.slot(lease.slot)).filter(|ends| ends.ifindex != 0).unwrap_or_default();
+        let queues = self.noted(limits::queues(lease, ends, from, netlink));
         let limited = queues.map(|queues| queues.dropped(lease));
-        let counted = noted(lease, from.maps.counters(lease.slot));
+        let counted = self.noted(from.maps.counters(lease.slot));
         if let Some(counters) = &counted {
-            self.net_rx_packets = Some(counters.rx_packets);
-            self.net_rx_bytes = Some(counters.rx_bytes);
-            self.net_tx_packets = Some(counters.tx_packets);
-            self.net_tx_bytes = Some(counters.tx_bytes);
+            self.net.net_rx_packets = Some(counters.rx_packets);
+            self.net.net_rx_bytes = Some(counters.rx_bytes);
+            self.net.net_tx_packets = Some(counters.tx_packets);
+            self.net.net_tx_bytes = Some(counters.tx_bytes);
         }
         if let (Some(counters), Some(limited)) = (&counted, limited) {
             let mut reasons: Map<String, Value> =
                 REASONS.iter().zip(counters.drops).map(|(name, n)| ((*name).to_owned(), n.into())).collect();
             reasons.insert("egress_limit".into(), limited.egress.into());
             reasons.insert("ingress_limit".into(), limited.ingress.into());
-            self.net_dropped_reasons = Some(reasons);
+            self.net.net_dropped_reasons = Some(reasons);
         }
         // the device's point of view is the host's: it transmits what the container receives
-        let device = noted(lease, link::counters(netlink, ends.ifindex)).flatten();
+        let device = self.noted(link::counters(netlink, ends.ifindex)).flatten();
         if let (Some(stats), Some(limited)) = (device, limited) {
-            self.net_rx_errors = Some(stats.tx_errors);
-            self.net_rx_dropped = Some(limited.ingress + stats.tx_dropped);
-            self.net_tx_errors = Some(stats.rx_errors);
+            self.net.net_rx_errors = Some(stats.tx_errors);
+            self.net.net_rx_dropped = Some(limited.ingress + stats.tx_dropped);
+            self.net.net_tx_errors = Some(stats.rx_errors);
             let drops = counted.map(|counters| counters.drops.iter().sum::<u64>());
-            self.net_tx_dropped = drops.map(|drops| drops + limited.egress + stats.rx_dropped);
+            self.net.net_tx_dropped = drops.map(|drops| drops + limited.egress + stats.rx_dropped);
         }
-        self.net_traffic_control_statistics = queues.and_then(|queues| traffic_control(&queues));
+        self.net.net_traffic_control_statistics = queues.and_then(|queues| traffic_control(&queues));
     }
 
     fn limit(&mut self, lease: &Lease) {
         let burst = |shape: &Shape| (shape.ceil != shape.rate).then(|| shape.ceil.bytes_per_second());
         if let Some(shape) = &lease.terms.ingress {
-            self.net_rx_rate_limit = Some(shape.rate.bytes_per_second());
-            self.net_rx_burst_rate_limit = burst(shape);
-            self.net_rx_burst_size = Some(shape.burst.bytes());
+            self.net.net_rx_rate_limit = Some(shape.rate.bytes_per_second());
+            self.net.net_rx_burst_rate_limit = burst(shape);
+            self.net.net_rx_burst_size = Some(shape.burst.bytes());
         }
         if let Some(shape) = &lease.terms.egress {
-            self.net_tx_rate_limit = Some(shape.rate.bytes_per_second());
-            self.net_tx_burst_rate_limit = burst(shape);
-            self.net_tx_burst_size = Some(shape.burst.bytes());
+            self.net.net_tx_rate_limit = Some(shape.rate.bytes_per_second());
+            self.net.net_tx_burst_rate_limit = burst(shape);
+            self.net.net_tx_burst_size = Some(shape.burst.bytes());
         }
     }
 
-    fn look_inside(&mut self, lease: &Lease, groups: &Groups) -> Result<()> {
-        let gone = || Error::NotFound(format!("its network namespace {} is gone", lease.netns.display()));
-        let container = Netns::reach(&lease.netns, lease.netns_id).ok_or_else(gone)?;
-        container.inside(|| {
+    fn look_inside(&mut self, lease: &Lease, from: &Sources<'_>) -> Result<()> {
+        let groups = &from.groups;
+        from.holders.reach(&lease.netns, lease.netns_id)?.inside(|| {
             let text = |name: &str| {
                 let path = format!("/proc/thread-self/net/{name}");
                 fs::read_to_string(&path).map_err(Error::file("read", &path))
             };
             if groups.socket_summary
-                && let Some(sockets) = noted(lease, text("sockstat")).as_deref().and_then(snmp::tcp_sockets)
+                && let Some(sockets) = self.noted(text("sockstat")).as_deref().and_then(snmp::tcp_sockets)
             {
-                self.net_tcp_active_connections = Some(sockets.active as f64);
-                self.net_tcp_time_wait_connections = Some(sockets.time_wait as f64);
+                self.net.net_tcp_active_connections = Some(sockets.active as f64);
+                self.net.net_tcp_time_wait_connections = Some(sockets.time_wait as f64);
             }
             if groups.snmp
-                && let Some(text) = noted(lease, text("snmp"))
+                && let Some(text) = self.noted(text("snmp"))
             {
-                self.net_snmp_statistics = Some(snmp::groups(&text));
-                self.net_tcp_retransmits = snmp::counter(&text, "Tcp", "RetransSegs");
+                self.net.net_snmp_statistics = Some(snmp::groups(&text));
+                self.net.net_tcp_retransmits = snmp::counter(&text, "Tcp", "RetransSegs");
             }
             if groups.snmp
-                && let Some(text) = noted(lease, text("netstat"))
+                && let Some(text) = self.noted(text("netstat"))
             {
-                self.net_tcp_listen_drops = snmp::counter(&text, "TcpExt", "ListenDrops");
+                self.net.net_tcp_listen_drops = snmp::counter(&text, "TcpExt", "ListenDrops");
             }
             if groups.socket_details {
                 self.sockets(lease)?;
@@ -208,13 +218,17 @@ impl Net {
         let mut netlink = Netlink::diag()?;
         let mut rtts: Vec<u32> = diag::paths(&mut netlink)?.iter().map(|p| p.rtt).filter(|rtt| *rtt != 0).collect();
         rtts.sort_unstable();
-        self.net_tcp_rtt_microsecs_p50 = percentile(&rtts, 50);
-        self.net_tcp_rtt_microsecs_p90 = percentile(&rtts, 90);
-        self.net_tcp_rtt_microsecs_p95 = percentile(&rtts, 95);
-        self.net_tcp_rtt_microsecs_p99 = percentile(&rtts, 99);
+        self.net.net_tcp_rtt_microsecs_p50 = percentile(&rtts, 50);
+        self.net.net_tcp_rtt_microsecs_p90 = percentile(&rtts, 90);
+        self.net.net_tcp_rtt_microsecs_p95 = percentile(&rtts, 95);
+        self.net.net_tcp_rtt_microsecs_p99 = percentile(&rtts, 99);
         let holders = diag::holders(&mut netlink, lease.block.range())?;
-        self.net_ephemeral_ports_in_use = Some(diag::ports_of(&holders).len().into());
+        self.net.net_ephemeral_ports_in_use = Some(diag::ports_of(&holders).len().into());
         Ok(())
+    }
+
+    fn noted<T>(&mut self, read: Result<T>) -> Option<T> {
+        read.inspect_err(|e| self.troubles.push(e.to_string())).ok()
     }
 }
 
@@ -244,10 +258,6 @@ fn traffic_control(queues: &Queues) -> Option<Vec<TrafficControl>> {
 /// Mesos' rule: the element at count * percent / 100 of the sorted values.
 fn percentile(sorted: &[u32], percent: usize) -> Option<f64> {
     sorted.get(sorted.len() * percent / 100).map(|value| f64::from(*value))
-}
-
-pub(super) fn noted<T>(lease: &Lease, read: Result<T>) -> Option<T> {
-    read.inspect_err(|e| log::warn!("{}: {e}", lease.id)).ok()
 }
 
 #[cfg(test)]

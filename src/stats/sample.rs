@@ -9,7 +9,7 @@ use super::net::{self, Net};
 use crate::config::Config;
 use crate::cpu::Policy;
 use crate::lease::Lease;
-use crate::net::Netlink;
+use crate::net::{Holders, Netlink};
 use crate::steer::Maps;
 
 /// Everything about one container at one time, as in Mesos' `statistics` object. A field that is not known is not there.
@@ -40,6 +40,9 @@ pub struct Monitored {
     pub source: String,
     /// The counters.
     pub statistics: Statistics,
+    /// What could not be read of them, one line for each source: for the log.
+    #[serde(skip)]
+    pub troubles: Vec<String>,
 }
 
 /// Which groups of statistics are wanted beside those that cost next to nothing. Mesos had a flag for each.
@@ -76,7 +79,6 @@ impl Groups {
 }
 
 /// Where the counters of this host's containers are, and how they are to be read.
-#[derive(Clone, Copy)]
 pub struct Sources<'a> {
     /// The data path's maps.
     pub maps: &'a Maps,
@@ -88,12 +90,15 @@ pub struct Sources<'a> {
     pub cpus: u32,
     /// Which groups are wanted.
     pub groups: Groups,
+    /// Who holds the containers' namespaces.
+    pub holders: Holders,
 }
 
 /// Reads what is known of one container now. `netlink` is in the host's namespace.
 pub fn sample(lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> Monitored {
-    let usage = usage(lease, from);
-    let net = net::read(lease, from, netlink);
+    let (usage, mut troubles) = usage(lease, from);
+    let net::Reading { net, troubles: more } = net::read(lease, from, netlink);
+    troubles.extend(more);
     let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
     let labels = &lease.labels;
     let text = |label: &Option<String>| label.clone().unwrap_or_default();
@@ -104,21 +109,17 @@ pub fn sample(lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> Monit
         framework_id: text(&labels.framework_id),
         source: text(&labels.source),
         statistics: Statistics { usage, net, timestamp },
+        troubles,
     }
 }
 
-/// From the container's cgroups. What fails is told to who debugs: it would be the same at every look.
-fn usage(lease: &Lease, from: &Sources<'_>) -> Usage {
-    let mut usage = Usage::default();
-    if let Some(place) = &lease.cgroups {
-        match cgroup::read(place, from.groups.pids_and_tids) {
-            Ok(reading) => {
-                reading.notes.iter().for_each(|note| log::debug!("{}: {note}", lease.id));
-                usage = reading.usage;
-            }
-            Err(e) => log::debug!("{}: {e}", lease.id),
-        }
-    }
+/// From the container's cgroups.
+fn usage(lease: &Lease, from: &Sources<'_>) -> (Usage, Vec<String>) {
+    let cgroup::Reading { mut usage, notes } = match &lease.cgroups {
+        Some(place) => cgroup::read(place, from.groups.pids_and_tids)
+            .unwrap_or_else(|e| cgroup::Reading { notes: vec![e.to_string()], ..cgroup::Reading::default() }),
+        None => cgroup::Reading::default(),
+    };
     (usage.cpus_limit, usage.cpus_soft_limit) = cgroup::limits(&lease.terms.asked.cpu(), &from.cpu, from.cpus);
-    usage
+    (usage, notes)
 }

@@ -2,7 +2,9 @@
 
 use std::cell::RefCell;
 
-use portslice::cpu::{Applied, Asked, Bandwidth, Controller, CpuLimit, Policy, Quota, Units, Values, apply, restore};
+use portslice::cpu::{
+    Asked, Bandwidth, Controller, CpuLimit, Intended, Place, Policy, Quota, Units, Values, intend, set,
+};
 use portslice::error::{Error, Result};
 
 use crate::tree::Tree;
@@ -18,7 +20,14 @@ fn values(weight: u64, quota: i64, period: u64) -> Values {
     Values { weight: Some(weight), bandwidth: Some(Bandwidth { quota, period }) }
 }
 
-fn applied(tree: &Tree, asked: &Asked) -> Result<Applied> {
+/// As a container that is attached gets it.
+fn apply(place: &Place, asked: &Asked, policy: &Policy, units: Option<&dyn Units>) -> Result<Intended> {
+    let intended = intend(place, asked, policy, units)?;
+    set(place, &intended.now, units)?;
+    Ok(intended)
+}
+
+fn applied(tree: &Tree, asked: &Asked) -> Result<Intended> {
     apply(&tree.place().unwrap(), asked, &POLICY, None)
 }
 
@@ -41,7 +50,7 @@ fn v1_is_written_and_put_back() {
             if asked == "0.5" {
                 assert_eq!(done.before, values(1024, 70_000, 50_000));
                 let back = serde_json::from_str(&serde_json::to_string(&done.before).unwrap()).unwrap();
-                restore(&tree.place().unwrap(), &back, None).unwrap();
+                set(&tree.place().unwrap(), &back, None).unwrap();
                 assert_eq!([file("cpu.shares"), file("cpu.cfs_quota_us")], ["1024", "70000"]);
                 assert_eq!(file("cpu.cfs_period_us"), "50000");
             }
@@ -64,7 +73,7 @@ fn v2_is_written_and_put_back() {
     assert_eq!([file("cpu.weight"), file("cpu.max")], ["1", "1000 100000"]);
     applied(&tree, &Asked { limit: Some(CpuLimit::Infinite), ..cpus("300") }).unwrap();
     assert_eq!([file("cpu.weight"), file("cpu.max")], ["10000", "max 100000"]);
-    restore(&tree.place().unwrap(), &first.before, None).unwrap();
+    set(&tree.place().unwrap(), &first.before, None).unwrap();
     assert_eq!([file("cpu.weight"), file("cpu.max")], ["100", "30000 50000"]);
 }
 
@@ -84,8 +93,24 @@ fn what_is_not_asked_for_is_not_touched() {
 
     tree.remove(at);
     let nothing = Asked::default();
-    assert_eq!(apply(&Default::default(), &nothing, &POLICY, None).unwrap(), Applied::default());
-    restore(&Default::default(), &Values::default(), None).unwrap();
+    assert_eq!(apply(&Default::default(), &nothing, &POLICY, None).unwrap(), Intended::default());
+    set(&Default::default(), &Values::default(), None).unwrap();
+}
+
+/// What the next container of the same name has is its own.
+#[test]
+fn a_cgroup_that_took_the_place_of_another_is_left_alone() {
+    let tree = Tree::v1_split();
+    let at = "sys/fs/cgroup/cpu/box/web";
+    let place = tree.place().unwrap();
+    let done = intend(&place, &cpus("2"), &POLICY, None).unwrap();
+    let directory = tree.root.join(at);
+    std::fs::rename(&directory, directory.with_file_name("earlier")).unwrap();
+    tree.v1_cpu(at);
+    let error = set(&place, &done.now, None).unwrap_err();
+    assert!(matches!(error, Error::NotFound(_)), "{error}");
+    assert!(matches!(intend(&place, &cpus("2"), &POLICY, None), Err(Error::NotFound(_))));
+    assert_eq!(tree.read(&format!("{at}/cpu.shares")), "1024");
 }
 
 #[test]
@@ -171,7 +196,7 @@ fn systemd_is_told_before_the_files_are_written() {
         ["systemd keeps whole percents of a CPU: a quota of 36000 instead of 35500 us for web.scope"]
     );
     assert_eq!([tree.read(&format!("{at}/cpu.weight")), tree.read(&format!("{at}/cpu.max"))], ["35", "36000 100000"]);
-    restore(&place, &done.before, Some(&systemd)).unwrap();
+    set(&place, &done.before, Some(&systemd)).unwrap();
     assert_eq!(tree.read(&format!("{at}/cpu.max")), "30000 50000");
     assert_eq!(
         *systemd.calls.borrow(),

@@ -17,6 +17,7 @@ pub fn full(id: &str) -> Monitored {
         framework_id: "f".into(),
         source: "s".into(),
         statistics: Statistics { usage: usage(), net: net(), timestamp: 1.5e9 },
+        troubles: Vec::new(),
     }
 }
 
@@ -35,6 +36,8 @@ fn usage() -> Usage {
         threads: Some(9),
         memory: Memory {
             mem_total_bytes: Some(5000),
+            mem_anon_bytes: Some(3000),
+            mem_file_bytes: Some(1000),
             mem_rss_bytes: Some(3000),
             mem_cache_bytes: Some(1000),
             mem_mapped_file_bytes: Some(500),

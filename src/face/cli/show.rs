@@ -1,5 +1,7 @@
 //! `portslice show`.
 
+use std::slice;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -12,7 +14,7 @@ use crate::lease::{ContainerId, Lease, Placed};
 use crate::net::Netlink;
 use crate::rate::{Direction, Limit, Rate, Shape};
 use crate::slice::prepare;
-use crate::stats::{Groups, Statistics, sample, table};
+use crate::stats::{Groups, Statistics, Told, sample, table};
 
 #[derive(Serialize)]
 struct Shown {
@@ -41,7 +43,9 @@ pub fn run(config: &Config, id: &ContainerId, json: bool) -> Result<()> {
     if let Some(host) = prepare::peek(config)? {
         let mut netlink = Netlink::route()?;
         let from = host.sources(config, Groups::of(config));
-        let statistics = sample(&shown.lease, &from, &mut netlink).statistics;
+        let monitored = sample(&shown.lease, &from, &mut netlink);
+        Told::default().tell(slice::from_ref(&monitored));
+        let statistics = monitored.statistics;
         shown.drops.clone_from(&statistics.net.net_dropped_reasons);
         shown.statistics = Some(statistics);
     }

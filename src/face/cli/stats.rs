@@ -11,7 +11,7 @@ use crate::lease::{ContainerId, Ledger};
 use crate::slice::account::{self, Finished};
 use crate::slice::prepare;
 use crate::stats::table::{bytes, columns};
-use crate::stats::{Groups, Monitored, collect};
+use crate::stats::{Groups, Monitored, Told, collect};
 
 const HEADING: [&str; 8] =
     ["CONTAINER", "RX PACKETS", "RX BYTES", "RX DROPPED", "TX PACKETS", "TX BYTES", "TX DROPPED", "ERRORS"];
@@ -20,8 +20,9 @@ pub fn run(config: &Config, args: &Stats) -> Result<()> {
     if args.finished {
         return finished(config, args);
     }
+    let mut told = Told::default();
     loop {
-        let samples = look(config, &args.ids)?;
+        let samples = look(config, &args.ids, &mut told)?;
         if args.json {
             print_json(&samples)?
         } else {
@@ -35,16 +36,18 @@ pub fn run(config: &Config, args: &Stats) -> Result<()> {
 }
 
 /// What is known now of the containers `ids`, of all without an id.
-pub fn look(config: &Config, ids: &[ContainerId]) -> Result<Vec<Monitored>> {
+pub fn look(config: &Config, ids: &[ContainerId], told: &mut Told) -> Result<Vec<Monitored>> {
     let leases = if ids.is_empty() {
         Ledger::at(&config.state_dir).all()?
     } else {
         ids.iter().map(|id| lease_of(config, id)).collect::<Result<_>>()?
     };
-    match prepare::peek(config)? {
-        Some(host) => collect(&leases, &host.sources(config, Groups::of(config))),
-        None => Ok(Vec::new()),
-    }
+    let samples = match prepare::peek(config)? {
+        Some(host) => collect(&leases, &host.sources(config, Groups::of(config)))?,
+        None => Vec::new(),
+    };
+    told.tell(&samples);
+    Ok(samples)
 }
 
 fn finished(config: &Config, args: &Stats) -> Result<()> {

@@ -19,7 +19,7 @@ use crate::lease::{ContainerId, Lease, Leases, Stage};
 use crate::ports::PortSet;
 use crate::slice::prepare;
 use crate::stats::openmetrics::{self, HostFigures, Page};
-use crate::stats::{Groups, Monitored, collect};
+use crate::stats::{Groups, Monitored, Told, collect};
 use crate::steer::maps::MAX_SLOTS;
 
 /// What is asked for.
@@ -58,7 +58,7 @@ impl Passes {
 /// Starts the thread. It ends with the process.
 pub fn start(config: Arc<Config>, leases: Arc<Mutex<Leases>>, rates: Option<Sampled>) -> Result<Passes> {
     let (send, wants) = mpsc::channel();
-    let reader = Reader { config, leases, rates, passes: 0, errors: 0 };
+    let reader = Reader { config, leases, rates, told: Told::default(), passes: 0, errors: 0 };
     thread::Builder::new()
         .name("statistics".into())
         .spawn(move || reader.run(&wants))
@@ -70,6 +70,7 @@ struct Reader {
     config: Arc<Config>,
     leases: Arc<Mutex<Leases>>,
     rates: Option<Sampled>,
+    told: Told,
     /// Those over all containers.
     passes: u64,
     errors: u64,
@@ -130,6 +131,7 @@ impl Reader {
             rates.enter(wanted, &mut containers);
         }
         if only.is_none() {
+            self.told.tell(&containers);
             self.passes += 1;
             self.errors += containers.iter().zip(wanted).map(|(m, lease)| missing(m, lease, &groups)).sum::<u64>();
         }

@@ -72,7 +72,7 @@ impl Sampled {
         let sources = host.sources(config, Groups::NONE);
         let mut netlink = Netlink::route()?;
         let read = |lease: &Lease| {
-            let look = Look::of(&net::read(lease, &sources, &mut netlink))?;
+            let look = Look::of(&net::read(lease, &sources, &mut netlink).net)?;
             Some((lease.epoch, Instant::now(), look))
         };
         let looks: Vec<(u32, Instant, Look)> = leases.iter().filter_map(read).collect();

@@ -1,0 +1,77 @@
+//! Finding a network namespace again that was known by a path: the process that was named may be gone while another is in
+//! it, or a mount holds it.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use super::Netns;
+use super::netns::NetnsId;
+use crate::error::{Error, Result};
+
+/// Who holds which network namespace. All processes are looked at when that is first needed, and then no more: a thousand
+/// containers that are gone cost no more than one.
+#[derive(Debug, Default)]
+pub struct Holders(OnceLock<HashMap<u64, Vec<PathBuf>>>);
+
+impl Holders {
+    /// The namespace `id`, which was at `path`. [`Error::NotFound`] when nobody holds it any more, and another error when
+    /// it may well be there.
+    pub fn reach(&self, path: &Path, id: NetnsId) -> Result<Netns> {
+        let why = match Netns::open(path) {
+            Ok(netns) if netns.id == id => return Ok(netns),
+            Ok(_) => Error::NotFound(format!("{} is another network namespace now", path.display())),
+            Err(e) => e,
+        };
+        let holders = self.0.get_or_init(everybody).get(&id.ino).map(Vec::as_slice).unwrap_or_default();
+        holders.iter().find_map(|holder| Netns::open(holder).ok().filter(|netns| netns.id == id)).ok_or(why)
+    }
+}
+
+/// Mounts and processes, by the inode of their namespace.
+fn everybody() -> HashMap<u64, Vec<PathBuf>> {
+    let mut all: HashMap<u64, Vec<PathBuf>> = HashMap::new();
+    // mountinfo(5): root is field 4, the mount point field 5, blanks as \\040
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for line in mounts.lines() {
+        let mut fields = line.split(' ').skip(3);
+        if let (Some(inode), Some(point)) = (fields.next().and_then(inode), fields.next()) {
+            all.entry(inode).or_default().push(point.replace("\\040", " ").into());
+        }
+    }
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        if process.file_name().as_encoded_bytes()[0].is_ascii_digit() {
+            let link = process.path().join("ns/net");
+            // it may have ended meanwhile
+            if let Some(inode) = fs::read_link(&link).ok().as_deref().and_then(Path::to_str).and_then(inode) {
+                all.entry(inode).or_default().push(link);
+            }
+        }
+    }
+    all
+}
+
+/// Of `net:[4026531840]`.
+fn inode(name: &str) -> Option<u64> {
+    name.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_found_by_whoever_is_in_it() {
+        let own = Netns::current().unwrap();
+        let holders = Holders::default();
+        for path in ["/proc/self/ns/net", "/nonexistent"] {
+            assert_eq!(holders.reach(Path::new(path), own.id).unwrap().id, own.id, "{path}");
+        }
+        let other = NetnsId { ino: own.id.ino + 1_000_000, ..own.id };
+        let error = holders.reach(Path::new("/nonexistent"), other).unwrap_err();
+        assert!(matches!(error, Error::NotFound(_)), "{error}");
+        let error = holders.reach(Path::new("/dev/null/x"), own.id).unwrap_err();
+        assert!(!matches!(error, Error::NotFound(_)), "{error}");
+    }
+}
