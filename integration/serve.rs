@@ -113,7 +113,7 @@ fn a_container_that_vanished_takes_nobody_along() {
         server.ask("/metrics").is(200, "application/openmetrics-text; version=1.0.0; charset=utf-8").body.clone();
     assert!(metric(&page, "portslice_scrape_errors_total") >= 2.0);
     let said = server.end();
-    assert!(said.contains("gone: its network namespace"), "the reason is in the log: {said}");
+    assert!(said.contains("gone: there is no network namespace"), "the reason is in the log: {said}");
     gone.detach();
 }
 

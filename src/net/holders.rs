@@ -71,7 +71,7 @@ mod tests {
         let other = NetnsId { ino: own.id.ino + 1_000_000, ..own.id };
         let error = holders.reach(Path::new("/nonexistent"), other).unwrap_err();
         assert!(matches!(error, Error::NotFound(_)), "{error}");
-        let error = holders.reach(Path::new("/dev/null/x"), own.id).unwrap_err();
+        let error = holders.reach(Path::new("/dev/null/x"), other).unwrap_err();
         assert!(!matches!(error, Error::NotFound(_)), "{error}");
     }
 }
