@@ -8,7 +8,8 @@ use crate::lab::leftovers::eventually;
 use crate::lab::*;
 use client::{Server, get};
 use serde_json::Value;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
@@ -93,6 +94,29 @@ fn containers_that_come_and_go_are_seen() {
     server.end();
 }
 
+/// The host's loopback address is the containers', too.
+#[test]
+fn containers_are_not_answered() {
+    let host = Host::new("serve-inside");
+    let container = host.bare("c", &["--ports", "31000"]);
+    let places = ["127.0.0.1:0", "0.0.0.0:7051", "[::]:7052"];
+    let server = Server::start(&host, &places.map(|place| ["--listen", place]).concat());
+    server.ask("/healthz").is(200, "text/plain; charset=utf-8");
+    let to = [(LO4, server.port), (LO4, 7051), (HOST4, 7051), (HOST4, 7052), (LO6, 7052), (HOST6, 7052)];
+    for to in to.map(|(ip, port)| SocketAddr::new(ip, port)) {
+        for (who, ns) in [("a container", &container.ns), ("the host", &host.ns)] {
+            let mut stream = ns.inside(|| TcpStream::connect(to)).expect("connect");
+            stream.set_read_timeout(Some(Duration::from_secs(5))).expect("timeout");
+            let _ = stream.write_all(get("/containers").as_bytes());
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer);
+            let answered = String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 200 ");
+            assert_eq!(answered, who == "the host", "{who} asked {to}: {:?}", String::from_utf8_lossy(&answer));
+        }
+    }
+    server.end();
+}
+
 #[test]
 fn a_container_that_vanished_takes_nobody_along() {
     let host = Host::new("serve-vanished");
@@ -113,7 +137,7 @@ fn a_container_that_vanished_takes_nobody_along() {
         server.ask("/metrics").is(200, "application/openmetrics-text; version=1.0.0; charset=utf-8").body.clone();
     assert!(metric(&page, "portslice_scrape_errors_total") >= 2.0);
     let said = server.end();
-    assert!(said.contains("gone: there is no network namespace"), "the reason is in the log: {said}");
+    assert!(said.contains("gone: its device portslice"), "the reason is in the log: {said}");
     gone.detach();
 }
 

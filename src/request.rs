@@ -77,6 +77,8 @@ pub struct Request {
     /// Whether it certainly has no power over its network namespace, so that a limit may be kept inside. Not something
     /// that can be asked for: whoever reads the bundle knows.
     pub cannot_tamper: bool,
+    /// Whether it only holds the namespaces of a pod, so that its cgroup says nothing of the pod. Read from the bundle, too.
+    pub sandbox: bool,
 }
 
 impl Request {
@@ -99,6 +101,7 @@ impl Request {
             labels,
             own_settings: Vec::new(),
             cannot_tamper: false,
+            sandbox: false,
         }
     }
 

@@ -55,6 +55,14 @@ impl Values {
         Values { weight: self.weight.or(other.weight), bandwidth: self.bandwidth.or(other.bandwidth) }
     }
 
+    /// Those of `instead` for which these are as in `expected`.
+    pub fn agreeing(self, expected: &Values, instead: Values) -> Values {
+        Values {
+            weight: instead.weight.filter(|_| self.weight == expected.weight),
+            bandwidth: instead.bandwidth.filter(|_| self.bandwidth == expected.bandwidth),
+        }
+    }
+
     /// Those of which `other` has one, too.
     pub fn like(self, other: &Values) -> Values {
         Values {
@@ -88,6 +96,11 @@ pub fn intend(place: &Place, asked: &Asked, policy: &Policy, units: Option<&dyn 
     let now = Values { weight, bandwidth: quota.map(|quota| Bandwidth { quota, period: PERIOD }) };
     let before = site.read(&now)?;
     Ok(Intended { now, before, notes })
+}
+
+/// What stands in the cgroup of the container at `place`, as far as `like` has it.
+pub fn read(place: &Place, like: &Values) -> Result<Values> {
+    Site::at(place.of(Controller::Cpu)?, None)?.read(like)
 }
 
 /// Writes `values` into the cgroup of the container at `place`. On failure everything is as it was found.

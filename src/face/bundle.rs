@@ -34,6 +34,8 @@ pub struct Bundle {
     /// joined by containers with capabilities of their own: both count as power. Capabilities that make a container root
     /// of the host are not looked at, since they beat a limit wherever it is.
     pub tamper_proof: bool,
+    /// Whether it is the sandbox of a pod: a process that holds the namespaces for containers with cgroups of their own.
+    pub sandbox: bool,
 }
 
 /// Reads the bundle's config.json. One that cannot be read or understood is the runtime's to refuse, and says nothing.
@@ -100,7 +102,7 @@ struct Process {
 
 impl Spec {
     fn understood(self) -> Result<Bundle> {
-        let tamper_proof = self.is_tamper_proof();
+        let (tamper_proof, sandbox) = (self.is_tamper_proof(), self.is_sandbox());
         let linux = self.linux.unwrap_or_default();
         let cpus = linux.resources.and_then(|resources| resources.cpu).and_then(|cpu| cpu.count());
         let keys = linux.sysctl.unwrap_or_default().into_keys();
@@ -114,13 +116,10 @@ impl Spec {
                  annotation portslice/ephemeral-ports",
             ));
         }
-        Ok(Bundle { own_settings, cpus, tamper_proof })
+        Ok(Bundle { own_settings, cpus, tamper_proof, sandbox })
     }
 
     fn is_tamper_proof(&self) -> bool {
-        const SANDBOX: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
-        let mut annotations = self.annotations.iter().flatten();
-        let sandbox = annotations.any(|(key, value)| SANDBOX.contains(&key.as_str()) && value == "sandbox");
         let namespaces = || self.linux.iter().flat_map(|linux| &linux.namespaces).flatten();
         let joined = |namespace: &Namespace| namespace.path.as_ref().is_some_and(|path| !path.is_empty());
         let own = namespaces().any(|namespace| namespace.kind == "network")
@@ -131,7 +130,13 @@ impl Spec {
             // crun also takes names in lower case.
             !names.any(|name| ["CAP_NET_ADMIN", "CAP_NET_RAW"].iter().any(|power| name.eq_ignore_ascii_case(power)))
         });
-        own && powerless && !sandbox
+        own && powerless && !self.is_sandbox()
+    }
+
+    fn is_sandbox(&self) -> bool {
+        const KEYS: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
+        let mut annotations = self.annotations.iter().flatten();
+        annotations.any(|(key, value)| KEYS.contains(&key.as_str()) && value == "sandbox")
     }
 }
 
@@ -195,7 +200,8 @@ mod tests {
         }
         let mut sandbox = proof();
         sandbox["annotations"] = json!({"io.kubernetes.cri-o.ContainerType": "sandbox", "other": 1});
-        assert!(!bundle(sandbox).tamper_proof);
+        let sandbox = bundle(sandbox);
+        assert!(!sandbox.tamper_proof && sandbox.sandbox);
         assert!(!bundle(json!({})).tamper_proof);
     }
 

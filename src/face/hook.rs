@@ -6,8 +6,8 @@
 use std::io::stdin;
 use std::process::ExitCode;
 
-use super::bundle;
 use super::state::State;
+use super::{bundle, complain};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::log;
@@ -32,6 +32,7 @@ pub fn prestart() -> ExitCode {
             request.own_settings = bundle.own_settings;
             request.bundle_cpus = bundle.cpus;
             request.cannot_tamper = bundle.tamper_proof;
+            request.sandbox = bundle.sandbox;
         }
         slice::attach(config, &request, Container::Pid(pid)).map(drop)
     })
@@ -51,7 +52,7 @@ fn run(name: &str, verb: impl FnOnce(&Config, State) -> Result<()>) -> ExitCode 
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             ::log::error!("{e}");
-            eprintln!("{name}: {e}");
+            complain(&format!("{name}: {e}"));
             ExitCode::from(e.exit_code())
         }
     }

@@ -6,3 +6,10 @@ pub mod cli;
 pub mod hook;
 pub mod serve;
 mod state;
+
+use std::io::{Write, stderr};
+
+/// One line for whoever runs the program. That nobody listens any more changes nothing.
+fn complain(line: &str) {
+    let _ = writeln!(stderr(), "{line}");
+}

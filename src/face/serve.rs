@@ -16,8 +16,8 @@
 //! namespaces and come back; a third looks at the counters again and again where rate percentiles are configured. What
 //! cannot be read of a container is left out, and the reason is in the log.
 //!
-//! Nobody is asked who he is: it listens on the loopback address unless told otherwise, and a unix socket is for root
-//! and the socket's group.
+//! Nobody is asked who he is: it listens on the loopback address unless told otherwise, where containers are not
+//! answered, and a unix socket is for root and the socket's group.
 //!
 //! As root it needs no more than two capabilities:
 //!
@@ -72,7 +72,8 @@ pub fn run(config: Config, listen: &[Listen]) -> Result<()> {
             (Poll::Pending, Poll::Pending) => Poll::Pending,
             _ => Poll::Ready(()),
         });
-        connection::serve(&sockets, router::router(passes, leases, config), end, FAREWELL).await
+        let containers = config.ephemeral_ports.ports().union(&config.ports);
+        connection::serve(&sockets, router::router(passes, leases, config), &containers, end, FAREWELL).await
     });
     // a reader that hangs must not keep the process from ending
     runtime.shutdown_background();

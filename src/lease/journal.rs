@@ -5,7 +5,7 @@
 //! <state_dir>/finished.1   the one before, when that had grown to a megabyte
 //! ```
 //!
-//! At most two megabytes, some two thousand containers. Lines are written by one write each, so a reader sees whole
+//! At most two megabytes, which is a thousand containers or more. Lines are written by one write each, so a reader sees whole
 //! ones, except for one that a full disk cut off.
 
 use std::fs::{self, File, OpenOptions};
@@ -47,15 +47,14 @@ impl Journal {
 
     /// All lines, the oldest first.
     pub fn lines(&self) -> Result<Vec<String>> {
-        let mut lines = Vec::new();
-        for path in [&self.earlier, &self.current] {
-            match fs::read_to_string(path) {
-                Ok(text) => lines.extend(whole(&text).lines().map(str::to_owned)),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::file("read", path)(e)),
-            }
-        }
-        Ok(lines)
+        let read = |path: &Path| match fs::read_to_string(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            text => text.map_err(Error::file("read", path)),
+        };
+        // when a new one begins meanwhile, lines are there twice instead of missing
+        let current = read(&self.current)?;
+        let earlier = read(&self.earlier)?;
+        Ok([earlier, current].iter().flat_map(|text| whole(text).lines().map(str::to_owned)).collect())
     }
 
     /// Removes both files.

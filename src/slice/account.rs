@@ -1,10 +1,11 @@
 //! The last word about a container: its counters as it ends, into the journal.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::prepare::Host;
-use crate::config::Config;
 use crate::error::Result;
 use crate::lease::ledger::unix_now;
 use crate::lease::{Lease, Ledger};
@@ -18,16 +19,18 @@ pub struct Finished {
     pub created: u64,
     /// Unix time of its end, in seconds.
     pub finished: u64,
+    /// Tells it from others of the same id: one that was killed while it wrote this may have been followed by another.
+    pub epoch: u32,
     /// The element.
     #[serde(flatten)]
     pub monitored: Value,
 }
 
 /// Counts for the last time. Its namespace is gone, or about to go, so nothing is asked there.
-pub fn last(config: &Config, lease: &Lease, host: &Host, netlink: &mut Netlink) -> String {
-    let from = host.sources(config, Groups::NONE);
+pub fn last(lease: &Lease, host: &Host, netlink: &mut Netlink) -> String {
+    let from = host.sources(Groups::NONE);
     let monitored = serde_json::to_value(sample(lease, &from, netlink)).unwrap_or_default();
-    let line = Finished { created: lease.created, finished: unix_now(), monitored };
+    let line = Finished { created: lease.created, finished: unix_now(), epoch: lease.epoch, monitored };
     serde_json::to_string(&line).unwrap_or_default()
 }
 
@@ -38,11 +41,15 @@ pub fn write(ledger: &Ledger, line: &str) {
     }
 }
 
-/// All that was written down, the oldest first. A line that a full disk cut off is left out.
+/// All that was written down, the oldest first; of one that was written down twice the first, which saw more. A line that
+/// a full disk cut off is left out.
 pub fn finished(ledger: &Ledger) -> Result<Vec<Finished>> {
     let parse = |line: &String| {
         let damaged = |e: &serde_json::Error| log::warn!("the journal has a damaged line: {e}");
-        serde_json::from_str(line).inspect_err(damaged).ok()
+        serde_json::from_str::<Finished>(line).inspect_err(damaged).ok()
     };
-    Ok(ledger.journal().lines()?.iter().filter_map(parse).collect())
+    let mut known = HashSet::new();
+    let mut all: Vec<Finished> = ledger.journal().lines()?.iter().filter_map(parse).collect();
+    all.retain(|one| known.insert((one.monitored["container_id"].to_string(), one.epoch, one.created)));
+    Ok(all)
 }

@@ -132,7 +132,7 @@ fn wire(lease: &mut Lease, entry: &Entry<'_>, proc: &Proc, netlink: &mut Netlink
     wiring.carry_out(&steps)?;
     let done = processor::apply(lease).and_then(|()| entry.ledger.write(lease));
     done.inspect_err(|_| {
-        if let Err(again) = processor::restore(lease) {
+        if let Err(again) = processor::restore(lease, true) {
             log::error!("{again}, while undoing a failed attach");
         }
         wiring.undo_all(&steps);
@@ -198,7 +198,7 @@ impl Entry<'_> {
             dropped: Dropped::default(),
             bundle_cpus: self.request.bundle_cpus,
             cpu: CpuTerms::default(),
-            cgroups: self.pid.and_then(processor::find),
+            cgroups: self.pid.filter(|_| !self.request.sandbox).and_then(processor::find),
             pid: self.pid,
             netns: self.netns.path.clone(),
             stage: Stage::Attaching,
@@ -224,7 +224,7 @@ impl Entry<'_> {
         };
         match reclaim::state(&known, self.ledger, self.host, netlink)? {
             State::Dead => {
-                reclaim::take_back(self.config, locked, &known, self.host, netlink)?;
+                reclaim::take_back(locked, &known, self.host, netlink)?;
                 Ok(None)
             }
             State::Worked => Err(Error::Busy(format!(

@@ -108,7 +108,7 @@ impl Site<'_> {
     /// To earlier terms, from whatever was reached of those in the lease.
     fn back(&mut self, earlier: Terms, locked: &mut Locked<'_>) -> Result<()> {
         let half_done = std::mem::replace(&mut self.lease.terms, earlier.clone());
-        processor::intend(self.config, &mut self.lease)?;
+        processor::reconsider(self.config, &mut self.lease)?;
         self.apply(&half_done, &earlier, true)?;
         self.lease.before = None;
         locked.change(&self.lease)
@@ -118,7 +118,9 @@ impl Site<'_> {
     fn turn(&mut self, terms: Terms, locked: &mut Locked<'_>) -> Result<()> {
         let old = std::mem::replace(&mut self.lease.terms, terms.clone());
         self.lease.before = Some(Box::new(old.clone()));
-        processor::intend(self.config, &mut self.lease)?;
+        if old.asked.cpu() != terms.asked.cpu() {
+            processor::intend(self.config, &mut self.lease)?;
+        }
         locked.change(&self.lease)?;
         let done = self.apply(&old, &terms, false).and_then(|()| {
             self.lease.before = None;

@@ -20,7 +20,7 @@ pub fn detach(config: &Config, id: &ContainerId) -> Result<Option<Lease>> {
     }
     let ledger = Ledger::at(&config.state_dir);
     let host = prepare::peek(config)?;
-    let mut lease = {
+    let (mut lease, torn) = {
         let mut locked = ledger.lock()?;
         let Some(mut lease) = ledger.read(id)? else {
             locked.release(id)?;
@@ -33,19 +33,20 @@ pub fn detach(config: &Config, id: &ContainerId) -> Result<Option<Lease>> {
                 lease.worker.pid
             )));
         }
+        let torn = lease.stage != Stage::Attached || lease.before.is_some();
         lease.stage = Stage::Detaching;
         lease.worker = worker;
         // only for whoever finds a half-done detach: a full disk must not keep ports from being freed
         if let Err(e) = ledger.write(&lease) {
             log::warn!("{e}");
         }
-        lease
+        (lease, torn)
     };
     // a container that is about to end takes its cgroup along
-    if let Err(e) = processor::restore(&mut lease) {
+    if let Err(e) = processor::restore(&mut lease, torn) {
         log::warn!("{id}: {e}");
     }
-    let last = host.map(|host| take_apart(config, &lease, &host)).transpose()?;
+    let last = host.map(|host| take_apart(&lease, &host)).transpose()?;
     let mut locked = ledger.lock()?;
     if let Some(line) = last {
         account::write(&ledger, &line);
@@ -58,10 +59,10 @@ pub fn detach(config: &Config, id: &ContainerId) -> Result<Option<Lease>> {
 
 /// Returns its last statistics, as a line of the journal: taken when nothing reaches it any more, and before the
 /// slot and the queues go in which it is counted.
-fn take_apart(config: &Config, lease: &Lease, host: &Host) -> Result<String> {
+fn take_apart(lease: &Lease, host: &Host) -> Result<String> {
     host.maps.withdraw(&lease.all_ports(), lease.slot);
     let mut netlink = Netlink::route()?;
-    let last = account::last(config, lease, host, &mut netlink);
+    let last = account::last(lease, host, &mut netlink);
     host.maps.clear_slot(lease.slot)?;
     limit::forget(host, &mut netlink, lease.slot)?;
     dismantle(&mut netlink, lease.slot, &lease.netns, lease.netns_id)?;

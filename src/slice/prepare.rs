@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{fair, processor, shaper};
+use super::{fair, shaper};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::facts::online_cpus;
@@ -57,9 +57,8 @@ pub struct Host {
 
 impl Host {
     /// Where this host's containers are counted.
-    pub fn sources(&self, config: &Config, groups: Groups) -> Sources<'_> {
-        let cpu = processor::policy(config);
-        Sources { maps: &self.maps, shaper: self.shaper, cpu, cpus: online_cpus(), groups, holders: Holders::default() }
+    pub fn sources(&self, groups: Groups) -> Sources<'_> {
+        Sources { maps: &self.maps, shaper: self.shaper, cpus: online_cpus(), groups, holders: Holders::default() }
     }
 
     /// Is the host still as it was when this was opened? Asked under the ledger's lock: `setup --undo` may have come

@@ -46,27 +46,47 @@ pub fn intend(config: &Config, lease: &mut Lease) -> Result<()> {
 }
 
 /// Gives the container what was decided, and back what its runtime gave it where nothing was. On failure everything is
-/// as it was found.
+/// as it was found. One that ended meanwhile needs nothing.
 pub fn apply(lease: &mut Lease) -> Result<()> {
-    set(lease, &lease.cpu.now.or(lease.cpu.before))?;
+    unless_gone(set(lease, &lease.cpu.now.or(lease.cpu.before)))?;
     lease.cpu.before = lease.cpu.before.like(&lease.cpu.now);
     Ok(())
 }
 
-/// Puts back what stood there before the first time. A container that ended took that along.
-pub fn restore(lease: &mut Lease) -> Result<()> {
-    match set(lease, &lease.cpu.before) {
-        Err(Error::NotFound(_)) | Ok(()) => lease.cpu = CpuTerms::default(),
-        failed => return failed,
+/// Decides anew for a change that did not come about; of a container that ended there is nothing to decide.
+pub fn reconsider(config: &Config, lease: &mut Lease) -> Result<()> {
+    unless_gone(intend(config, lease))
+}
+
+/// Puts back what stood there before the first time, unless somebody else has set something since. Where a run was
+/// killed half-way (`torn`) nobody can tell, and it is put back in any case.
+pub fn restore(lease: &mut Lease, torn: bool) -> Result<()> {
+    let CpuTerms { now, before, .. } = lease.cpu;
+    if let (Some(place), true) = (&lease.cgroups, before != Values::default()) {
+        let systemd = Systemd::running(&Roots::default());
+        let ours = |found: Values| if torn { before } else { found.agreeing(&now, before) };
+        unless_gone(cpu::read(place, &before).and_then(|found| cpu::set(place, &ours(found), units(&systemd))))?;
     }
+    lease.cpu = CpuTerms::default();
     Ok(())
+}
+
+/// A container that ended took its cgroup along.
+fn unless_gone(done: Result<()>) -> Result<()> {
+    match done {
+        Err(Error::NotFound(_)) => Ok(()),
+        done => done,
+    }
 }
 
 fn own(lease: &Lease) -> Result<&Place> {
     let Some(place) = &lease.cgroups else {
         return Err(Error::unsupported(
-            format!("no process of container {} is known, and so no cgroup that could hold its CPUs", lease.id),
-            "attach it with --pid",
+            format!(
+                "container {} has no cgroup that could hold its CPUs: it is a pod's sandbox, or has no process yet",
+                lease.id
+            ),
+            "leave a pod's CPUs to the kubelet; else attach it with --pid",
         ));
     };
     place.of(Controller::Cpu).map(|_| place)

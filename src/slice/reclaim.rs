@@ -57,12 +57,17 @@ pub fn sweep(
         match state(&lease, ledger, host, netlink)? {
             State::Dead => {
                 log::info!("{}: its network namespace is gone, taking back block {}", lease.id, lease.block);
-                take_back(config, locked, &lease, host, netlink)?;
-                dead += 1;
+                match take_back(locked, &lease, host, netlink) {
+                    Ok(()) => dead += 1,
+                    // the others are not to suffer
+                    Err(e) => log::error!("{}: {e}, while taking it back", lease.id),
+                }
             }
             State::Live if lease.before.is_some() => {
-                if let Some(outer) = device_of(netlink, lease.slot)? {
-                    change::settle(config, host, &lease, outer, locked)?;
+                if let Some(outer) = device_of(netlink, lease.slot)?
+                    && let Err(e) = change::settle(config, host, &lease, outer, locked)
+                {
+                    log::error!("{}: {e}, while going back to what was before a change", lease.id);
                 }
             }
             State::Live | State::Worked => {}
@@ -91,20 +96,15 @@ pub fn state(lease: &Lease, ledger: &Ledger, host: &Host, netlink: &mut Netlink)
 }
 
 /// Ends a dead lease: its ports first, its device if a killed run left one, then its record.
-pub fn take_back(
-    config: &Config,
-    locked: &mut Locked<'_>,
-    lease: &Lease,
-    host: &Host,
-    netlink: &mut Netlink,
-) -> Result<()> {
+pub fn take_back(locked: &mut Locked<'_>, lease: &Lease, host: &Host, netlink: &mut Netlink) -> Result<()> {
     host.maps.withdraw(&lease.all_ports(), lease.slot);
     // whoever was killed while attaching or detaching may have left a container that goes on
-    if let Err(e) = processor::restore(&mut lease.clone()) {
+    let torn = lease.stage != Stage::Attached || lease.before.is_some();
+    if let Err(e) = processor::restore(&mut lease.clone(), torn) {
         log::warn!("{}: {e}", lease.id);
     }
     // one that never came into use counted nothing
-    let last = (lease.stage != Stage::Attaching).then(|| account::last(config, lease, host, netlink));
+    let last = (lease.stage != Stage::Attaching).then(|| account::last(lease, host, netlink));
     host.maps.clear_slot(lease.slot)?;
     limit::forget(host, netlink, lease.slot)?;
     dismantle(netlink, lease.slot, &lease.netns, lease.netns_id)?;

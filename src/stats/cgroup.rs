@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::cpu::{Asked, Cgroup, Controller, CpuLimit, Place, Policy, Version};
+use crate::cpu::{Asked, Bandwidth, Cgroup, Controller, CpuLimit, Place, Version};
 use crate::error::{Error, Result};
 use parse::{Stall, keyed, listed, stall, value};
 
@@ -107,7 +107,7 @@ pub struct Reading {
 /// Reads what the container at `place` uses. Fails when none of its cgroups is there any more.
 ///
 /// `count` also counts its processes and threads, which takes longer the more there are (Mesos'
-/// cgroups_cpu_enable_pids_and_tids_count). Those in cgroups that it made itself are not counted, as in Mesos.
+/// cgroups_cpu_enable_pids_and_tids_count). Those in cgroups that it made itself only count if all are there.
 pub fn read(place: &Place, count: bool) -> Result<Reading> {
     let mut reading = Reading::default();
     let Reading { usage, notes } = &mut reading;
@@ -142,15 +142,16 @@ pub fn read(place: &Place, count: bool) -> Result<Reading> {
 }
 
 /// `cpus_limit` and `cpus_soft_limit` by Mesos' rule: what it asked for is the soft limit. The limit is the one it asked
-/// for, the host's CPUs for `inf`; without one what it asked for, if that is enforced; else none.
-pub fn limits(asked: &Asked, policy: &Policy, host: u32) -> (Option<f64>, Option<f64>) {
+/// for, or what it asked for if that is enforced, as it says; the host's CPUs for `inf`. Where nothing was `written` there
+/// is none.
+pub fn limits(asked: &Asked, written: Option<Bandwidth>, host: u32) -> (Option<f64>, Option<f64>) {
     let number = |cpus: crate::cpus::Cpus| cpus.thousandths() as f64 / 1000.0;
     let request = asked.cpus.map(number);
-    let limit = match asked.limit {
+    let limit = written.and_then(|_| match asked.limit {
         Some(CpuLimit::Cpus(cpus)) => Some(number(cpus)),
         Some(CpuLimit::Infinite) => Some(f64::from(host)),
-        None => request.filter(|_| policy.enable_cfs),
-    };
+        None => request,
+    });
     (limit, request)
 }
 
@@ -193,9 +194,13 @@ impl Usage {
             Version::V2 => "cgroup.threads",
         };
         let processes = File::of(cgroup, "cgroup.procs").parsed(listed)?;
-        let threads = File::of(cgroup, threads).parsed(listed)?;
-        self.processes = Some(processes);
-        self.threads = Some(threads);
+        let listed_threads = File::of(cgroup, threads).parsed(listed)?;
+        let counts = match (processes, listed_threads) {
+            (0, 0) => below(&cgroup.directory, threads),
+            counts => counts,
+        };
+        self.processes = Some(counts.0);
+        self.threads = Some(counts.1);
         Ok(())
     }
 }
@@ -276,6 +281,19 @@ impl File {
             read => read.map(Some),
         }
     }
+}
+
+/// Processes and threads in the cgroups below one in which there are none: a container that manages its own, like one
+/// with systemd in it, has to keep that empty. What ends meanwhile does not count.
+fn below(directory: &Path, threads: &str) -> (u64, u64) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let children = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    children.fold((0, 0), |(processes, all), child| {
+        let path = child.path();
+        let count = |name: &str| File { path: path.join(name) }.parsed(listed).unwrap_or(0);
+        let further = below(&path, threads);
+        (processes + count("cgroup.procs") + further.0, all + count(threads) + further.1)
+    })
 }
 
 fn not_understood(path: &Path) -> Error {

@@ -20,6 +20,7 @@ use crate::lease::block::Block;
 use crate::net::qdisc::Counts;
 use crate::net::{Netlink, diag, link};
 use crate::rate::Shape;
+use crate::steer::SlotEntry;
 use crate::steer::maps::REASONS;
 
 /// Counters and limits, under Mesos' names where it had one. Bytes include Ethernet headers.
@@ -127,9 +128,10 @@ pub struct Reading {
 pub fn read(lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> Reading {
     let mut reading = Reading::default();
     reading.net.net_ephemeral_ports = Some(lease.block);
-    reading.count(lease, from, netlink);
+    let alive = reading.count(lease, from, netlink);
     reading.limit(lease);
-    if from.groups.needs_namespace() {
+    // inode numbers of namespaces are given out again: without its device it may be anybody's by now
+    if from.groups.needs_namespace() && alive {
         let looked = reading.look_inside(lease, from);
         reading.noted(looked);
     }
@@ -137,10 +139,23 @@ pub fn read(lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> Reading
 }
 
 impl Reading {
-    fn count(&mut self, lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) {
-        // a slot that is nobody's has no device
-        let ends = self.noted(from.maps.slot(lease.slot)).filter(|ends| ends.ifindex != 0).unwrap_or_default();
-        let queues = self.noted(limits::queues(lease, ends, from, netlink));
+    /// Returns whether its device is there.
+    fn count(&mut self, lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> bool {
+        // a slot that is nobody's, or another's by now, has no device of this container
+        let own = |ends: &SlotEntry| ends.ifindex != 0 && ends.epoch == lease.epoch;
+        let ends = self.noted(from.maps.slot(lease.slot)).filter(own).unwrap_or_default();
+        let looked = match ends.ifindex {
+            0 => Ok(None),
+            device => link::counters(netlink, device),
+        };
+        if matches!(looked, Ok(None)) {
+            self.troubles.push(format!("its device {} is gone, and what that counted", lease.link()));
+        }
+        let device = self.noted(looked).flatten();
+        let queues = match device {
+            Some(_) => self.noted(limits::queues(lease, ends, from, netlink)),
+            None => (lease.terms.ingress.is_none() && lease.terms.egress.is_none()).then(Queues::default),
+        };
         let limited = queues.map(|queues| queues.dropped(lease));
         let counted = self.noted(from.maps.counters(lease.slot));
         if let Some(counters) = &counted {
@@ -157,7 +172,6 @@ impl Reading {
             self.net.net_dropped_reasons = Some(reasons);
         }
         // the device's point of view is the host's: it transmits what the container receives
-        let device = self.noted(link::counters(netlink, ends.ifindex)).flatten();
         if let (Some(stats), Some(limited)) = (device, limited) {
             self.net.net_rx_errors = Some(stats.tx_errors);
             self.net.net_rx_dropped = Some(limited.ingress + stats.tx_dropped);
@@ -166,6 +180,7 @@ impl Reading {
             self.net.net_tx_dropped = drops.map(|drops| drops + limited.egress + stats.rx_dropped);
         }
         self.net.net_traffic_control_statistics = queues.and_then(|queues| traffic_control(&queues));
+        device.is_some()
     }
 
     fn limit(&mut self, lease: &Lease) {

@@ -7,7 +7,6 @@ use serde::Serialize;
 use super::cgroup::{self, Usage};
 use super::net::{self, Net};
 use crate::config::Config;
-use crate::cpu::Policy;
 use crate::lease::Lease;
 use crate::net::{Holders, Netlink};
 use crate::steer::Maps;
@@ -84,8 +83,6 @@ pub struct Sources<'a> {
     pub maps: &'a Maps,
     /// The device that limits what containers send, if there is one.
     pub shaper: Option<u32>,
-    /// How CPUs that are asked for become limits.
-    pub cpu: Policy,
     /// CPUs of the host.
     pub cpus: u32,
     /// Which groups are wanted.
@@ -120,6 +117,7 @@ fn usage(lease: &Lease, from: &Sources<'_>) -> (Usage, Vec<String>) {
             .unwrap_or_else(|e| cgroup::Reading { notes: vec![e.to_string()], ..cgroup::Reading::default() }),
         None => cgroup::Reading::default(),
     };
-    (usage.cpus_limit, usage.cpus_soft_limit) = cgroup::limits(&lease.terms.asked.cpu(), &from.cpu, from.cpus);
+    (usage.cpus_limit, usage.cpus_soft_limit) =
+        cgroup::limits(&lease.terms.asked.cpu(), lease.cpu.now.bandwidth, from.cpus);
     (usage, notes)
 }

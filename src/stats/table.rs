@@ -31,12 +31,13 @@ pub fn columns(heading: &[&str], rows: &[Vec<String>], right: &[usize]) -> Strin
     text
 }
 
-/// A byte count with a binary unit, at most seven characters.
+/// A byte count with a binary unit, at most eight characters.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut value = n as f64;
     let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
+    // not 1023.9KiB, nor 1024.0KiB by rounding
+    while value >= if unit == 0 { 1024.0 } else { 999.95 } && unit + 1 < UNITS.len() {
         value /= 1024.0;
         unit += 1;
     }
@@ -57,6 +58,7 @@ mod tests {
     fn bytes_are_short() {
         assert_eq!(bytes(1023), "1023B");
         assert_eq!(bytes(1536), "1.5KiB");
+        assert_eq!([bytes(999 << 10), bytes((1 << 20) - 1)], ["999.0KiB", "1.0MiB"]);
         assert_eq!(bytes(u64::MAX), "16.0EiB");
     }
 }

@@ -1,6 +1,6 @@
 //! What is read of a container's cgroups.
 
-use portslice::cpu::{Asked, Place, Policy};
+use portslice::cpu::{Asked, Bandwidth, Place, Policy, Version, settings};
 use portslice::stats::cgroup::parse::{Stall, Waited, keyed, listed, stall, value};
 use portslice::stats::cgroup::{Memory, Pressure, Usage, limits, read};
 use proptest::prelude::*;
@@ -159,6 +159,10 @@ fn a_cgroup_that_is_gone_is_an_error() {
 #[test]
 fn limits_follow_mesos_rule() {
     let policy = |enable_cfs| Policy { enable_cfs, ..Policy::default() };
+    let written = |asked: &Asked, enable_cfs| {
+        let quota = settings(asked, &policy(enable_cfs), Version::V2).quota?;
+        Some(Bandwidth { quota, period: 100_000 })
+    };
     for (cpus, limit, cfs, expected) in [
         ("", "", true, (None, None)),
         ("2.5", "", false, (None, Some(2.5))),
@@ -173,7 +177,8 @@ fn limits_follow_mesos_rule() {
             limit: (!limit.is_empty()).then(|| limit.parse().unwrap()),
             revocable: false,
         };
-        assert_eq!(limits(&asked, &policy(cfs), 8), expected, "{cpus} {limit} {cfs}");
+        assert_eq!(limits(&asked, written(&asked, cfs), 8), expected, "{cpus} {limit} {cfs}");
+        assert_eq!(limits(&asked, None, 8).0, None, "nothing holds it");
     }
 }
 

@@ -87,10 +87,13 @@ pub struct Stats {
     #[arg(long)]
     pub json: bool,
 
-    /// Again and again, every so many seconds (1 without a number), until Ctrl-C
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", require_equals = true)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub watch: Option<u64>,
+    /// Again and again, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+
+    /// Seconds between two looks
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub interval: u64,
 
     /// Those that ended, the newest last, as they were at their end
     #[arg(long, conflicts_with = "watch")]

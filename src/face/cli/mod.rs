@@ -11,7 +11,7 @@ mod stats;
 mod top;
 
 use std::io::{self, Write};
-use std::process::ExitCode;
+use std::process::{ExitCode, exit};
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -20,7 +20,7 @@ use serde::Serialize;
 use self::args::{Args, Command};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::face::serve;
+use crate::face::{complain, serve};
 use crate::lease::{ContainerId, Ledger};
 use crate::refusal::one_line;
 use crate::slice::{self, reclaim};
@@ -35,7 +35,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(e) => {
             log::error!("{e}");
-            eprintln!("portslice: {e}");
+            complain(&format!("portslice: {e}"));
             ExitCode::from(e.exit_code())
         }
     }
@@ -56,9 +56,9 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     // without any argument clap has nothing to say but the help itself
     if matches!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand) {
-        eprint!("{text}");
+        complain(text.trim_end());
     } else {
-        eprintln!("portslice: {said} (see `portslice --help`)");
+        complain(&format!("portslice: {said} (see `portslice --help`)"));
     }
     ExitCode::from(2)
 }
@@ -109,10 +109,10 @@ fn print_json(value: &impl Serialize) -> Result<()> {
     print(&format!("{text}\n"))
 }
 
-/// A reader that went away (`| head`) is not a failure.
+/// A reader that went away (`| head`) is not a failure, but there is nothing left to do.
 fn print(text: &str) -> Result<()> {
     match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::Failed(format!("cannot write to stdout: {e}"))),
-        _ => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => exit(0),
+        written => written.map_err(|e| Error::Failed(format!("cannot write to stdout: {e}"))),
     }
 }

@@ -42,7 +42,7 @@ pub fn run(config: &Config, id: &ContainerId, json: bool) -> Result<()> {
     let mut shown = Shown { lease, configured, statistics: None, drops: None };
     if let Some(host) = prepare::peek(config)? {
         let mut netlink = Netlink::route()?;
-        let from = host.sources(config, Groups::of(config));
+        let from = host.sources(Groups::of(config));
         let monitored = sample(&shown.lease, &from, &mut netlink);
         Told::default().tell(slice::from_ref(&monitored));
         let statistics = monitored.statistics;
@@ -79,7 +79,7 @@ fn limit(effective: Option<Shape>, place: &str, asked: &Limit, configured: Optio
     format!("{effective}; asked {}; configured {configured}", or(asked.rate, "nothing"))
 }
 
-/// `1.5, limit 2; cpu.shares 1536`
+/// `1.5, limit 2; quota 70000 instead of 70500`
 fn cpus(lease: &Lease) -> String {
     let asked = &lease.terms.asked;
     let mut words = match (asked.cpus, lease.bundle_cpus) {

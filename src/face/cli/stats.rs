@@ -1,5 +1,6 @@
 //! `portslice stats`.
 
+use std::collections::BTreeSet;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -28,10 +29,10 @@ pub fn run(config: &Config, args: &Stats) -> Result<()> {
         } else {
             print(&table(&samples))?
         }
-        match args.watch {
-            Some(seconds) => sleep(Duration::from_secs(seconds)),
-            None => return Ok(()),
+        if !args.watch {
+            return Ok(());
         }
+        sleep(Duration::from_secs(args.interval));
     }
 }
 
@@ -40,10 +41,11 @@ pub fn look(config: &Config, ids: &[ContainerId], told: &mut Told) -> Result<Vec
     let leases = if ids.is_empty() {
         Ledger::at(&config.state_dir).all()?
     } else {
-        ids.iter().map(|id| lease_of(config, id)).collect::<Result<_>>()?
+        let once: BTreeSet<&ContainerId> = ids.iter().collect();
+        once.into_iter().map(|id| lease_of(config, id)).collect::<Result<_>>()?
     };
     let samples = match prepare::peek(config)? {
-        Some(host) => collect(&leases, &host.sources(config, Groups::of(config)))?,
+        Some(host) => collect(&leases, &host.sources(Groups::of(config)))?,
         None => Vec::new(),
     };
     told.tell(&samples);

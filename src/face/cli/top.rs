@@ -71,9 +71,10 @@ fn page(before: &[Monitored], now: &[Monitored], sort: &str) -> String {
 fn line(before: &Monitored, now: &Monitored) -> Line {
     let seconds = (now.statistics.timestamp - before.statistics.timestamp).max(1e-3);
     let (then, net) = (&before.statistics.net, &now.statistics.net);
-    // a container that came anew under the same id begins at zero
-    let rate =
-        |then: Option<u64>, now: Option<u64>| now.unwrap_or(0).saturating_sub(then.unwrap_or(0)) as f64 / seconds;
+    // a container that came anew under the same id begins at zero; what is not known at both looks is no rate
+    let rate = |then: Option<u64>, now: Option<u64>| {
+        then.zip(now).map_or(0.0, |(then, now)| now.saturating_sub(then) as f64 / seconds)
+    };
     Line {
         id: now.container_id.clone(),
         rx: rate(then.net_rx_bytes, net.net_rx_bytes),

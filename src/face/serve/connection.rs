@@ -3,6 +3,8 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -13,14 +15,17 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{SndBuf, TcpUserTimeout};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::listen::Socket;
 use crate::error::{Error, Result};
+use crate::ports::PortSet;
 
 /// Connections at once. Who comes when there are as many waits in the socket's queue.
 const MOST: usize = 256;
@@ -28,15 +33,20 @@ const MOST: usize = 256;
 const ASKING: Duration = Duration::from_secs(10);
 /// How long it may take to fetch an answer: three megabytes for a thousand containers.
 const FETCHING: Duration = Duration::from_secs(30);
+/// Bytes of an answer that the kernel keeps until they are fetched; it takes twice as much with its own books.
+const UNFETCHED: usize = 64 * 1024;
 /// Room for a request's first line and headers. More is answered with 431.
 const HEAD: usize = 16 * 1024;
 /// Waiting after a failed accept(2): without descriptors the next one would fail at once, too.
 const RECOVERY: Duration = Duration::from_millis(100);
 
-/// Serves on all sockets until `end`, then gives answers that are under way `farewell` to be fetched.
+/// Serves on all sockets until `end`, then gives answers that are under way `farewell` to be fetched. Connections of this
+/// host that come from ports of its `containers` are closed: the loopback address is theirs, too, and the statistics of
+/// others are not.
 pub async fn serve(
     sockets: &[Socket],
     router: Router,
+    containers: &PortSet,
     end: impl Future<Output = ()>,
     farewell: Duration,
 ) -> Result<()> {
@@ -48,12 +58,20 @@ pub async fn serve(
         // the names of unix sockets are taken away by whoever holds `sockets`
         match socket {
             Socket::Tcp(listener) => {
+                bound(listener).map_err(|e| unusable(e.into()))?;
                 let listener = listener.try_clone().and_then(TcpListener::from_std).map_err(unusable)?;
+                let containers = containers.clone();
                 accepting.spawn(door.keep(async move || {
-                    let (stream, _) = listener.accept().await?;
-                    // an answer's end must not wait for the client's acknowledgement of its beginning
-                    let _ = stream.set_nodelay(true);
-                    Ok(stream)
+                    loop {
+                        let (stream, peer) = listener.accept().await?;
+                        if is_here(&stream, peer) && containers.contains(peer.port()) {
+                            log::debug!("a container asked, from port {}", peer.port());
+                            continue;
+                        }
+                        // an answer's end must not wait for the client's acknowledgement of its beginning
+                        let _ = stream.set_nodelay(true);
+                        return Ok(stream);
+                    }
                 }));
             }
             Socket::Unix { listener, .. } => {
@@ -72,6 +90,18 @@ pub async fn serve(
 
 fn unusable(e: io::Error) -> Error {
     Error::Failed(format!("cannot wait for connections: {e}"))
+}
+
+/// Connections inherit both: else the kernel would keep whole answers that nobody fetches, as long as the client wants.
+fn bound(listener: &impl AsFd) -> nix::Result<()> {
+    setsockopt(listener, SndBuf, &UNFETCHED)?;
+    setsockopt(listener, TcpUserTimeout, &(FETCHING.as_millis() as u32))
+}
+
+/// Does a connection come from this host?
+fn is_here(stream: &TcpStream, peer: SocketAddr) -> bool {
+    let from = peer.ip().to_canonical();
+    from.is_loopback() || stream.local_addr().is_ok_and(|own| own.ip().to_canonical() == from)
 }
 
 /// What one listening socket needs.

@@ -4,15 +4,20 @@ use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use listenfd::ListenFd;
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::AcceptConn;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
 use nix::sys::stat::{Mode, umask};
 
 use crate::error::{Error, Result};
+use crate::face::complain;
 use crate::refusal::quoted;
 
 /// The port of Mesos' agent, whose statistics these are.
@@ -35,6 +40,15 @@ pub enum Socket {
         /// What this server made of the name; systemd takes its own away.
         _place: Option<Place>,
     },
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Socket::Tcp(listener) => listener.as_fd(),
+            Socket::Unix { listener, .. } => listener.as_fd(),
+        }
+    }
 }
 
 /// A socket's name in the file system; gone when this is, unless somebody else has put something there.
@@ -98,7 +112,12 @@ fn inherited() -> Result<Vec<Socket>> {
                 .and_then(|socket| nonblocking(socket, |s| s.set_nonblocking(true)))
                 .map(|listener| Socket::Unix { listener, _place: None }),
         };
-        sockets.push(socket.map_err(|e| {
+        let listens = |socket: Socket| match getsockopt(&socket, AcceptConn) {
+            Ok(true) => Ok(socket),
+            Ok(false) => Err(ErrorKind::NotConnected.into()),
+            Err(e) => Err(io::Error::from(e)),
+        };
+        sockets.push(socket.and_then(listens).map_err(|e| {
             let what = format!("socket {n} of LISTEN_FDS");
             Error::invalid(what, format!("{e}; it has to be a TCP or unix socket that listens for streams"))
         })?);
@@ -130,16 +149,17 @@ fn unix(path: &Path) -> Result<Socket> {
             let why = "something else than a socket is there; remove it, or name another place with --listen";
             return Err(Error::invalid(format!("cannot listen on {}", path.display()), why));
         }
-        Ok(_) => match UnixStream::connect(path) {
-            Ok(_) => {
+        Ok(_) => match connect_at_once(path) {
+            // its queue is full
+            Ok(()) | Err(Errno::EAGAIN) => {
                 let why = "somebody else does; end that server, or name another place with --listen";
                 return Err(Error::Busy(format!("cannot listen on {}: {why}", path.display())));
             }
             // nobody listens: its server was killed
-            Err(e) if e.kind() == ErrorKind::ConnectionRefused => {
+            Err(Errno::ECONNREFUSED) => {
                 fs::remove_file(path).map_err(Error::file("remove the stale socket", path))?;
             }
-            Err(e) => return Err(Error::file("replace", path)(e)),
+            Err(e) => return Err(Error::file("replace", path)(e.into())),
         },
     }
     // the name must never be open to all, not even before a chmod; no other thread runs yet
@@ -151,6 +171,12 @@ fn unix(path: &Path) -> Result<Socket> {
         .map_err(Error::file("listen on", path))?;
     let inode = fs::symlink_metadata(path).map_err(Error::file("inspect", path))?.ino();
     Ok(Socket::Unix { listener, _place: Some(Place { path: path.to_owned(), inode }) })
+}
+
+/// Whether somebody listens there. Whoever listens and takes no connections must not make us wait.
+fn connect_at_once(path: &Path) -> nix::Result<()> {
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)
 }
 
 fn announce(socket: &Socket) {
@@ -171,7 +197,7 @@ fn announce(socket: &Socket) {
 }
 
 fn say(level: log::Level, text: &str) {
-    eprintln!("portslice: {text}");
+    complain(&format!("portslice: {text}"));
     log::log!(level, "{text}");
 }
 

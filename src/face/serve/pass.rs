@@ -124,7 +124,7 @@ impl Reader {
         let groups = Groups::of(&self.config);
         let host = prepare::peek(&self.config)?;
         let mut containers = match &host {
-            Some(host) => collect(wanted, &host.sources(&self.config, groups))?,
+            Some(host) => collect(wanted, &host.sources(groups))?,
             None => Vec::new(),
         };
         if let Some(rates) = &self.rates {

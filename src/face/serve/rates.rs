@@ -69,7 +69,7 @@ impl Sampled {
             locked(&self.by_epoch).clear();
             return Ok(());
         };
-        let sources = host.sources(config, Groups::NONE);
+        let sources = host.sources(Groups::NONE);
         let mut netlink = Netlink::route()?;
         let read = |lease: &Lease| {
             let look = Look::of(&net::read(lease, &sources, &mut netlink).net)?;
