@@ -1,7 +1,7 @@
 //! Promise: a container gets the CPUs it asks for, no more than its limit, and what it used is accounted to it, with either
 //! version of cgroups.
 
-use crate::lab::bundle::{Bundle, Running, Runtime};
+use crate::lab::bundle::{Bundle, Network, Running, Runtime};
 use crate::lab::kill::{Steps, at_every_step, killed};
 use crate::lab::*;
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -271,4 +271,45 @@ fn what_the_runtime_set_survives_a_kill_at_every_step() {
     );
     println!("cpu-killed: {kills} kills");
     assert!(kills > 15, "only {kills} steps were found");
+}
+
+/// A namespace that outlives its container: what its cgroup had is nobody's any more, and everything else goes on.
+#[test]
+fn a_cgroup_that_went_is_in_nobodys_way() {
+    let host = Host::new("cpu-gone");
+    let runtime = host.runtime("runc");
+    let ns = Ns::net_only("cpu-gone");
+    let bundle = Bundle::new(&host, "c", &["sleep", "1000"]).network(Network::Path(&ns.path()));
+    let running = runtime.start(&bundle);
+    let (id, pid) = (running.id.clone(), running.pid.to_string());
+    host.portslice(["attach", &id, "--pid", &pid, "--cpus", "2"]).ok();
+    drop(running);
+    let set = |args: &[&str]| host.portslice([&["set", &id], args].concat());
+    set(&["--ingress-rate", "100mbit"]).ok();
+    let still = crate::lab::still::Still::of(&host);
+    let out = set(&["--cpus", "3"]);
+    assert_eq!((out.code, out.stderr.lines().count()), (Some(6), 1), "{out}");
+    still.check("a refused change");
+    set(&["--cpus", "default"]).ok();
+    host.portslice(["gc"]).ok();
+    let all = statistics(&host, &id);
+    assert!(all["net_rx_packets"].is_u64() && all["cpus_user_time_secs"].is_null(), "{all}");
+    host.portslice(["detach", &id]).ok();
+}
+
+#[test]
+fn what_others_set_meanwhile_stays() {
+    let host = Host::new("cpu-others");
+    let runtime = host.runtime("runc");
+    let container = start(&host, &runtime, "c", &["sleep", "1000"], &[("cpus", "2"), ("cpus-limit", "1")]);
+    runtime.call(&["update", "--cpu-share", "300", &container.id]).ok();
+    let both = limits(&host, &container.id);
+    let (weight, quota) = both.split_once(' ').expect("weight and quota");
+    let shown = host.portslice(["show", &container.id, "--json"]).ok().json();
+    let directory = host.ns.root(shown["cgroups"]["cpu"]["directory"].as_str().expect("its directory"));
+    host.portslice(["detach", &container.id]).ok();
+    let read = |name: &str| std::fs::read_to_string(directory.join(name)).ok().map(|text| text.trim().to_string());
+    let now = read("cpu.shares").or_else(|| read("cpu.weight")).expect("its weight");
+    assert_eq!(now, weight, "set by runc update");
+    assert_ne!(read("cpu.cfs_quota_us").or_else(|| read("cpu.max")).as_deref(), Some(quota), "set by us");
 }

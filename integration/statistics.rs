@@ -6,9 +6,10 @@ use crate::lab::limit::tc;
 use crate::lab::tap::{Seen, Tap};
 use crate::lab::*;
 use serde_json::Value;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::Stdio;
 use std::time::Duration;
 
 const CONFIG: &str = "ports = \"31000-31999\"\nsocket_statistics_details = true\nsnmp_statistics = true\n";
@@ -407,6 +408,29 @@ fn top_shows_who_is_busy() {
     assert!(lines.iter().all(|line| line.len() <= 80), "wider than 80 columns: {out}");
     let out = host.portslice(["top", "--sort", "txx", "--count", "1"]);
     assert_eq!((out.code, out.stderr.lines().count()), (Some(2), 1), "{out}");
+}
+
+/// Whoever looked through a pipe and has seen enough leaves nobody behind.
+#[test]
+fn watching_ends_with_its_reader() {
+    let host = Host::new("counts-watch");
+    let _container = host.bare("c", &[]);
+    for verb in [&["portslice", "stats", "--watch", "--interval", "1"][..], &["portslice", "top", "--interval", "1"]] {
+        let mut child = host.command(verb).stdout(Stdio::piped()).spawn().expect("portslice");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut line).expect("a line");
+        assert!(line.starts_with("CONTAINER "), "{verb:?}: {line}");
+        let mut status = None;
+        let ended = leftovers::eventually(|| {
+            status = child.try_wait().expect("wait");
+            status.is_some()
+        });
+        if !ended {
+            child.kill().expect("kill");
+            child.wait().expect("wait");
+        }
+        assert!(status.is_some_and(|status| status.success()), "{verb:?}: {status:?}");
+    }
 }
 
 /// A namespace that cannot be entered any more costs its own fields, not the others.

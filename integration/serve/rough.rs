@@ -30,6 +30,8 @@ fn many_clients_at_once() {
     let (host, _containers) = host("serve-many");
     let server = Server::start(&host, &["--listen", "127.0.0.1:0"]);
     server.ask("/metrics");
+    // it says where it serves before it has opened all it needs
+    server.ask("/healthz");
     let before = descriptors(&server);
     let answers = AtomicUsize::new(0);
     let begun = Instant::now();
@@ -92,6 +94,8 @@ fn verdict(mut stream: TcpStream, text: &[u8]) -> u16 {
 fn requests_that_are_none() {
     let (host, _containers) = host("serve-garbage");
     let server = Server::start(&host, &["--listen", "127.0.0.1:0"]);
+    // it says where it serves before it has opened all it needs
+    server.ask("/healthz");
     let before = descriptors(&server);
     let long = "x".repeat(70_000);
     let many: String = (0..2000).map(|n| format!("X-{n}: y\r\n")).collect();
@@ -121,6 +125,8 @@ fn requests_that_are_none() {
 fn clients_that_say_nothing_or_fetch_nothing() {
     let (host, _containers) = host("serve-slow");
     let server = Server::start(&host, &["--listen", "127.0.0.1:0"]);
+    // it says where it serves before it has opened all it needs
+    server.ask("/healthz");
     let before = descriptors(&server);
 
     // all the room there is, by clients that never finish their request
