@@ -93,6 +93,8 @@ fn a_limit_holds_a_busy_container() {
     assert!(throttled(&busy.id) > before, "it was never throttled");
     let all = statistics(&host, &busy.id);
     assert_eq!((all["cpus_limit"].as_f64(), all["cpus_soft_limit"].as_f64()), (Some(0.5), Some(0.5)), "{all}");
+    let shown = host.portslice(["show", &busy.id]).ok().stdout;
+    assert!(shown.contains("0.5, limit 0.5; weight ") && shown.contains("; at most 50000 of 100000 us\n"), "{shown}");
     // live, up, and away again
     host.portslice(["set", &busy.id, "--cpus-limit", "inf", "--cpus", "1"]).ok();
     let expected = if v2(&host, &busy.id) { "100 max 100000" } else { "1024 -1" };

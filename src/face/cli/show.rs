@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::list::stage;
 use super::{lease_of, print, print_json};
 use crate::config::Config;
+use crate::cpu::{Bandwidth, Quota, Values};
 use crate::error::Result;
 use crate::host::facts::machine;
 use crate::lease::{ContainerId, Lease, Placed};
@@ -79,7 +80,7 @@ fn limit(effective: Option<Shape>, place: &str, asked: &Limit, configured: Optio
     format!("{effective}; asked {}; configured {configured}", or(asked.rate, "nothing"))
 }
 
-/// `1.5, limit 2; quota 70000 instead of 70500`
+/// `1.5, limit 2; weight 1536; at most 200000 of 100000 us`
 fn cpus(lease: &Lease) -> String {
     let asked = &lease.terms.asked;
     let mut words = match (asked.cpus, lease.bundle_cpus) {
@@ -92,6 +93,20 @@ fn cpus(lease: &Lease) -> String {
     }
     if asked.cpus_revocable == Some(true) {
         words.push_str(", revocable");
+    }
+    let Values { weight, bandwidth } = lease.cpu.now;
+    if let Some(weight) = weight {
+        words.push_str(&format!("; weight {weight}"));
+    }
+    match bandwidth {
+        Some(Bandwidth { quota: Quota::Micros(quota), period }) => {
+            words.push_str(&format!("; at most {quota} of {period} us"))
+        }
+        Some(Bandwidth { quota: Quota::Unlimited, .. }) => words.push_str("; without a limit"),
+        None => {}
+    }
+    if asked.cpus.is_some() && weight.is_none() {
+        words.push_str("; not in force, for it has no cgroup of its own");
     }
     lease.cpu.notes.iter().for_each(|note| words.push_str(&format!("; {note}")));
     words
