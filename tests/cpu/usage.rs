@@ -156,6 +156,23 @@ fn a_cgroup_that_is_gone_is_an_error() {
     assert_eq!(read(&Place::default(), true).unwrap_err().exit_code(), 5);
 }
 
+/// A container with an init that has cgroups of its own for everything.
+#[test]
+fn processes_below_count_where_there_are_none_above() {
+    let tree = Tree::v2("/box/web");
+    let at = "sys/fs/cgroup/box/web";
+    for (below, processes, threads) in [("init.scope", "1\n", "1\n"), ("system.slice/a.service", "7\n8\n", "7\n8\n9\n")]
+    {
+        tree.write(&format!("{at}/{below}/cgroup.procs"), processes);
+        tree.write(&format!("{at}/{below}/cgroup.threads"), threads);
+    }
+    assert_eq!(counts(&usage(&tree).0)[2..], [Some(2), Some(3)], "its own only");
+    for file in ["cgroup.procs", "cgroup.threads"] {
+        tree.write(&format!("{at}/{file}"), "");
+    }
+    assert_eq!(counts(&usage(&tree).0)[2..], [Some(3), Some(4)]);
+}
+
 #[test]
 fn limits_follow_mesos_rule() {
     let policy = |enable_cfs| Policy { enable_cfs, ..Policy::default() };
