@@ -4,9 +4,13 @@
 //! unknown unit, or a bus that cannot be reached, for success.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use super::place::Roots;
 use super::systemd::{Property, Units};
@@ -15,8 +19,10 @@ use crate::refusal::one_line;
 
 /// The host's systemd.
 pub struct Systemd {
-    /// The bus of the system, and systemd's own, on which it answers root without one.
+    /// systemd's own, on which it answers root without a bus, and the bus of the system. In this order, like systemctl:
+    /// a bus may be stuck, or one that systemd is not on.
     sockets: [(PathBuf, Peer); 2],
+    patience: Duration,
 }
 
 impl Systemd {
@@ -26,15 +32,48 @@ impl Systemd {
         let booted = socket("run/systemd/system").is_dir();
         booted.then(|| Self {
             sockets: [
-                (socket("run/dbus/system_bus_socket"), Peer::Bus),
                 (socket("run/systemd/private"), Peer::Systemd),
+                (socket("run/dbus/system_bus_socket"), Peer::Bus),
             ],
+            patience: PATIENCE,
         })
     }
 
-    fn connect(&self) -> io::Result<Connection> {
-        let [(bus, on_bus), (private, direct)] = &self.sockets;
-        Connection::open(bus, *on_bus).or_else(|e| Connection::open(private, *direct).map_err(|_| at(bus, &e)))
+    /// Waits that long for an answer instead.
+    pub fn within(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// The answer to `call`, or why there is none.
+    fn ask(&self, call: &Call) -> std::result::Result<Answer, String> {
+        let start = Instant::now();
+        let once = |path: &Path, peer| Connection::open(path, peer, start + self.patience)?.call(call);
+        let mut whys = Vec::new();
+        for (path, peer) in &self.sockets {
+            let mut answer = once(path, *peer);
+            // it hangs up, and is away for a moment, when it executes itself anew: systemctl daemon-reexec, an update
+            while *peer == Peer::Systemd
+                && answer.as_ref().is_err_and(hung_up)
+                && start.elapsed() < self.patience.min(MOMENT)
+            {
+                thread::sleep(Duration::from_millis(50));
+                answer = once(path, *peer);
+            }
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(e) => whys.push(format!("{}: {}", path.display(), self.told(&e))),
+            }
+        }
+        Err(whys.join(", "))
+    }
+
+    /// What ran into the timeout says "Resource temporarily unavailable".
+    fn told(&self, error: &io::Error) -> String {
+        match error.kind() {
+            ErrorKind::WouldBlock => format!("no answer in {:?}", self.patience),
+            _ if hung_up(error) && error.kind() != ErrorKind::ConnectionRefused => "it hung up".to_string(),
+            _ => error.to_string(),
+        }
     }
 }
 
@@ -69,8 +108,7 @@ impl Units for Systemd {
             signature: "sba(sv)",
             body: body.bytes,
         };
-        let mut connection = self.connect().map_err(|e| failed(&e.to_string()))?;
-        match connection.call(&call).map_err(|e| failed(&e.to_string()))? {
+        match self.ask(&call).map_err(|why| failed(&why))? {
             Ok(()) => Ok(()),
             Err(refusal) if refusal.name == "org.freedesktop.systemd1.NoSuchUnit" => {
                 Err(Error::NotFound(format!("systemd has no unit {}", one_line(unit))))
@@ -89,15 +127,24 @@ enum Peer {
     Systemd,
 }
 
-/// As long as libdbus waits.
+/// As long as libdbus waits. For everything together: what comes in time need not be the answer.
 const PATIENCE: Duration = Duration::from_secs(25);
+
+/// systemd is there again by then.
+const MOMENT: Duration = Duration::from_secs(5);
 
 /// No answer to what is asked here comes near it.
 const LONGEST: u32 = 1 << 20;
 
 struct Connection {
-    stream: UnixStream,
+    stream: Stream,
     serial: u32,
+}
+
+/// Reads and writes until then, and then fails like a read that ran into its timeout.
+struct Stream {
+    stream: UnixStream,
+    end: Instant,
 }
 
 struct Call {
@@ -115,12 +162,45 @@ struct Refusal {
     text: String,
 }
 
+type Answer = std::result::Result<(), Refusal>;
+
+impl Stream {
+    /// The standard library's waits without end for a listener that accepts nobody.
+    fn connect(path: &Path, end: Instant) -> io::Result<Self> {
+        let new = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        let stream = Self { stream: new.into(), end };
+        stream.stream.set_write_timeout(Some(stream.left()?))?;
+        connect(stream.stream.as_raw_fd(), &UnixAddr::new(path)?)?;
+        Ok(stream)
+    }
+
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(ErrorKind::WouldBlock.into()) } else { Ok(left) }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(self.left()?))?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(self.left()?))?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Connection {
-    fn open(socket: &Path, peer: Peer) -> io::Result<Self> {
-        let stream = UnixStream::connect(socket).map_err(|e| at(socket, &e))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let mut connection = Self { stream, serial: 0 };
+    fn open(path: &Path, peer: Peer, end: Instant) -> io::Result<Self> {
+        let mut connection = Self { stream: Stream::connect(path, end)?, serial: 0 };
         connection.authenticate()?;
         if peer == Peer::Bus {
             let hello = Call {
@@ -144,7 +224,7 @@ impl Connection {
         // byte by byte, for what follows the line is not to be lost
         while !line.ends_with(b"\r\n") {
             let mut byte = [0];
-            self.stream.read_exact(&mut byte).map_err(silence)?;
+            self.stream.read_exact(&mut byte)?;
             line.push(byte[0]);
             if line.len() > 512 {
                 return Err(io::Error::new(ErrorKind::InvalidData, "it does not speak D-Bus"));
@@ -157,11 +237,11 @@ impl Connection {
     }
 
     /// Calls and waits for the answer; what else arrives is passed over.
-    fn call(&mut self, call: &Call) -> io::Result<std::result::Result<(), Refusal>> {
+    fn call(&mut self, call: &Call) -> io::Result<Answer> {
         self.serial += 1;
         self.stream.write_all(&call.message(self.serial))?;
         loop {
-            let message = self.receive().map_err(silence)?;
+            let message = self.receive()?;
             if message.answers != Some(self.serial) {
                 continue;
             }
@@ -348,15 +428,8 @@ impl Reader<'_> {
     }
 }
 
-fn at(socket: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", socket.display()))
-}
-
-/// A read that ran into the timeout says "Resource temporarily unavailable".
-fn silence(error: io::Error) -> io::Error {
-    match error.kind() {
-        ErrorKind::WouldBlock => io::Error::new(ErrorKind::TimedOut, "no answer in 25 seconds"),
-        ErrorKind::UnexpectedEof => io::Error::new(ErrorKind::UnexpectedEof, "it hung up"),
-        _ => error,
-    }
+/// Nobody is there, or not any more.
+fn hung_up(error: &io::Error) -> bool {
+    use ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionRefused | ConnectionReset | UnexpectedEof)
 }

@@ -14,4 +14,4 @@ pub use bus::Systemd;
 pub use place::{Cgroup, Controller, Place, Roots, Version};
 pub use share::{Asked, Policy, Quota, Settings, settings};
 pub use systemd::{Property, Units};
-pub use write::{Bandwidth, Intended, Values, intend, read, set};
+pub use write::{Bandwidth, Intended, Values, forget, intend, read, set};

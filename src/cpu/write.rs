@@ -112,6 +112,21 @@ pub fn set(place: &Place, values: &Values, units: Option<&dyn Units>) -> Result<
     site.turn(&site.read(values)?, values)
 }
 
+/// Has systemd put back what stood in the cgroup of a container that ended. A scope ends with its processes, but a
+/// service would have its limits again whenever it starts.
+pub fn forget(place: &Place, before: &Values, units: Option<&dyn Units>) -> Result<()> {
+    let cgroup = place.of(Controller::Cpu)?;
+    let unit = systemd::unit(&cgroup.path).filter(|unit| !unit.ends_with(".scope"));
+    let (Some(unit), Some(units)) = (unit, units) else { return Ok(()) };
+    if *before == Values::default() {
+        return Ok(());
+    }
+    match units.set(unit, &systemd::properties(cgroup.version, before, PERIOD)) {
+        Err(Error::NotFound(_)) => Ok(()),
+        told => told,
+    }
+}
+
 /// A cgroup, and the unit whose it is.
 struct Site<'a> {
     cgroup: &'a Cgroup,

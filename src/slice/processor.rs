@@ -65,7 +65,10 @@ pub fn restore(lease: &mut Lease, torn: bool) -> Result<()> {
     if let (Some(place), true) = (&lease.cgroups, before != Values::default()) {
         let systemd = Systemd::running(&Roots::default());
         let ours = |found: Values| if torn { before } else { found.agreeing(&now, before) };
-        unless_gone(cpu::read(place, &before).and_then(|found| cpu::set(place, &ours(found), units(&systemd))))?;
+        match cpu::read(place, &before).and_then(|found| cpu::set(place, &ours(found), units(&systemd))) {
+            Err(Error::NotFound(_)) => cpu::forget(place, &before, units(&systemd))?,
+            done => done?,
+        }
     }
     lease.cpu = CpuTerms::default();
     Ok(())

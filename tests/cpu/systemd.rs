@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use portslice::cpu::systemd::{kept, properties, unit};
 use portslice::cpu::{Bandwidth, Quota, Systemd, Units, Values, Version};
@@ -234,13 +235,84 @@ fn every_answer_is_understood() {
     }
 }
 
+const BUS: &str = "run/dbus/system_bus_socket";
+const PRIVATE: &str = "run/systemd/private";
+
 #[test]
-fn systemd_itself_is_asked_where_there_is_no_bus() {
+fn systemd_itself_is_asked_first() {
     let tree = tree();
     let systemd = Systemd::running(&tree.roots()).unwrap();
     let error = systemd.set("web.scope", &[("CPUWeight", 50)]).unwrap_err().to_string();
-    assert!(error.contains("system_bus_socket") && error.contains("would be lost when it reloads"), "{error}");
-    let private = serve(&tree.root.join("run/systemd/private"), false, Bus::Answers(None));
+    assert!(error.contains("would be lost when it reloads"), "{error}");
+    for socket in [BUS, PRIVATE] {
+        assert_eq!(error.matches(socket).count(), 1, "{error}");
+    }
+    // a bus that is stuck is nothing to wait for
+    std::fs::create_dir_all(tree.root.join("run/dbus")).unwrap();
+    let _stuck = UnixListener::bind(tree.root.join(BUS)).unwrap();
+    let private = serve(&tree.root.join(PRIVATE), false, Bus::Answers(None));
+    let start = Instant::now();
     systemd.set("web.scope", &[("CPUWeight", 50)]).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5));
     assert!(private.join().unwrap().1.windows(17).any(|part| part == b"SetUnitProperties"));
+}
+
+#[test]
+fn systemd_is_asked_again_when_it_executes_itself_anew() {
+    let tree = tree();
+    let socket = tree.root.join(PRIVATE);
+    let old = serve(&socket, false, Bus::HangsUp);
+    let new = thread::spawn(move || {
+        old.join().unwrap();
+        // nobody listens for a moment
+        thread::sleep(Duration::from_millis(100));
+        std::fs::remove_file(&socket).unwrap();
+        serve(&socket, false, Bus::Answers(None)).join().unwrap()
+    });
+    Systemd::running(&tree.roots()).unwrap().set("web.scope", &[("CPUWeight", 50)]).unwrap();
+    assert!(new.join().unwrap().1.windows(17).any(|part| part == b"SetUnitProperties"));
+}
+
+/// Whatever else comes in time.
+#[test]
+fn an_answer_is_not_waited_for_without_end() {
+    type Speech = fn(&mut UnixStream, &[u8]) -> std::io::Result<()>;
+    let drip: Speech = |stream, _| stream.write_all(b"x");
+    let signals: Speech = |stream, signal| stream.write_all(signal);
+    let silence: Speech = |_, _| Ok(());
+    for (name, speech) in [("drip", Some(drip)), ("signals", Some(signals)), ("silence", Some(silence)), ("full", None)]
+    {
+        let tree = tree();
+        let path = tree.root.join(PRIVATE);
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut waiting = Vec::new();
+        let speaker = speech.map(|speech| {
+            let listener = listener.try_clone().unwrap();
+            thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let signal = message(4, &[8, 1, b'g', 0, 1, b's', 0], "");
+                if name == "signals" {
+                    stream.write_all(b"OK 0123456789abcdef0123456789abcdef\r\n").unwrap();
+                }
+                // until the other end has had enough, and long enough for it to show that it has not
+                let end = Instant::now() + Duration::from_secs(2);
+                while speech(&mut stream, &signal).is_ok() && Instant::now() < end {
+                    thread::sleep(Duration::from_millis(50));
+                }
+            })
+        });
+        if speech.is_none() {
+            nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+            waiting.push(UnixStream::connect(&path).unwrap());
+        }
+        let start = Instant::now();
+        let systemd = Systemd::running(&tree.roots()).unwrap().within(Duration::from_millis(300));
+        let error = systemd.set("web.scope", &[("CPUWeight", 50)]).unwrap_err().to_string();
+        let waited = start.elapsed();
+        assert!(error.contains("private: no answer in 300ms"), "{name}: {error}");
+        assert!((Duration::from_millis(250)..Duration::from_secs(2)).contains(&waited), "{name}: {waited:?}");
+        if let Some(speaker) = speaker {
+            speaker.join().unwrap();
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use portslice::cpu::{
-    Asked, Bandwidth, Controller, CpuLimit, Intended, Place, Policy, Quota, Units, Values, intend, set,
+    Asked, Bandwidth, Controller, CpuLimit, Intended, Place, Policy, Quota, Units, Values, forget, intend, set,
 };
 use portslice::error::{Error, Result};
 
@@ -230,6 +230,26 @@ fn systemd_forgets_again_when_the_files_cannot_be_written() {
         *systemd.calls.borrow(),
         ["web.scope CPUShares=2048 CPUQuotaPerSecUSec=2000000", "web.scope CPUShares=1024 CPUQuotaPerSecUSec=655360",]
     );
+}
+
+#[test]
+fn a_service_that_ended_does_not_start_with_its_limits_again() {
+    for (path, told) in [
+        ("/system.slice/web.service", Some("web.service CPUWeight=100 CPUQuotaPerSecUSec=18446744073709551615")),
+        ("/system.slice/web.scope", None),
+        ("/box/web", None),
+    ] {
+        let tree = Tree::v2(path);
+        let place = tree.place().unwrap();
+        let systemd = Told::answering(|| Ok(()));
+        let before = apply(&place, &cpus("2"), &POLICY, None).unwrap().before;
+        tree.remove(&format!("sys/fs/cgroup{path}"));
+        assert_eq!(set(&place, &before, Some(&systemd)).unwrap_err().exit_code(), 6, "{path}");
+        forget(&place, &before, Some(&systemd)).unwrap();
+        forget(&place, &Values::default(), Some(&systemd)).unwrap();
+        assert_eq!(systemd.calls.borrow().first().map(String::as_str), told);
+        assert_eq!(systemd.calls.borrow().len(), usize::from(told.is_some()), "{path}");
+    }
 }
 
 #[test]
