@@ -127,8 +127,9 @@ enum Peer {
     Systemd,
 }
 
-/// As long as libdbus waits. For everything together: what comes in time need not be the answer.
-const PATIENCE: Duration = Duration::from_secs(25);
+/// For everything together: what comes in time need not be the answer. libdbus waits longer, but a change waits under the
+/// ledger's lock.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// systemd is there again by then.
 const MOMENT: Duration = Duration::from_secs(5);

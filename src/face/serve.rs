@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Whoever asks for statistics gets them from a pass over all containers that began after the question came: questions
-//! that come while a pass runs wait for its end, and the next pass answers all of them ([`pass`]). So no answer is older
+//! that come while a pass runs wait for its end, and the next pass answers all of them (`pass`). So no answer is older
 //! than its question, and there is never more than one pass, however many ask. Nothing is locked meanwhile.
 //!
 //! One thread speaks HTTP and never blocks; another reads, with helpers of its own for many containers, which enter

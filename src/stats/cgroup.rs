@@ -126,6 +126,14 @@ pub fn read(place: &Place, count: bool) -> Result<Reading> {
     } {
         noted(done);
     }
+    // crun sets a limit on the cgroup of the processes, within a scope that has none (crun(1), run.oci.systemd.subgroup)
+    if let (Ok(memory), Ok(inner)) = (place.of(Controller::Memory), place.processes())
+        && inner.version == Version::V2
+        && inner.directory != memory.directory
+        && let Ok(Some(Some(limit))) = File::of(inner, "memory.max").optional(value)
+    {
+        usage.memory.mem_limit_bytes = Some(usage.memory.mem_limit_bytes.map_or(limit, |outer| outer.min(limit)));
+    }
     if count {
         noted(place.processes().and_then(|cgroup| usage.tasks(cgroup)));
     }

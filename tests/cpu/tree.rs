@@ -142,7 +142,7 @@ impl Tree {
         self.tasks(at, "tasks");
     }
 
-    fn v2_files(&self, at: &str) {
+    pub fn v2_files(&self, at: &str) {
         let stat = "usage_usec 2000000\nuser_usec 1250000\nsystem_usec 750000\nnr_periods 9\nnr_throttled 3\n\
                     throttled_usec 4500000\n";
         self.files(at, &[("cpu.weight", "100\n"), ("cpu.max", "max 100000\n"), ("cpu.stat", stat)]);

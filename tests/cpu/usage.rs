@@ -156,6 +156,21 @@ fn a_cgroup_that_is_gone_is_an_error() {
     assert_eq!(read(&Place::default(), true).unwrap_err().exit_code(), 5);
 }
 
+/// crun sets it on the cgroup of the processes, which is within the scope.
+#[test]
+fn the_least_memory_limit_counts() {
+    let tree = Tree::v2("/machine.slice/libpod-1.scope/container");
+    let scope = "sys/fs/cgroup/machine.slice/libpod-1.scope";
+    tree.v2_files(scope);
+    for (outer, inner, limit) in
+        [("max", "max", None), ("max", "4096", Some(4096)), ("8192", "max", Some(8192)), ("8192", "4096", Some(4096))]
+    {
+        tree.write(&format!("{scope}/memory.max"), outer);
+        tree.write(&format!("{scope}/container/memory.max"), inner);
+        assert_eq!(usage(&tree).0.memory.mem_limit_bytes, limit, "{outer} and {inner}");
+    }
+}
+
 /// A container with an init that has cgroups of its own for everything.
 #[test]
 fn processes_below_count_where_there_are_none_above() {
