@@ -135,6 +135,13 @@ fn what_is_asked_stands_in_the_cgroup_and_stays_there() {
         let container = start(&host, runtime, name, &["sleep", "1000"], &[("cpus", cpus), ("cpus-limit", limit)]);
         let expected = if v2(&host, &container.id) { v2_files } else { v1_files };
         assert_eq!(limits(&host, &container.id), expected, "{name}");
+        if name == "least" {
+            // what the kernel does not take as asked is told
+            let told = |text: &str| text.contains("the least the kernel takes");
+            let out = host.portslice(["set", &container.id, "--cpus", "0.002"]).ok();
+            assert!(out.stderr.starts_with("portslice: warning: ") && told(&out.stderr), "{out}");
+            assert!(told(&host.portslice(["show", &container.id]).ok().stdout));
+        }
         if name.starts_with("half") {
             container.exec(&["true"]).ok();
             runtime.call(&["update", "--memory", "100000000", &container.id]).ok();

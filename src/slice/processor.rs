@@ -22,14 +22,13 @@ pub fn find(pid: u32) -> Option<Place> {
 /// Nothing is written: the lease has to be in its file first, so that whoever finds it can put everything back.
 ///
 /// Without a cgroup of its own it cannot be held to anything: asked for a limit, that is a refusal; CPUs alone, which
-/// bandwidth limits may scale with, are a warning.
+/// bandwidth limits may scale with, are a note.
 pub fn intend(config: &Config, lease: &mut Lease) -> Result<()> {
     let asked = lease.terms.asked.cpu();
     let intended = match own(lease) {
         _ if asked.cpus.is_none() && asked.limit.is_none() => Intended::default(),
         Err(e @ Error::Unsupported { .. }) if asked.limit.is_none() => {
-            log::warn!("{}: its CPU shares stay as they are: {e}", lease.id);
-            Intended::default()
+            Intended { notes: vec![format!("its CPU shares stay as they are: {e}")], ..Intended::default() }
         }
         place => {
             let systemd = Systemd::running(&Roots::default());

@@ -85,7 +85,7 @@ pub struct Net {
     /// Beyond Mesos: packets that were dropped, by reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_dropped_reasons: Option<Map<String, Value>>,
-    /// Beyond Mesos: how many ports of its block sockets hold.
+    /// Beyond Mesos: how many ports of its block sockets hold. TCP connections in TIME_WAIT do not count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_ephemeral_ports_in_use: Option<u64>,
     /// Beyond Mesos: segments its namespace sent again.

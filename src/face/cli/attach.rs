@@ -1,7 +1,7 @@
 //! `portslice attach`.
 
 use super::args::Attach;
-use super::{print, print_json};
+use super::{print, print_json, warn_of_cpus};
 use crate::config::Config;
 use crate::error::Result;
 use crate::request::Request;
@@ -21,6 +21,7 @@ pub fn run(config: &Config, args: &Attach) -> Result<()> {
     if args.json {
         return print_json(&lease);
     }
+    warn_of_cpus(&lease);
     let ports = &lease.terms.ports;
     let ports = if ports.is_empty() { String::new() } else { format!(", ports {ports}") };
     print(&format!("{}: block {}{ports}\n", lease.id, lease.block))

@@ -21,7 +21,7 @@ use self::args::{Args, Command};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::face::{complain, serve};
-use crate::lease::{ContainerId, Ledger};
+use crate::lease::{ContainerId, Lease, Ledger};
 use crate::refusal::one_line;
 use crate::slice::{self, reclaim};
 
@@ -98,10 +98,15 @@ fn gc(config: &Config, json: bool) -> Result<()> {
 }
 
 /// The container `id`, which has to exist.
-fn lease_of(config: &Config, id: &ContainerId) -> Result<crate::lease::Lease> {
+fn lease_of(config: &Config, id: &ContainerId) -> Result<Lease> {
     Ledger::at(&config.state_dir)
         .read(id)?
         .ok_or_else(|| Error::NotFound(format!("no container {id} is attached: `portslice list` shows those that are")))
+}
+
+/// Where its CPUs are not what was asked for.
+fn warn_of_cpus(lease: &Lease) {
+    lease.cpu.notes.iter().for_each(|note| complain(&format!("portslice: warning: {}: {note}", lease.id)));
 }
 
 fn print_json(value: &impl Serialize) -> Result<()> {

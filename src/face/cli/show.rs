@@ -105,9 +105,6 @@ fn cpus(lease: &Lease) -> String {
         Some(Bandwidth { quota: Quota::Unlimited, .. }) => words.push_str("; without a limit"),
         None => {}
     }
-    if asked.cpus.is_some() && weight.is_none() {
-        words.push_str("; not in force, for it has no cgroup of its own");
-    }
     lease.cpu.notes.iter().for_each(|note| words.push_str(&format!("; {note}")));
     words
 }

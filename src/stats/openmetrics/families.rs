@@ -141,9 +141,11 @@ pub(super) const FAMILIES: &[Family] = &[
     gauge("portslice_ephemeral_ports", "Ports of its block.", |s, put| {
         put(None, whole(s.net.net_ephemeral_ports.map(|block| block.size().get().into())))
     }),
-    gauge("portslice_ephemeral_ports_in_use", "Ports of its block that sockets hold.", |s, put| {
-        put(None, whole(s.net.net_ephemeral_ports_in_use))
-    }),
+    gauge(
+        "portslice_ephemeral_ports_in_use",
+        "Ports of its block that sockets hold, those in TIME_WAIT apart.",
+        |s, put| put(None, whole(s.net.net_ephemeral_ports_in_use)),
+    ),
     gauge("portslice_tcp_connections", "IPv4 sockets, by state.", |s, put| {
         put(Some(("state", "active")), real(s.net.net_tcp_active_connections));
         put(Some(("state", "time_wait")), real(s.net.net_tcp_time_wait_connections));
