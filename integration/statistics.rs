@@ -75,6 +75,15 @@ fn every_field_of_mesos_sample_is_there() {
         assert_eq!(kind(given), kind(value), "{name} is {given}");
     }
     assert_eq!(one["statistics"]["cpus_limit"], 8.0);
+    // the same for people
+    let table = host.portslice(["stats", "--all"]).ok().stdout;
+    let figures: Vec<Vec<&str>> = table.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+    assert!(figures.iter().all(|row| row.len() == 3 && row[0] == one["container_id"]), "{table}");
+    for name in one["statistics"].as_object().expect("fields").keys() {
+        let under = |row: &Vec<&str>| row[1] == name || row[1].starts_with(&format!("{name}."));
+        assert!(figures.iter().any(under), "{name}: {table}");
+    }
+    assert!(table.contains(" net_dropped_reasons.source_port "), "{table}");
 }
 
 /// Datagrams of a size, from one namespace to a server in another; all of them arrive.

@@ -87,6 +87,10 @@ pub struct Stats {
     #[arg(long)]
     pub json: bool,
 
+    /// Every figure, one a line, under the names of the JSON
+    #[arg(long, conflicts_with_all = ["json", "finished"])]
+    pub all: bool,
+
     /// Again and again, until Ctrl-C
     #[arg(long)]
     pub watch: bool,

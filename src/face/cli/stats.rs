@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::thread::sleep;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::args::Stats;
 use super::{lease_of, print, print_json};
 use crate::config::Config;
@@ -24,10 +26,10 @@ pub fn run(config: &Config, args: &Stats) -> Result<()> {
     let mut told = Told::default();
     loop {
         let samples = look(config, &args.ids, &mut told)?;
-        if args.json {
-            print_json(&samples)?
-        } else {
-            print(&table(&samples))?
+        match (args.json, args.all) {
+            (true, _) => print_json(&samples)?,
+            (_, true) => print(&figures(&samples))?,
+            _ => print(&table(&samples))?,
         }
         if !args.watch {
             return Ok(());
@@ -81,6 +83,35 @@ fn finished(config: &Config, args: &Stats) -> Result<()> {
         .collect();
     let heading: Vec<&str> = HEADING.into_iter().chain(["LASTED"]).collect();
     print(&columns(&heading, &rows, &[1, 2, 3, 4, 5, 6, 7, 8]))
+}
+
+/// Everything that is known, one figure a line.
+fn figures(samples: &[Monitored]) -> String {
+    let mut rows = Vec::new();
+    for sample in samples {
+        let statistics = serde_json::to_value(&sample.statistics).unwrap_or_default();
+        leaves("", &statistics, &mut |name, value| {
+            rows.push(vec![sample.container_id.clone(), name.to_owned(), value]);
+        });
+    }
+    columns(&["CONTAINER", "FIGURE", "VALUE"], &rows, &[2])
+}
+
+/// What is inside of something is named after it and a dot; an element of an array by its `id`.
+fn leaves(name: &str, value: &Value, put: &mut impl FnMut(&str, String)) {
+    let within = |inner: &str| if name.is_empty() { inner.to_owned() } else { format!("{name}.{inner}") };
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(inner, value)| leaves(&within(inner), value, put)),
+        Value::Array(elements) => {
+            for (n, element) in elements.iter().enumerate() {
+                let id = element["id"].as_str().map_or_else(|| n.to_string(), str::to_owned);
+                leaves(&within(&id), element, put);
+            }
+        }
+        // it is in the name
+        Value::String(_) => {}
+        figure => put(name, figure.to_string()),
+    }
 }
 
 /// One line for each, and their sum when there are several.
