@@ -51,12 +51,15 @@ impl Systemd {
         let mut whys = Vec::new();
         for (path, peer) in &self.sockets {
             let mut answer = once(path, *peer);
+            let mut away: fn(&io::Error) -> bool = hung_up;
             // it hangs up, and is away for a moment, when it executes itself anew: systemctl daemon-reexec, an update
             while *peer == Peer::Systemd
-                && answer.as_ref().is_err_and(hung_up)
+                && answer.as_ref().is_err_and(away)
                 && start.elapsed() < self.patience.min(MOMENT)
             {
                 thread::sleep(Duration::from_millis(50));
+                // between two sockets there is none
+                away = |e| hung_up(e) || e.kind() == ErrorKind::NotFound;
                 answer = once(path, *peer);
             }
             match answer {

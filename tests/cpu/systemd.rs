@@ -267,6 +267,7 @@ fn systemd_is_asked_again_when_it_executes_itself_anew() {
         // nobody listens for a moment
         thread::sleep(Duration::from_millis(100));
         std::fs::remove_file(&socket).unwrap();
+        thread::sleep(Duration::from_millis(100));
         serve(&socket, false, Bus::Answers(None)).join().unwrap()
     });
     Systemd::running(&tree.roots()).unwrap().set("web.scope", &[("CPUWeight", 50)]).unwrap();
