@@ -10,8 +10,8 @@ mod rates;
 mod value;
 
 use crate::error::{Error, Result};
-use crate::lease::block::BlockSize;
-use crate::lease::pool::Pool;
+use crate::ports::BlockSize;
+use crate::ports::Pool;
 use crate::ports::{PortRange, PortSet};
 use crate::rate::{PerCpu, Rate, Size};
 use crate::refusal::{one_line, quoted, unknown};

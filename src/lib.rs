@@ -8,20 +8,16 @@
 //! * [`face`]: the ways in. The hooks and the command line; each decodes, calls one verb, encodes.
 //! * [`doctor`]: looks at everything that could be in the way and says how to mend it.
 //! * [`mod@slice`]: the verbs. Prepare the host, attach, detach, reclaim: the only place where order matters.
+//! * [`oci`]: the state document and the bundle, as hooks are given them.
 //! * [`plan`]: pure decisions. Who gets which ports, which steps make it work, what the data path must know.
 //! * [`stats`]: one container's counters as a value, and its renderings.
-//! * [`lease`]: blocks, the pool, and the ledger: the file-locked store of who has what.
+//! * [`lease`]: the ledger: the file-locked store of who has what.
 //! * [`steer`]: the BPF data path and its maps.
 //! * [`net`]: blocking netlink: links, addresses, routes, filters, sockets, namespaces.
 //! * [`host`]: facts about this host, and what was done to it.
 //! * [`cpu`]: CPU limits: the formula, the container's cgroups, writing them there or through systemd.
 //! * [`config`], [`request`], [`ports`], [`rate`], [`cpus`]: values, parsed once, valid from then on.
 //! * [`error`], [`refusal`], [`log`]: how things are said when they go wrong.
-
-/// musl's allocator maps and unmaps memory for every size class it meets, forty times in the life of a hook; this one
-/// asks the kernel a few times for more.
-#[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 pub mod config;
 pub mod cpu;
@@ -33,6 +29,7 @@ pub mod host;
 pub mod lease;
 pub mod log;
 pub mod net;
+pub mod oci;
 pub mod plan;
 pub mod ports;
 pub mod rate;

@@ -5,6 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use env_logger::{Builder, Target};
 use log::LevelFilter;
@@ -28,7 +29,7 @@ pub fn start(name: &str, config: &Config, verbose: bool) {
                     .target(Target::Pipe(Box::new(file)))
                     .format(move |out, record| {
                         use std::io::Write;
-                        let time = crate::lease::ledger::unix_now();
+                        let time = seconds();
                         writeln!(out, "{time} {} {name}[{}]: {}", record.level(), std::process::id(), record.args())
                     })
                     .init();
@@ -42,4 +43,9 @@ pub fn start(name: &str, config: &Config, verbose: bool) {
     {
         log::set_max_level(level);
     }
+}
+
+/// Seconds since 1970.
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

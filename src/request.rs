@@ -7,15 +7,18 @@
 
 mod asked;
 mod change;
+mod id;
+mod labels;
 
 pub use asked::{PortsAsked, PortsAskedError};
 pub use change::{Change, LimitChange, PortsChange, PortsChangeError};
+pub use id::ContainerId;
+pub use labels::Labels;
 
 use crate::cpus::{CpuLimit, Cpus};
 use crate::error::{Error, Result};
-use crate::lease::ContainerId;
-use crate::lease::block::BlockSize;
-use crate::lease::record::Labels;
+
+use crate::ports::BlockSize;
 use crate::rate::Limit;
 use crate::refusal::{one_line, quoted, unknown};
 use std::fmt;

@@ -1,7 +1,7 @@
 //! What must hold for every block and every port that is given out, whatever is taken, resting or asked.
 
-use portslice::lease::block::{Block, BlockSize};
-use portslice::lease::pool::{Pool, View, auto};
+use portslice::ports::pool::{Pool, View, auto};
+use portslice::ports::{Block, BlockSize};
 use portslice::ports::{PortRange, PortSet};
 use proptest::prelude::*;
 

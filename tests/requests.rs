@@ -1,8 +1,8 @@
 //! Annotations as a container's author writes them, and as an attacker does.
 
-use portslice::lease::ContainerId;
 use portslice::ports::PortSet;
 use portslice::rate::Limit;
+use portslice::request::ContainerId;
 use portslice::request::{Change, Request};
 use proptest::prelude::*;
 

@@ -6,11 +6,11 @@
 use std::io::stdin;
 use std::process::ExitCode;
 
-use super::state::State;
-use super::{bundle, complain};
+use super::complain;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::log;
+use crate::oci::{State, bundle};
 use crate::request::Request;
 use crate::slice::{self, Container};
 

@@ -9,10 +9,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use super::id::ContainerId;
 use super::ledger::Ledger;
 use super::record::Lease;
 use crate::error::{Error, Result};
+use crate::request::ContainerId;
 
 /// The leases that were read last.
 pub struct Leases {

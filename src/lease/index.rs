@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::block::{Block, BlockSize};
-use super::id::ContainerId;
 use super::record::Lease;
 use crate::ports::PortSet;
+use crate::ports::{Block, BlockSize};
+use crate::request::ContainerId;
 
 /// First line of the index: name and version of the format.
 const HEADER: &str = "portslice-index 1";

@@ -20,11 +20,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use fs2::FileExt;
 
-use super::id::ContainerId;
 use super::index::{Entry, Index, Lines, Past};
 use super::journal::Journal;
 use super::record::Lease;
 use crate::error::{Error, Result};
+use crate::request::ContainerId;
 
 /// What the names of half-written files begin with; the writer's process id follows.
 const BESIDE: &str = "tmp-";
@@ -323,7 +323,7 @@ pub fn unix_now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::block::{Block, BlockSize};
+    use crate::ports::{Block, BlockSize};
 
     #[test]
     fn what_is_saved_is_what_is_read() {

@@ -4,14 +4,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::block::Block;
-use super::id::ContainerId;
 use crate::cpu::{self, Place, Values};
 use crate::cpus::{CpuLimit, Cpus};
 use crate::host::process::Worker;
 use crate::net::netns::NetnsId;
+use crate::ports::Block;
 use crate::ports::PortSet;
 use crate::rate::{Limit, Shape};
+use crate::request::ContainerId;
+use crate::request::Labels;
 
 /// How far an attach or a detach got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,23 +24,6 @@ pub enum Stage {
     Attached,
     /// Being taken apart.
     Detaching,
-}
-
-/// Names the statistics carry, as Mesos called them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Labels {
-    /// The executor; the container id when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub executor_id: Option<String>,
-    /// Its display name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub executor_name: Option<String>,
-    /// The framework.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub framework_id: Option<String>,
-    /// Where the task came from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
 }
 
 /// What a container asked for and `portslice set` may change; the rest is the configuration's.

@@ -3,10 +3,10 @@
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::Facts;
-use crate::lease::block::Block;
 use crate::lease::index::Index;
-use crate::lease::pool::{Full, View, auto};
 use crate::net::diag::Holder;
+use crate::ports::Block;
+use crate::ports::pool::{Full, View, auto};
 use crate::ports::{PortRange, PortSet};
 use crate::request::{PortsAsked, Request};
 use crate::steer::maps::MAX_SLOTS;

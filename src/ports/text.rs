@@ -1,8 +1,8 @@
 //! How ranges and sets of ports are written and read: "31000-31009,31100", in files, JSON and on the command line.
 //!
-//! What does not live here: what a set can do, which is one level up.
+//! What does not live here: what a set can do (`set`).
 
-use super::{PortRange, PortSet};
+use super::set::{PortRange, PortSet};
 use crate::refusal::{from_text, quoted};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -57,13 +57,17 @@ impl FromStr for PortSet {
 
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.begin == self.end { write!(f, "{}", self.begin) } else { write!(f, "{}-{}", self.begin, self.end) }
+        if self.begin() == self.end() {
+            write!(f, "{}", self.begin())
+        } else {
+            write!(f, "{}-{}", self.begin(), self.end())
+        }
     }
 }
 
 impl fmt::Display for PortSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, range) in self.ranges.iter().enumerate() {
+        for (i, range) in self.ranges().iter().enumerate() {
             let comma = if i == 0 { "" } else { "," };
             write!(f, "{comma}{range}")?;
         }

@@ -17,12 +17,12 @@ use crate::host::process::Worker;
 use crate::host::sysctl::Proc;
 use crate::lease::index::Index;
 use crate::lease::ledger::{Locked, unix_now};
-use crate::lease::record::Labels;
 use crate::lease::{Asked, CpuTerms, Dropped, Lease, Ledger, Stage, Terms};
 use crate::net::diag::{self, Holder};
 use crate::net::{Netlink, Netns};
 use crate::plan::{self, grant, limits};
 use crate::ports::{PortRange, PortSet};
+use crate::request::Labels;
 use crate::request::Request;
 
 /// Where the container's namespace is.

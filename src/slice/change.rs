@@ -18,13 +18,14 @@ use crate::host::facts::{self, Facts};
 use crate::host::sysctl::Proc;
 use crate::lease::index::Index;
 use crate::lease::ledger::{Locked, unix_now};
-use crate::lease::{Asked, ContainerId, Lease, Ledger, Placed, Terms};
+use crate::lease::{Asked, Lease, Ledger, Placed, Terms};
 use crate::net::diag::{self, Holder};
 use crate::net::link::{self, Link};
 use crate::net::{Holders, Netlink, Netns};
 use crate::plan::limits::{self, Place};
 use crate::plan::{self, grant};
 use crate::ports::{PortRange, PortSet};
+use crate::request::ContainerId;
 use crate::request::{Change, PortsAsked};
 
 /// Gives the container `id` other terms and returns its lease. `force`: also take ports with open connections.

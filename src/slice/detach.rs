@@ -6,8 +6,9 @@ use super::{account, limit, processor};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::Worker;
-use crate::lease::{ContainerId, Lease, Ledger, Stage};
+use crate::lease::{Lease, Ledger, Stage};
 use crate::net::Netlink;
+use crate::request::ContainerId;
 
 /// Ends the lease of `id` and returns it; `None` when there is none, which is success: a runtime calls poststop late,
 /// twice, or for a container that never was ours.

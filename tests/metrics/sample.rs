@@ -1,6 +1,6 @@
 //! A container of which everything is known, each figure another number, and what Prometheus is to be told of it.
 
-use portslice::lease::block::{Block, BlockSize};
+use portslice::ports::{Block, BlockSize};
 use portslice::stats::cgroup::parse::{Stall, Waited};
 use portslice::stats::cgroup::{Memory, Pressure, Usage};
 use portslice::stats::net::{Net, TrafficControl};

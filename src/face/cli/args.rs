@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as ArgsDerive, Parser, Subcommand};
 
 use crate::face::serve::Listen;
-use crate::lease::ContainerId;
+use crate::request::ContainerId;
 
 /// Many containers, one host IP: port blocks, steering, limits and counters for each.
 #[derive(Debug, Parser)]

@@ -21,8 +21,9 @@ use self::args::{Args, Command};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::face::{complain, serve};
-use crate::lease::{ContainerId, Lease, Ledger};
+use crate::lease::{Lease, Ledger};
 use crate::refusal::one_line;
+use crate::request::ContainerId;
 use crate::slice::{self, reclaim};
 
 /// Runs the program.

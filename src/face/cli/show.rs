@@ -11,9 +11,10 @@ use crate::config::Config;
 use crate::cpu::{Bandwidth, Quota, Values};
 use crate::error::Result;
 use crate::host::facts::machine;
-use crate::lease::{ContainerId, Lease, Placed};
+use crate::lease::{Lease, Placed};
 use crate::net::Netlink;
 use crate::rate::{Direction, Limit, Rate, Shape};
+use crate::request::ContainerId;
 use crate::slice::prepare;
 use crate::stats::{Groups, Statistics, Told, sample, table};
 

@@ -18,7 +18,8 @@ use tokio::time::timeout;
 use super::pass::{Form, Passes, locked};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::lease::{ContainerId, Lease, Leases};
+use crate::lease::{Lease, Leases};
+use crate::request::ContainerId;
 use crate::slice::prepare;
 use crate::stats::openmetrics;
 

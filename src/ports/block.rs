@@ -3,7 +3,7 @@
 //! Alignment is what lets one mask say whose a port is, and it keeps two blocks of any size either nested or disjoint.
 //! What does not live here: which blocks exist and which one is given out (`pool`).
 
-use crate::ports::PortRange;
+use super::set::PortRange;
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -1,12 +1,8 @@
-//! Port numbers: an inclusive range, and a set of ranges with its one spelling ("31000-31009,31100").
+//! An inclusive range of ports, and a set of ranges.
 //!
 //! Sets are kept as sorted, disjoint, merged ranges and combined by walking two such lists side by side, so a
 //! 10 000-port range costs as much as one port. What does not live here: which port belongs to whom (`lease`), and
 //! whether a port is in use on the host (`host`). The text form is in `text`.
-
-mod text;
-
-pub use text::PortError;
 
 use std::cmp::{max, min};
 

@@ -6,8 +6,8 @@
 //! host itself uses (`host`); the caller puts both into the [`View`].
 
 use super::block::{Block, BlockSize};
+use super::set::{PortRange, PortSet};
 use crate::error::{Error, Result};
-use crate::ports::{PortRange, PortSet};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 

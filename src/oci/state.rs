@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::lease::ContainerId;
 use crate::refusal::one_line;
+use crate::request::ContainerId;
 use crate::request::PREFIX;
 
 /// No honest state comes near it.

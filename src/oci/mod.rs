@@ -1,0 +1,8 @@
+//! What OCI documents say: the state a runtime hands to a hook, and the bundle of a container. Read leniently, since
+//! runtimes differ and newer ones say more.
+
+pub mod bundle;
+mod state;
+
+pub use bundle::Bundle;
+pub use state::State;
