@@ -41,6 +41,10 @@ pub struct Config {
     /// Ledger and pinned programs. Absolute.
     #[serde(deserialize_with = "value::absolute")]
     pub state_dir: PathBuf,
+    /// The program that hooks have the host prepared by; `None`: the one beside the hook, else /usr/bin/portslice. Absolute;
+    /// in the file, "" is `None`.
+    #[serde(deserialize_with = "value::absolute_or_none", serialize_with = "value::or_empty")]
+    pub command: Option<PathBuf>,
     /// Whether a container may reach the host through 127.0.0.1 unless it asks otherwise.
     pub host_loopback: bool,
     /// How long a block is kept back after its container is gone, at most a day.
@@ -129,6 +133,7 @@ impl Default for Config {
             ports: PortSet::empty(),
             uplink: None,
             state_dir: PathBuf::from("/run/portslice"),
+            command: None,
             host_loopback: true,
             block_cooldown: Duration::ZERO,
             egress_rate_limit_per_container: Rate::UNLIMITED,
@@ -167,8 +172,8 @@ impl Config {
     pub fn load(path: Option<&Path>) -> Result<Config> {
         let named = named(path, std::env::var_os("PORTSLICE_CONFIG"));
         let file = named.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
-        match std::fs::read_to_string(file) {
-            Ok(text) => Config::parse(&text, &file.to_string_lossy()),
+        match crate::file::read(file) {
+            Ok(bytes) => Config::parse(&String::from_utf8_lossy(&bytes), &file.to_string_lossy()),
             Err(error) if named.is_none() && error.kind() == ErrorKind::NotFound => Ok(Config::default()),
             Err(error) => Err(Error::file("read", file)(error)),
         }

@@ -36,6 +36,9 @@ pub enum Error {
         /// What the operator can do.
         remedy: String,
     },
+    /// The same, already as a complete line.
+    #[error("{0}")]
+    Refused(String),
     /// There is no such container, namespace or lease.
     #[error("{0}")]
     NotFound(String),
@@ -83,7 +86,7 @@ impl Error {
             Error::Invalid { .. } => 2,
             Error::Exhausted(_) => 3,
             Error::PortInUse(_) => 4,
-            Error::Unsupported { .. } => 5,
+            Error::Unsupported { .. } | Error::Refused(_) => 5,
             Error::NotFound(_) => 6,
             Error::Busy(_) => 7,
             Error::File { .. } | Error::Netlink { .. } | Error::Bpf { .. } | Error::Failed(_) => 1,

@@ -22,6 +22,7 @@ use crate::ports::BlockSize;
 use crate::rate::Limit;
 use crate::refusal::{one_line, quoted, unknown};
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// What annotations that are meant for portslice begin with.
@@ -82,6 +83,18 @@ pub struct Request {
     pub cannot_tamper: bool,
     /// Whether it only holds the namespaces of a pod, so that its cgroup says nothing of the pod. Read from the bundle, too.
     pub sandbox: bool,
+    /// Whether its capabilities give it no power over its network namespace, whoever made that.
+    pub powerless: bool,
+    /// Whether it lives in a network namespace that somebody else made, who may keep it when the container ends.
+    pub joins_namespace: bool,
+    /// Whether it gets nothing unless its network namespace has a slice already: a container of a pod that asks for nothing.
+    pub only_joins: bool,
+    /// Where its bundle is, when a runtime told: whoever detaches the container has to name the same one.
+    pub bundle: Option<PathBuf>,
+    /// The name people know it by.
+    pub name: Option<String>,
+    /// The engine that runs it.
+    pub engine: Option<String>,
 }
 
 impl Request {
@@ -105,6 +118,12 @@ impl Request {
             own_settings: Vec::new(),
             cannot_tamper: false,
             sandbox: false,
+            powerless: false,
+            joins_namespace: false,
+            only_joins: false,
+            bundle: None,
+            name: None,
+            engine: None,
         }
     }
 

@@ -6,41 +6,50 @@
 use std::io::stdin;
 use std::process::ExitCode;
 
+use super::command::prepare;
 use super::complain;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::host::process::name_by_conmon;
 use crate::log;
+use crate::oci::engine::identify;
 use crate::oci::{State, bundle};
 use crate::request::Request;
-use crate::slice::{self, Container};
+use crate::slice::{self, By, Container};
 
-/// Gives a container that is being created its slice.
+/// Gives a container that is being created its slice, or its place in the slice of its pod.
 pub fn prestart() -> ExitCode {
     run("portslice-prestart", |config, state| {
-        if state.joins_a_pod() {
-            return Ok(());
-        }
         let pid = state.pid.ok_or_else(|| {
             Error::invalid(
                 "container state on stdin",
                 "no pid; register portslice-prestart as prestart or createRuntime, where the container exists",
             )
         })?;
+        let (only_joins, engine) = (state.joins_a_pod() && !state.asks(), identify(&state.annotations, state.bundle.as_deref()));
         let mut request = Request::from_annotations(state.id, state.annotations)?;
-        if let Some(bundle) = &state.bundle {
-            let bundle = bundle::read(bundle)?;
+        if let Some(path) = &state.bundle {
+            let bundle = bundle::read(path)?;
             request.own_settings = bundle.own_settings;
             request.bundle_cpus = bundle.cpus;
             request.cannot_tamper = bundle.tamper_proof;
+            request.powerless = bundle.powerless;
+            request.joins_namespace = bundle.joins_namespace;
             request.sandbox = bundle.sandbox;
         }
-        slice::attach(config, &request, Container::Pid(pid)).map(drop)
+        request.only_joins = only_joins;
+        request.bundle = state.bundle;
+        request.name = engine.container.or_else(|| name_by_conmon().filter(|_| engine.name == Some("podman")));
+        request.engine = engine.name.map(str::to_owned);
+        slice::attach(config, &request, Container::Pid(pid), &prepare).map(drop)
     })
 }
 
-/// Takes the slice of a container that ended.
+/// Takes a container that ended out of its slice.
 pub fn poststop() -> ExitCode {
-    run("portslice-poststop", |config, state| slice::detach(config, &state.id).map(drop))
+    run("portslice-poststop", |config, state| {
+        slice::detach(config, &state.id, &By::Runtime(state.bundle)).map(drop)
+    })
 }
 
 fn run(name: &str, verb: impl FnOnce(&Config, State) -> Result<()>) -> ExitCode {

@@ -2,6 +2,7 @@
 //! its own protocol. Nothing here decides anything about ports, devices or packets.
 
 pub mod cli;
+mod command;
 pub mod hook;
 pub mod serve;
 

@@ -1,8 +1,11 @@
 //! Who a process is, beyond a number that may be given out again; and what this one may do.
 
+use std::fmt;
 use std::fs;
 
 use serde::{Deserialize, Serialize};
+
+use crate::refusal::one_line;
 
 /// A process that cannot be mistaken for a later one with its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,10 +23,45 @@ impl Worker {
         Self { pid, started: start_time(pid).unwrap_or(0) }
     }
 
+    /// The process `pid`, if it runs.
+    pub fn of(pid: u32) -> Option<Self> {
+        start_time(pid).map(|started| Self { pid, started })
+    }
+
     /// Does it still run?
     pub fn is_alive(&self) -> bool {
         start_time(self.pid) == Some(self.started)
     }
+}
+
+/// `process 1234 (portslice)`
+impl fmt::Display for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match command_of(self.pid).filter(|_| self.is_alive()) {
+            Some(command) => write!(f, "process {} ({command})", self.pid),
+            None => write!(f, "process {}", self.pid),
+        }
+    }
+}
+
+/// The command name of a process (`/proc/PID/comm`).
+pub fn command_of(pid: u32) -> Option<String> {
+    let text = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(one_line(&String::from_utf8_lossy(&text))).filter(|name| !name.is_empty())
+}
+
+/// The name of the container whose hook this is, told by Podman's monitor: `conmon ... -n NAME` is the parent of the runtime
+/// that runs the hook.
+pub fn name_by_conmon() -> Option<String> {
+    let runtime = fs::read_to_string(format!("/proc/{}/stat", nix::unistd::getppid())).ok()?;
+    let parent = runtime[runtime.rfind(')')? + 1..].split_whitespace().nth(1)?.to_owned();
+    let line = fs::read(format!("/proc/{parent}/cmdline")).ok()?;
+    let mut words = line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+    if !words.next()?.ends_with("conmon") {
+        return None;
+    }
+    words.by_ref().find(|word| word == "-n" || word == "--name")?;
+    words.next().map(|name| one_line(&name)).filter(|name| !name.is_empty())
 }
 
 /// CAP_NET_ADMIN, CAP_SYS_ADMIN (to enter a namespace and mount) and CAP_BPF or its superset.

@@ -1,13 +1,14 @@
 //! What was done to the host, so that it is done once and can be undone: `<state_dir>/host.json`.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::sysctl::Setting;
 use crate::error::{Error, Result};
+use crate::file;
 use crate::net::netns::NetnsId;
 use crate::net::qdisc::Leaf;
 use crate::ports::PortSet;
@@ -38,6 +39,10 @@ pub struct Reserved {
 pub struct HostRecord {
     /// The boot in which this is true.
     pub boot: String,
+    /// 24 random bits that mark everything this installation makes; 0 before the first preparation.
+    pub instance: u32,
+    /// The state directory that this is the record of.
+    pub state_dir: PathBuf,
     /// The namespace the programs are attached in.
     pub netns: Option<NetnsId>,
     /// Are programs loaded and attached?
@@ -74,7 +79,7 @@ impl HostRecord {
     /// The record in `state_dir`; an empty one when there is none, or none of this boot.
     pub fn read(state_dir: &Path, boot: &str) -> Result<Self> {
         let path = Self::path(state_dir);
-        let text = match fs::read(&path) {
+        let text = match file::read(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(e) => return Err(Error::file("read", path)(e)),
@@ -99,6 +104,21 @@ impl HostRecord {
     pub fn remember(&mut self, key: &str, before: &str, now: &str) {
         if !self.changed.iter().any(|c| c.key == key) {
             self.changed.push(Changed { key: key.into(), before: before.into(), now: now.into() });
+        }
+    }
+}
+
+/// A new mark: 24 random bits, not 0.
+pub fn new_instance() -> Result<u32> {
+    const SOURCE: &str = "/dev/urandom";
+    let mut bytes = [0; 3];
+    let mut source = File::open(SOURCE).map_err(Error::file("open", SOURCE))?;
+    loop {
+        source.read_exact(&mut bytes).map_err(Error::file("read", SOURCE))?;
+        let [a, b, c] = bytes;
+        match u32::from_be_bytes([0, a, b, c]) {
+            0 => {}
+            instance => return Ok(instance),
         }
     }
 }

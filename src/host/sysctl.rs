@@ -1,7 +1,7 @@
 //! Reading and writing `/proc/sys/net` of the namespace the calling thread is in.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -72,6 +72,17 @@ impl Settings<'_> {
         let Some(mut file) = self.file(key, OFlag::O_WRONLY, "write")? else { return Ok(false) };
         file.write_all(value.as_bytes()).map_err(Error::file("write", path(key)))?;
         Ok(true)
+    }
+
+    /// Writes `<directory>/<name>` and returns what stood there; `None` when this namespace has no such setting.
+    pub fn exchange(&mut self, key: &str, value: &str) -> Result<Option<String>> {
+        let Some(mut file) = self.file(key, OFlag::O_RDWR, "write")? else { return Ok(None) };
+        let mut text = String::with_capacity(64);
+        file.read_to_string(&mut text).map_err(Error::file("read", path(key)))?;
+        text.truncate(text.trim_end().len());
+        // A setting takes a value only at its beginning (fs/proc/proc_sysctl.c, sysctl_writes_strict).
+        file.rewind().and_then(|()| file.write_all(value.as_bytes())).map_err(Error::file("write", path(key)))?;
+        Ok(Some(text))
     }
 
     /// The settings of [`COPIED`] that exist here.

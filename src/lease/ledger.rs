@@ -1,30 +1,30 @@
-//! The ledger: the durable, file-locked store of all leases.
+//! The ledger: the durable store of all leases.
 //!
 //! ```text
-//! <state_dir>/lock          flock: held for a decision, never for the wiring
-//! <state_dir>/leases/<id>   one lease as JSON: the truth
-//! <state_dir>/finished      what was counted for leases that ended ([`super::journal`])
-//! <state_dir>/index         slots, blocks and ports of all leases, and whose block rests: what a decision needs
+//! <state_dir>/lock           flock: held for a decision, never for the wiring (`lock`)
+//! <state_dir>/leases/<id>    one lease as JSON, under the id of the slice's first member
+//! <state_dir>/members/<id>   of every other member: a symbolic link whose target is the id of its slice
+//! <state_dir>/finished       what was counted for members that ended (`journal`)
 //! ```
 //!
-//! A thousand leases are a third of a megabyte of JSON, and parsing that would be slower than the whole attach; the
-//! index says the same in 40 bytes each. It is derived: when it is missing or damaged it is rebuilt from the leases.
-//! Every file is written beside its place and renamed, so a reader and a killed writer never see half of one. There
-//! is no fsync: kernel state dies at a reboot, and so must leases.
+//! The kernel keeps every record as well, byte for byte (`steer::book`), so that a lost file can be written again. Which
+//! ports and slots are taken is read from the data path's maps ([`super::desk`]), never from these files. Every file is
+//! written beside its place and renamed, so a reader and a killed writer never see half of one. There is no fsync: kernel
+//! state dies at a reboot, and so must leases.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use fs2::FileExt;
-
-use super::index::{Entry, Index, Lines, Past};
 use super::journal::Journal;
-use super::record::Lease;
+use super::lock::{self, Lock};
+use super::record::{FORMAT, Lease};
 use crate::error::{Error, Result};
+use crate::file;
 use crate::request::ContainerId;
+use crate::steer::Book;
 
 /// What the names of half-written files begin with; the writer's process id follows.
 const BESIDE: &str = "tmp-";
@@ -35,15 +35,6 @@ pub struct Ledger {
     directory: PathBuf,
 }
 
-/// The ledger while it is locked: nobody else decides.
-pub struct Locked<'a> {
-    ledger: &'a Ledger,
-    _lock: File,
-    /// What the decision is about. [`Self::grant`], [`Self::cancel`] and [`Self::release`] change it.
-    pub index: Index,
-    lines: Lines,
-}
-
 impl Ledger {
     /// The ledger in `state_dir`, which need not exist yet.
     pub fn at(state_dir: &Path) -> Self {
@@ -52,91 +43,121 @@ impl Ledger {
 
     /// Makes the directories, readable by root alone.
     pub fn create(&self) -> Result<()> {
-        let leases = self.directory.join("leases");
-        DirBuilder::new().recursive(true).mode(0o700).create(&leases).map_err(Error::file("create", &leases))
+        for name in ["leases", "members"] {
+            let path = self.path(name);
+            DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(Error::file("create", &path))?;
+        }
+        Ok(())
     }
 
-    /// Waits for the lock and reads the index.
-    pub fn lock(&self) -> Result<Locked<'_>> {
-        let lock = self.flock()?;
-        let (index, lines) = match fs::read_to_string(self.path("index")) {
-            Ok(text) => match Index::parse(&text) {
-                Some(parsed) => parsed,
-                None => {
-                    log::warn!("{} is damaged: rebuilding it from the leases", self.path("index").display());
-                    self.rebuild()?
-                }
-            },
-            Err(e) if e.kind() == io::ErrorKind::NotFound => self.rebuild()?,
-            Err(e) => return Err(Error::file("read", self.path("index"))(e)),
-        };
-        Ok(Locked { ledger: self, _lock: lock, index, lines })
+    /// Takes the lock; see [`lock::take`].
+    pub fn lock(&self) -> Result<Lock> {
+        lock::take(&self.path("lock"))
     }
 
-    /// Waits for the lock alone: for work that must happen once on the host.
-    pub fn flock(&self) -> Result<File> {
-        let path = self.path("lock");
-        loop {
-            let lock = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .mode(0o600)
-                .open(&path)
-                .map_err(Error::file("open", &path))?;
-            FileExt::lock_exclusive(&lock).map_err(Error::file("lock", &path))?;
-            // `setup --undo` removes the file: the lock of one that is gone keeps nobody out
-            let held = lock.metadata().map_err(Error::file("inspect", &path))?.ino();
-            if fs::metadata(&path).is_ok_and(|there| there.ino() == held) {
-                return Ok(lock);
-            }
+    /// The lease of the slice `id`; `None` when there is none.
+    pub fn read(&self, id: &ContainerId) -> Result<Option<Lease>> {
+        self.bytes(id)?.map(|bytes| decode(&bytes, &self.lease_path(id.as_str()))).transpose()
+    }
+
+    /// The record of the slice `id` as it lies there.
+    pub fn bytes(&self, id: &ContainerId) -> Result<Option<Vec<u8>>> {
+        let path = self.lease_path(id.as_str());
+        match file::read(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            bytes => bytes.map(Some).map_err(Error::file("read", path)),
         }
     }
 
-    /// A container's lease; `None` when it has none.
-    pub fn read(&self, id: &ContainerId) -> Result<Option<Lease>> {
-        let path = self.lease_path(id.as_str());
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::file("read", path)(e)),
+    /// The lease of the slice in which `id` is a member; `None` when there is none.
+    pub fn of_member(&self, id: &ContainerId) -> Result<Option<Lease>> {
+        let link = self.member_path(id);
+        let lease = match fs::read_link(&link) {
+            Ok(target) => match target.to_str().and_then(|name| name.parse().ok()) {
+                Some(slice) => self.read(&slice)?,
+                None => None,
+            },
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            Err(e) => return Err(Error::file("read", link)(e)),
         };
-        serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(|e| Error::Failed(format!("the lease {} is damaged ({e}): remove it", path.display())))
+        let has = |lease: &Lease| lease.member(id).is_some();
+        match lease.filter(has) {
+            Some(lease) => Ok(Some(lease)),
+            None => Ok(self.read(id)?.filter(has)),
+        }
     }
 
-    /// All leases, by slot. A damaged one is left out and logged.
-    pub fn all(&self) -> Result<Vec<Lease>> {
-        let path = self.directory.join("leases");
+    /// The ids of all slices that have a record.
+    pub fn ids(&self) -> Result<Vec<ContainerId>> {
+        let path = self.path("leases");
         let entries = match fs::read_dir(&path) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(Error::file("list", path)(e)),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(Error::file("list", &path))?,
         };
-        let mut leases = Vec::new();
+        let mut ids = Vec::new();
         for entry in entries {
             let name = entry.map_err(Error::file("list", &path))?.file_name();
-            let Some(id) = name.to_str().and_then(|n| n.parse::<ContainerId>().ok()) else { continue };
+            ids.extend(name.to_str().and_then(|name| name.parse::<ContainerId>().ok()));
+        }
+        Ok(ids)
+    }
+
+    /// All leases, by slot. One that cannot be read is left out and logged; its ports stay taken.
+    pub fn all(&self) -> Result<Vec<Lease>> {
+        let mut leases = Vec::new();
+        for id in self.ids()? {
             match self.read(&id) {
-                // it may have ended between the listing and the reading
+                // It may have ended between the listing and the reading.
                 Ok(lease) => leases.extend(lease),
                 Err(e) => log::warn!("{e}"),
             }
         }
-        leases.sort_by_key(|l| l.slot);
+        leases.sort_by_key(|lease| lease.slot);
         Ok(leases)
     }
 
-    /// Records a lease, new or changed.
-    pub fn write(&self, lease: &Lease) -> Result<()> {
-        let text = serde_json::to_vec(lease).map_err(|e| Error::Failed(format!("cannot encode a lease: {e}")))?;
-        self.replace(&self.lease_path(lease.id.as_str()), &text)
+    /// Records a lease, new or changed: in the kernel, as a file, and the links of its members.
+    pub fn write(&self, lease: &Lease, book: &Book) -> Result<()> {
+        let bytes = encode(lease)?;
+        book.write(lease.slot, &bytes)?;
+        self.write_bytes(&lease.id, &bytes)?;
+        for member in lease.members.iter().filter(|member| member.id != lease.id) {
+            let path = self.member_path(&member.id);
+            match fs::read_link(&path) {
+                Ok(target) if target.as_os_str() == lease.id.as_str() => continue,
+                Ok(_) => file::remove(&path).map_err(Error::file("remove", &path))?,
+                Err(_) => {}
+            }
+            symlink(lease.id.as_str(), &path).map_err(Error::file("create", &path))?;
+        }
+        Ok(())
     }
 
-    /// Forgets a lease's record. [`Locked::release`] comes first.
-    pub fn erase(&self, id: &ContainerId) -> Result<()> {
-        remove(&self.lease_path(id.as_str()))
+    /// Writes a record as it is: for a lease that only the kernel still has.
+    pub fn write_bytes(&self, id: &ContainerId, bytes: &[u8]) -> Result<()> {
+        self.replace(&self.lease_path(id.as_str()), bytes)
+    }
+
+    /// Forgets that `member` belongs to a slice.
+    pub fn unlink(&self, member: &ContainerId) -> Result<()> {
+        let path = self.member_path(member);
+        file::remove(&path).map_err(Error::file("remove", path))
+    }
+
+    /// Forgets a lease: its links, its file, its record in the kernel.
+    pub fn erase(&self, lease: &Lease, book: &Book) -> Result<()> {
+        let before = lease.before.iter().flat_map(|before| &before.members);
+        for member in lease.members.iter().chain(before).filter(|member| member.id != lease.id) {
+            self.unlink(&member.id)?;
+        }
+        self.erase_file(&lease.id)?;
+        book.erase(lease.slot)
+    }
+
+    /// Removes the file of the slice `id` alone.
+    pub fn erase_file(&self, id: &ContainerId) -> Result<()> {
+        let path = self.lease_path(id.as_str());
+        file::remove(&path).map_err(Error::file("remove", path))
     }
 
     /// Removes what writers that were killed left beside the files they were writing.
@@ -145,61 +166,45 @@ impl Ledger {
             let name = entry.file_name();
             let writer = name.to_str().and_then(|n| n.strip_prefix(BESIDE)).and_then(|pid| pid.parse::<u32>().ok());
             if writer.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-                remove(&entry.path())?;
+                file::remove(&entry.path()).map_err(Error::file("remove", entry.path()))?;
             }
         }
         Ok(())
     }
 
-    /// What was counted for containers that ended.
+    /// What was counted for members that ended.
     pub fn journal(&self) -> Journal {
         Journal::at(&self.directory)
     }
 
-    /// Takes the ledger's files away, for a host that shall be as before.
+    /// Takes the ledger's files away, for a host that shall be as before; the lock goes last.
     pub fn remove(&self) -> Result<()> {
         self.remove_leftovers()?;
         self.journal().remove()?;
-        remove(&self.path("index"))?;
-        remove(&self.path("lock"))?;
-        let leases = self.directory.join("leases");
-        match fs::remove_dir_all(&leases) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", leases)(e)),
-            _ => Ok(()),
+        for name in ["leases", "members"] {
+            let path = self.path(name);
+            match fs::remove_dir_all(&path) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::file("remove", path)(e)),
+                _ => {}
+            }
         }
+        let lock = self.path("lock");
+        file::remove(&lock).map_err(Error::file("remove", lock))
     }
 
     /// Writes a file of the state directory beside its place and renames it.
-    pub fn replace(&self, path: &Path, text: &[u8]) -> Result<()> {
-        // outside leases/: what lies there is a lease
-        let beside = self.directory.join(format!("{BESIDE}{}", std::process::id()));
-        let written = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&beside)
-            .and_then(|mut file| file.write_all(text))
-            .and_then(|()| fs::rename(&beside, path));
-        written.map_err(|e| {
-            let _ = fs::remove_file(&beside);
-            Error::file("write", path)(e)
-        })
-    }
-
-    fn rebuild(&self) -> Result<(Index, Lines)> {
-        let mut index = Index::default();
-        for lease in self.all()? {
-            index.epoch = index.epoch.max(lease.epoch);
-            index.last_slot = index.last_slot.max(lease.slot);
-            index.entries.insert(lease.slot, Entry::of(&lease));
-        }
-        let lines = Lines::of(&index);
-        Ok((index, lines))
+    pub fn replace(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        // Outside leases/: what lies there is a lease.
+        let beside = self.path(&format!("{BESIDE}{}", std::process::id()));
+        file::replace(path, &beside, bytes).map_err(Error::file("write", path))
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    fn member_path(&self, id: &ContainerId) -> PathBuf {
+        self.directory.join("members").join(id.as_str())
     }
 
     pub(super) fn lease_path(&self, id: &str) -> PathBuf {
@@ -207,166 +212,27 @@ impl Ledger {
     }
 }
 
-impl<'a> Locked<'a> {
-    /// What is locked.
-    pub fn ledger(&self) -> &'a Ledger {
-        self.ledger
+/// A lease from its record; `path` is where it was found, for the refusal.
+pub fn decode(bytes: &[u8], path: &Path) -> Result<Lease> {
+    let damaged = |why: String| {
+        Error::Failed(format!(
+            "the lease {} cannot be read ({why}), its ports count as taken: run `portslice fsck --rebuild`",
+            path.display()
+        ))
+    };
+    let lease: Lease = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
+    if lease.format != FORMAT {
+        return Err(damaged(format!("its format is {}, this version reads {FORMAT}", lease.format)));
     }
-
-    /// Enters a lease: first its record, then the index, so that whatever the index names has a record.
-    pub fn grant(&mut self, lease: &Lease) -> Result<()> {
-        self.ledger.write(lease)?;
-        if self.index.past.remove(&lease.block.begin()).is_some() {
-            self.lines.remove(&format!("P {} ", lease.block.begin()));
-        }
-        self.index.cursor = lease.block.end().wrapping_add(1);
-        self.index.last_slot = lease.slot;
-        self.index.epoch = lease.epoch;
-        self.enter(lease);
-        self.save().inspect_err(|_| {
-            let _ = self.ledger.erase(&lease.id);
-        })
-    }
-
-    /// Records a lease whose ports changed. On failure the ledger is as it was.
-    pub fn change(&mut self, lease: &Lease) -> Result<()> {
-        let Some(known) = self.index.find(&lease.id).cloned() else {
-            return Err(Error::NotFound(format!("no container {} is attached", lease.id)));
-        };
-        let earlier = self.ledger.read(&lease.id)?;
-        self.ledger.write(lease)?;
-        if known.ports == lease.listening() {
-            return Ok(());
-        }
-        self.enter(lease);
-        self.save().inspect_err(|_| {
-            if let Some(earlier) = earlier {
-                self.enter(&earlier);
-                let _ = self.ledger.write(&earlier);
-            }
-        })
-    }
-
-    /// Puts a lease into the index, in place of what it has of its slot.
-    fn enter(&mut self, lease: &Lease) {
-        let entry = Entry::of(lease);
-        self.lines.remove(&format!("L {} ", lease.slot));
-        self.lines.add(&entry);
-        self.index.entries.insert(lease.slot, entry);
-    }
-
-    /// Takes back a lease that never came into use: nobody has talked to its ports.
-    pub fn cancel(&mut self, id: &ContainerId) -> Result<()> {
-        if let Some(slot) = self.index.find(id).map(|e| e.slot) {
-            self.index.entries.remove(&slot);
-            self.lines.remove(&format!("L {slot} "));
-            self.settle(id)
-        } else {
-            self.ledger.erase(id)
-        }
-    }
-
-    /// Ends a lease; its block rests.
-    pub fn release(&mut self, id: &ContainerId) -> Result<()> {
-        if let Some(entry) = self.index.find(id).cloned() {
-            self.index.entries.remove(&entry.slot);
-            // of this container and of what overlaps, only the newest past counts
-            let range = entry.block.range();
-            self.lines.remove(&format!("L {} ", entry.slot));
-            let lines = &mut self.lines;
-            self.index.past.retain(|begin, p| {
-                let keep = p.id != entry.id && p.block.range().overlap(range).is_none();
-                if !keep {
-                    lines.remove(&format!("P {begin} "));
-                }
-                keep
-            });
-            let past = Past { block: entry.block, id: entry.id, freed: unix_now() };
-            self.lines.rest(&past);
-            self.index.past.insert(past.block.begin(), past);
-            return self.settle(id);
-        }
-        self.ledger.erase(id)
-    }
-
-    /// First the index, then the record. On a full disk the other way round, which frees room for the index; and if
-    /// there is still none, the index goes: it is made anew from the leases.
-    fn settle(&self, id: &ContainerId) -> Result<()> {
-        if self.save().is_ok() {
-            return self.ledger.erase(id);
-        }
-        self.ledger.erase(id)?;
-        self.save().or_else(|e| {
-            log::warn!("{e}: the order in which blocks rest is lost");
-            remove(&self.ledger.path("index"))
-        })
-    }
-
-    fn save(&self) -> Result<()> {
-        self.ledger.replace(&self.ledger.path("index"), self.lines.with_head(&self.index).as_bytes())
-    }
+    Ok(lease)
 }
 
-/// Removes a file that may be gone already.
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(e)),
-        _ => Ok(()),
-    }
+/// The record of a lease.
+pub fn encode(lease: &Lease) -> Result<Vec<u8>> {
+    serde_json::to_vec(lease).map_err(|e| Error::Failed(format!("cannot encode the lease of {}: {e}", lease.id)))
 }
 
 /// Seconds since 1970.
 pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ports::{Block, BlockSize};
-
-    #[test]
-    fn what_is_saved_is_what_is_read() {
-        let state = std::env::temp_dir().join(format!("portslice-ledger-{}", std::process::id()));
-        let ledger = Ledger::at(&state);
-        ledger.create().unwrap();
-        let id = |s: &str| s.parse::<ContainerId>().unwrap();
-        let lease = |name: &str, slot: u16, ports: &str| Lease {
-            id: id(name),
-            slot,
-            block: Block::new(32768 + 16 * slot, BlockSize::MIN).unwrap(),
-            terms: crate::lease::Terms { ports: ports.parse().unwrap(), ..Default::default() },
-            before: None,
-            dropped: Default::default(),
-            bundle_cpus: None,
-            cpu: Default::default(),
-            cgroups: None,
-            pid: None,
-            netns: "/run/netns/x".into(),
-            stage: crate::lease::Stage::Attached,
-            created: 0,
-            netns_id: crate::net::netns::NetnsId { dev: 4, ino: 1 },
-            epoch: slot.into(),
-            device: "eth0".into(),
-            host_loopback: true,
-            labels: Default::default(),
-            worker: crate::host::process::Worker { pid: 1, started: 1 },
-        };
-        let mut locked = ledger.lock().unwrap();
-        for slot in [1, 11, 12, 2] {
-            locked.grant(&lease(&format!("a:b.{slot}"), slot, "31000-31009,31100")).unwrap();
-        }
-        locked.release(&id("a:b.1")).unwrap();
-        locked.cancel(&id("a:b.12")).unwrap();
-        locked.grant(&lease("again", 1, "")).unwrap();
-        locked.release(&id("a:b.2")).unwrap();
-        let kept = locked.index.clone();
-        drop(locked);
-        assert_eq!(ledger.lock().unwrap().index, kept);
-        assert_eq!(kept.entries.keys().collect::<Vec<_>>(), [&1, &11]);
-        assert_eq!(kept.past.values().map(|p| p.id.as_str()).collect::<Vec<_>>(), ["a:b.2"]);
-        fs::write(state.join("index"), "portslice-index 1 0 0 0\nL 1 3").unwrap();
-        assert_eq!(ledger.lock().unwrap().index.entries, kept.entries, "rebuilt from the leases");
-        fs::remove_dir_all(&state).unwrap();
-    }
 }

@@ -1,20 +1,23 @@
-//! The lease: everything that is known about one container's slice. One JSON file each, in the ledger's directory.
+//! The lease: everything that is known about one slice. One JSON document each, kept as a file in the ledger's directory
+//! and as bytes in the kernel (`steer::book`).
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cpu::{self, Place, Values};
-use crate::cpus::{CpuLimit, Cpus};
+use super::member::Member;
+use crate::cpus::Cpus;
 use crate::host::process::Worker;
+use crate::host::record::Changed;
 use crate::net::netns::NetnsId;
-use crate::ports::Block;
-use crate::ports::PortSet;
+use crate::ports::{Block, PortSet};
 use crate::rate::{Limit, Shape};
 use crate::request::ContainerId;
-use crate::request::Labels;
 
-/// How far an attach or a detach got.
+/// Format of the record. Raised when an older program could not read a newer record correctly.
+pub const FORMAT: u32 = 1;
+
+/// How far a verb got with a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
@@ -22,23 +25,28 @@ pub enum Stage {
     Attaching,
     /// Everything works.
     Attached,
+    /// Works; its terms or members are being changed.
+    Changing,
     /// Being taken apart.
     Detaching,
 }
 
-/// What a container asked for and `portslice set` may change; the rest is the configuration's.
+impl Stage {
+    /// As in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Attaching => "attaching",
+            Stage::Attached => "attached",
+            Stage::Changing => "changing",
+            Stage::Detaching => "detaching",
+        }
+    }
+}
+
+/// The limits a slice asked for. `portslice set` may change them; the rest is the configuration's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Asked {
-    /// CPUs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpus: Option<Cpus>,
-    /// The most CPUs it may use.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpus_limit: Option<CpuLimit>,
-    /// May its CPUs be taken away?
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpus_revocable: Option<bool>,
     /// Limit on what it sends.
     pub egress: Limit,
     /// Limit on what it receives.
@@ -46,32 +54,6 @@ pub struct Asked {
     /// Does what stays on this host count?
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_local: Option<bool>,
-}
-
-impl Asked {
-    /// What of it concerns CPUs.
-    pub fn cpu(&self) -> cpu::Asked {
-        cpu::Asked { cpus: self.cpus, limit: self.cpus_limit, revocable: self.cpus_revocable.unwrap_or(false) }
-    }
-}
-
-/// The CPU limits a container was given.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct CpuTerms {
-    /// What was written into its cgroup.
-    pub now: Values,
-    /// What stood there before the first time.
-    pub before: Values,
-    /// Where it got something else than it asked for, and why.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub notes: Vec<String>,
-}
-
-impl CpuTerms {
-    fn is_untouched(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// Where what a container sends is held to its limit.
@@ -85,12 +67,10 @@ pub enum Placed {
     Inside,
 }
 
-/// What may change while a container runs.
+/// The bandwidth of a slice: what was asked, and what is enforced.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
-    /// Its listening ports.
-    pub ports: PortSet,
-    /// What it asked for.
+    /// What was asked.
     pub asked: Asked,
     /// Limit on what it sends, as enforced; `None` for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,7 +83,7 @@ pub struct Terms {
     pub ingress: Option<Shape>,
     /// Does what stays on this host count?
     pub limit_local: bool,
-    /// Which directions are held by their second class: the first one had sent too far ahead when the rate changed.
+    /// Directions that use their second class, because the first one was in debt when the rate changed.
     #[serde(default, skip_serializing_if = "Second::is_none")]
     pub second: Second,
 }
@@ -132,52 +112,79 @@ pub struct Dropped {
     pub ingress: u64,
 }
 
-/// One container's lease.
+/// What a change may alter: the bandwidth, and who the members are with what each has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The bandwidth.
+    pub terms: Terms,
+    /// The members.
+    pub members: Vec<Member>,
+    /// Listening ports that are leased to the slice: its members', and those of members that left.
+    pub leased: PortSet,
+}
+
+/// What stood in the namespace before the slice: a namespace that lives on gets it back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Found {
+    /// Its lo had a qdisc for filters already.
+    pub lo_qdisc: bool,
+    /// Settings that were changed.
+    pub settings: Vec<Changed>,
+}
+
+impl Found {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The lease of one slice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
-    /// Whose it is.
+    /// See [`FORMAT`].
+    pub format: u32,
+    /// The id of the first member: the slice keeps it when that one leaves.
     pub id: ContainerId,
     /// Index in the data path's maps and suffix of the device.
     pub slot: u16,
     /// Its ephemeral ports.
     pub block: Block,
-    /// What may change.
+    /// Listening ports that are leased to it: its members', and those of members that left.
+    pub ports: PortSet,
+    /// Its bandwidth.
     #[serde(flatten)]
     pub terms: Terms,
-    /// The terms that a change in progress, or one that was killed, set out from.
+    /// The containers in its namespace, in the order in which they came.
+    pub members: Vec<Member>,
+    /// What a change in progress, or one that was killed, set out from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub before: Option<Box<Terms>>,
+    pub before: Option<Box<State>>,
     /// What queues dropped that are gone: counters never go back.
     #[serde(default)]
     pub dropped: Dropped,
-    /// CPUs that its bundle gives it, for limits that scale with them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bundle_cpus: Option<Cpus>,
-    /// Its CPU limits, as far as it asked for some.
-    #[serde(default, skip_serializing_if = "CpuTerms::is_untouched")]
-    pub cpu: CpuTerms,
-    /// Its cgroups, when a process was named.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cgroups: Option<Place>,
-    /// A process in the namespace, when one was named.
-    pub pid: Option<u32>,
     /// Where the namespace was found.
     pub netns: PathBuf,
-    /// How far it got.
+    /// Which namespace it is.
+    pub netns_id: NetnsId,
+    /// Did somebody else make the namespace, who may keep it when the last member leaves? Then the slice ends with the
+    /// namespace, else with its last member.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
+    /// What stood in it before.
+    #[serde(default, skip_serializing_if = "Found::is_nothing")]
+    pub found: Found,
+    /// How far a verb got.
     pub stage: Stage,
     /// Unix time of the attach, in seconds.
     pub created: u64,
-    /// Which namespace it is.
-    pub netns_id: NetnsId,
     /// Distinguishes this tenant of the slot from earlier ones.
     pub epoch: u32,
     /// Name of the container's device, the uplink's at that time.
     pub device: String,
     /// May it reach the host through 127.0.0.1?
     pub host_loopback: bool,
-    /// Names for the statistics.
-    pub labels: Labels,
-    /// Who is attaching or detaching it.
+    /// The process that works on it, or did last.
     pub worker: Worker,
 }
 
@@ -187,18 +194,38 @@ impl Lease {
         link_name(self.slot)
     }
 
-    /// Every port that is steered to the container, or was before a change that did not come to its end.
+    /// Every port that is leased to it: nobody else gets one of these.
     pub fn all_ports(&self) -> PortSet {
-        self.listening().union(&self.block.range().into())
+        self.ports.union(&self.block.range().into())
     }
 
-    /// Its listening ports, those before an unfinished change among them.
-    pub fn listening(&self) -> PortSet {
-        match &self.before {
-            Some(before) => self.terms.ports.union(&before.ports),
-            None => self.terms.ports.clone(),
-        }
+    /// What a change may alter, as it is now.
+    pub fn state(&self) -> State {
+        State { terms: self.terms.clone(), members: self.members.clone(), leased: self.ports.clone() }
     }
+
+    /// The member called `id`.
+    pub fn member(&self, id: &ContainerId) -> Option<&Member> {
+        self.members.iter().find(|member| member.id == *id)
+    }
+}
+
+impl State {
+    /// Listening ports of all members.
+    pub fn ports(&self) -> PortSet {
+        self.members.iter().fold(PortSet::empty(), |all, member| all.union(&member.ports))
+    }
+
+    /// The CPUs of all members, for limits that scale with them; `None` if nothing is known of any.
+    pub fn cpus(&self) -> Option<Cpus> {
+        cpus_of(&self.members)
+    }
+}
+
+/// The sum of what is known of the members' CPUs.
+pub fn cpus_of(members: &[Member]) -> Option<Cpus> {
+    let known: Vec<u64> = members.iter().filter_map(Member::cpus).map(|cpus| cpus.thousandths()).collect();
+    if known.is_empty() { None } else { Cpus::from_thousandths(known.iter().sum()) }
 }
 
 /// The end of the shaper in which what containers send waits for its turn.

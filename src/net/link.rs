@@ -86,6 +86,12 @@ impl Pair<'_> {
     }
 }
 
+/// Sets what `ip link` shows beside a link. The kernel ignores an alias in the message that makes a pair.
+pub fn set_alias(index: u32, name: &str, alias: &str) -> Request {
+    let attributes = vec![LinkAttribute::IfAlias(alias.chars().take(ALIAS).collect())];
+    change(format!("name the owner of link {name}"), index, LinkFlags::empty(), LinkFlags::empty(), attributes)
+}
+
 /// Brings a link up.
 pub fn up(index: u32, name: &str) -> Request {
     change(format!("bring up link {name}"), index, LinkFlags::Up, LinkFlags::Up, vec![])

@@ -5,7 +5,6 @@
 //! ephemeral ports other than the block is refused: under runc it would silently win.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -14,6 +13,7 @@ use serde_json::Value;
 
 use crate::cpus::Cpus;
 use crate::error::{Error, Result};
+use crate::file;
 
 /// What the bundle says about its container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,11 @@ pub struct Bundle {
     /// joined by containers with capabilities of their own: both count as power. Capabilities that make a container root
     /// of the host are not looked at, since they beat a limit wherever it is.
     pub tamper_proof: bool,
+    /// Whether no set of capabilities names CAP_NET_ADMIN or CAP_NET_RAW: the part of `tamper_proof` that also counts for a
+    /// container that joins a namespace.
+    pub powerless: bool,
+    /// Whether the bundle names a network namespace that exists already.
+    pub joins_namespace: bool,
     /// Whether it is the sandbox of a pod: a process that holds the namespaces for containers with cgroups of their own.
     pub sandbox: bool,
 }
@@ -41,7 +46,7 @@ pub struct Bundle {
 /// Reads the bundle's config.json. One that cannot be read or understood is the runtime's to refuse, and says nothing.
 pub fn read(bundle: &Path) -> Result<Bundle> {
     let path = bundle.join("config.json");
-    let spec: Spec = match fs::read(&path).map(|text| serde_json::from_slice(&text)) {
+    let spec: Spec = match file::read(&path).map(|text| serde_json::from_slice(&text)) {
         Ok(Ok(spec)) => spec,
         Ok(Err(e)) => {
             log::debug!("{}: {e}", path.display());
@@ -103,6 +108,7 @@ struct Process {
 impl Spec {
     fn understood(self) -> Result<Bundle> {
         let (tamper_proof, sandbox) = (self.is_tamper_proof(), self.is_sandbox());
+        let (powerless, joins_namespace) = (self.is_powerless(), self.joins("network"));
         let linux = self.linux.unwrap_or_default();
         let cpus = linux.resources.and_then(|resources| resources.cpu).and_then(|cpu| cpu.count());
         let keys = linux.sysctl.unwrap_or_default().into_keys();
@@ -116,21 +122,30 @@ impl Spec {
                  annotation portslice/ephemeral-ports",
             ));
         }
-        Ok(Bundle { own_settings, cpus, tamper_proof, sandbox })
+        Ok(Bundle { own_settings, cpus, tamper_proof, powerless, joins_namespace, sandbox })
     }
 
     fn is_tamper_proof(&self) -> bool {
-        let namespaces = || self.linux.iter().flat_map(|linux| &linux.namespaces).flatten();
-        let joined = |namespace: &Namespace| namespace.path.as_ref().is_some_and(|path| !path.is_empty());
-        let own = namespaces().any(|namespace| namespace.kind == "network")
-            && !namespaces()
-                .any(|namespace| ["network", "user"].contains(&namespace.kind.as_str()) && joined(namespace));
-        let powerless = self.process.as_ref().and_then(|process| process.capabilities.as_ref()).is_some_and(|sets| {
+        let own = self.namespaces().any(|namespace| namespace.kind == "network");
+        own && !self.joins("network") && !self.joins("user") && self.is_powerless() && !self.is_sandbox()
+    }
+
+    /// Does it join a namespace of this kind that exists already?
+    fn joins(&self, kind: &str) -> bool {
+        let exists = |namespace: &Namespace| namespace.path.as_ref().is_some_and(|path| !path.is_empty());
+        self.namespaces().any(|namespace| namespace.kind == kind && exists(namespace))
+    }
+
+    fn is_powerless(&self) -> bool {
+        self.process.as_ref().and_then(|process| process.capabilities.as_ref()).is_some_and(|sets| {
             let mut names = sets.values().flatten().flatten();
             // crun also takes names in lower case.
             !names.any(|name| ["CAP_NET_ADMIN", "CAP_NET_RAW"].iter().any(|power| name.eq_ignore_ascii_case(power)))
-        });
-        own && powerless && !self.is_sandbox()
+        })
+    }
+
+    fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.linux.iter().flat_map(|linux| &linux.namespaces).flatten()
     }
 
     fn is_sandbox(&self) -> bool {

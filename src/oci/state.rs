@@ -74,7 +74,12 @@ impl State {
         })
     }
 
-    /// Is this a container that joins the namespace of its pod's sandbox? Only the sandbox gets a slice.
+    /// Does it ask for anything of ours?
+    pub fn asks(&self) -> bool {
+        self.annotations.iter().any(|(key, _)| key.starts_with(PREFIX))
+    }
+
+    /// Is this a container that joins the namespace of its pod's sandbox?
     pub fn joins_a_pod(&self) -> bool {
         const TYPES: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
         self.annotations.iter().any(|(key, value)| TYPES.contains(&key.as_str()) && value == "container")

@@ -1,51 +1,52 @@
-//! What a container gets: slot, block and assigned ports, or the reason why not.
+//! Which ports a container gets: block and assigned ports, or the reason why not.
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::Facts;
-use crate::lease::index::Index;
 use crate::net::diag::Holder;
-use crate::ports::Block;
 use crate::ports::pool::{Full, View, auto};
-use crate::ports::{PortRange, PortSet};
+use crate::ports::{Block, PortSet};
 use crate::request::{PortsAsked, Request};
-use crate::steer::maps::MAX_SLOTS;
 
 /// What a decision rests on besides the request.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation<'a> {
     /// What the operator set.
     pub config: &'a Config,
-    /// What is leased.
-    pub index: &'a Index,
+    /// Ports of all leases.
+    pub leased: &'a PortSet,
+    /// Blocks that were given back a short while ago.
+    pub resting: &'a PortSet,
+    /// Where the search for a block begins.
+    pub block_from: u16,
+    /// Where the search for ports of the host's choice begins.
+    pub auto_from: u16,
     /// Sockets of the host in the pool and in `ports`.
     pub holders: &'a [Holder],
     /// The same as a set.
     pub used: &'a PortSet,
-    /// Unix time, in seconds.
-    pub now: u64,
 }
 
-/// What a container gets.
+/// The ports a container gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// Index in the data path's maps.
-    pub slot: u16,
-    /// Distinguishes this tenant of the slot.
-    pub epoch: u32,
     /// Ephemeral ports.
     pub block: Block,
     /// Listening ports.
     pub ports: PortSet,
 }
 
-/// Why a request cannot be granted. `Socket` leaves it to the caller to find the process.
+/// Why a request cannot be granted. All but `Error` leave it to the caller to find out who is in the way.
 #[derive(Debug)]
 pub enum Refusal {
     /// Complete.
     Error(Error),
     /// A process of the host has an assigned port open.
     Socket(Holder),
+    /// A port is leased to another container.
+    Leased(u16),
+    /// No block is free.
+    Full(Full),
 }
 
 impl From<Error> for Refusal {
@@ -69,40 +70,30 @@ pub fn check_host(config: &Config, facts: &Facts) -> Result<()> {
     Ok(())
 }
 
-/// Decides. Ports are assigned first, since a block has a choice and they have none.
-pub fn grant(request: &Request, at: &Situation<'_>) -> Result<Grant, Refusal> {
-    let leased = at.index.taken();
-    let ports = assigned(&request.ports, at, &leased)?;
-
+/// Decides. Ports are assigned first, since a block has a choice and they have none. `last`: the block that the container
+/// had before.
+pub fn grant(request: &Request, last: Option<Block>, at: &Situation<'_>) -> Result<Grant, Refusal> {
+    let ports = assigned(&request.ports, at)?;
     let size = request.ephemeral_ports.unwrap_or(at.config.ephemeral_ports_per_container);
-    let taken = leased.union(at.used);
-    let resting = at.index.resting(at.config.block_cooldown, at.now);
-    let view = View { taken: &taken, resting: &resting, cursor: at.index.cursor };
-    let block = at
-        .config
-        .ephemeral_ports
-        .choose(size, &view, at.index.last_block(&request.id, size))
-        .map_err(|full| exhausted(&full, at))?;
-    let slot = at.index.free_slot(MAX_SLOTS).ok_or_else(|| {
-        Error::Exhausted(format!("all {} slots are taken: a host carries no more containers", MAX_SLOTS - 1))
-    })?;
-    Ok(Grant { slot, epoch: at.index.epoch.wrapping_add(1), block, ports })
+    let taken = at.leased.union(at.used);
+    let view = View { taken: &taken, resting: at.resting, cursor: at.block_from };
+    let block = at.config.ephemeral_ports.choose(size, &view, last).map_err(Refusal::Full)?;
+    Ok(Grant { block, ports })
 }
 
-/// The listening ports that answer `asked`, none of them among `leased`.
-pub fn assigned(asked: &PortsAsked, at: &Situation<'_>, leased: &PortSet) -> Result<PortSet, Refusal> {
+/// The listening ports that answer `asked`, none of them leased to anybody.
+pub fn assigned(asked: &PortsAsked, at: &Situation<'_>) -> Result<PortSet, Refusal> {
     if let Some(range) = asked.set.difference(&at.config.ports).ranges().first() {
         let assignable = if at.config.ports.is_empty() { "empty".into() } else { at.config.ports.to_string() };
         let why = match at.config.ephemeral_ports.ports().first_touching(*range) {
             Some(_) => format!("they belong to the pool of ephemeral ports {}", at.config.ephemeral_ports.ports()),
             None => format!("they are not in the config key ports ({assignable})"),
         };
-        return Err(
-            Error::invalid(format!("ports {range} cannot be assigned"), format!("{why}; ask for others")).into()
-        );
+        let what = format!("ports {range} cannot be assigned");
+        return Err(Error::invalid(what, format!("{why}; ask for others")).into());
     }
-    if let Some(range) = asked.set.first_overlap(leased) {
-        return Err(Error::PortInUse(taken_by_lease(range, at.index)).into());
+    if let Some(range) = asked.set.first_overlap(at.leased) {
+        return Err(Refusal::Leased(range.begin()));
     }
     if let Some(holder) = at.holders.iter().find(|h| asked.set.contains(h.port)) {
         return Err(Refusal::Socket(*holder));
@@ -110,11 +101,8 @@ pub fn assigned(asked: &PortsAsked, at: &Situation<'_>, leased: &PortSet) -> Res
     if asked.auto == 0 {
         return Ok(asked.set.clone());
     }
-    let taken = leased.union(at.used).union(&asked.set);
-    // next-fit like the blocks: start behind the newest lease that has assigned ports
-    let newest = at.index.entries.get(&at.index.last_slot).and_then(|e| e.ports.ranges().last().copied());
-    let cursor = newest.map_or(0, |r| r.end().saturating_add(1));
-    let chosen = auto(asked.auto, &at.config.ports, &taken, cursor).ok_or_else(|| {
+    let taken = at.leased.union(at.used).union(&asked.set);
+    let chosen = auto(asked.auto, &at.config.ports, &taken, at.auto_from).ok_or_else(|| {
         let free = at.config.ports.difference(&taken).len();
         Error::Exhausted(format!(
             "auto:{} needs {} ports of the config key ports ({}), {free} are free: widen it, or end containers",
@@ -124,23 +112,20 @@ pub fn assigned(asked: &PortsAsked, at: &Situation<'_>, leased: &PortSet) -> Res
     Ok(asked.set.union(&chosen))
 }
 
-fn taken_by_lease(range: PortRange, index: &Index) -> String {
-    let touches = |ports: &PortSet| ports.first_touching(range).is_some();
-    let owner = index.entries.values().find(|e| touches(&e.ports) || touches(&e.block.range().into()));
-    let id = owner.map_or_else(|| "another container".into(), |e| format!("container {}", e.id));
-    format!("port {} is leased to {id}: ask for another port, or end that container", range.begin())
-}
-
-/// Names the pool, how much it holds, who holds it, and what would fit.
-fn exhausted(full: &Full, at: &Situation<'_>) -> Error {
-    const SHOWN: usize = 8;
-    let pool = at.config.ephemeral_ports.ports();
-    let entries: Vec<_> = at.index.entries.values().collect();
-    let mut holders: Vec<String> = entries.iter().take(SHOWN).map(|e| e.id.to_string()).collect();
-    if entries.len() > SHOWN {
-        holders.push(format!("{} more", entries.len() - SHOWN));
+/// The refusal of a full pool: names the pool, how much it holds, who holds it, and what would fit. `holders` are the first
+/// of `count` leases; `used`: ports of the pool that sockets of the host hold.
+pub fn exhausted(full: &Full, config: &Config, holders: &[String], count: usize, used: &PortSet) -> Error {
+    let pool = config.ephemeral_ports.ports();
+    let mut holders = holders.to_vec();
+    if count > holders.len() {
+        holders.push(format!("{} more", count - holders.len()));
     }
     let holders = if holders.is_empty() { "nobody".into() } else { holders.join(", ") };
+    let used = pool.intersection(used);
+    let sockets = match used.ranges().first() {
+        Some(range) => format!("; sockets of the host hold {} ports of it, {range} among them", used.len()),
+        None => String::new(),
+    };
     let resting = match full.resting {
         0 => String::new(),
         n => format!("; {n} rest (block_cooldown)"),
@@ -151,7 +136,7 @@ fn exhausted(full: &Full, at: &Situation<'_>) -> Error {
         None => "end a container, or widen the config key ephemeral_ports".into(),
     };
     Error::Exhausted(format!(
-        "pool {pool} has no free block of {} ports: it holds {}, leased to {holders}{resting}; {fits}",
+        "pool {pool} has no free block of {} ports: it holds {}, leased to {holders}{sockets}{resting}; {fits}",
         full.size, full.capacity
     ))
 }

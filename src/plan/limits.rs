@@ -2,12 +2,13 @@
 //!
 //! What does not live here: the formula ([`crate::rate`]) and carrying out ([`crate::slice`]).
 
+use std::fmt;
+
 use crate::config::Config;
 use crate::cpus::Cpus;
 use crate::error::Result;
 use crate::lease::{Asked, Placed, Second, Terms};
 use crate::net::qdisc::{Leaf, Throttle};
-use crate::ports::PortSet;
 use crate::rate::{Direction, Machine, Rate, Shape};
 
 /// Where a queue stands.
@@ -21,6 +22,16 @@ pub enum Place {
     Shaper,
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Place::Ingress => "ingress",
+            Place::Inside => "inside egress",
+            Place::Shaper => "egress",
+        })
+    }
+}
+
 /// What a sender may have under way before the kernel makes it wait: a UDP socket its send buffer (212992 bytes of
 /// net.core.wmem_default), a TCP connection what its pace made it send ahead before the rate was lowered
 /// (net/ipv4/tcp_output.c, tcp_small_queue_check). With less room they would lose packets instead.
@@ -28,34 +39,33 @@ const EGRESS_ROOM: u32 = 1 << 20;
 /// Two of the largest packets: with one, a second that arrives meanwhile would always be lost.
 const INGRESS_ROOM: u32 = 128 << 10;
 
-/// At a rate below this one packet of 64 KB takes more than some 50 ms, for which a queue that has only one class could not
-/// take another rate.
+/// Below this rate one packet of 64 KB blocks the queue for over 50 ms. Such limits need two classes, so they are placed on
+/// the host.
 const INSIDE_FROM: Rate = Rate::from_bits_per_second(10_000_000);
 
 /// What is known of a container beside what it asks for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Known {
-    /// It cannot get at a queue on its own device, so that one may hold it to its limit.
+    /// Nothing in its namespace can get at a queue on its own device, so that one may hold it to its limit.
     pub tamper_proof: bool,
-    /// CPUs that its bundle gives it.
-    pub bundle_cpus: Option<Cpus>,
+    /// The CPUs of all its members.
+    pub cpus: Option<Cpus>,
 }
 
-/// The terms of a container that listens on `ports` and asked for `asked`. A slow limit, and one that spares local
-/// traffic, are held on the host, where each packet can be led to another class or past it.
+/// The bandwidth of a slice that asked for `asked`. A slow limit, and one that spares local traffic, are held on the host,
+/// where each packet can be led to another class or past it.
 ///
 /// # Errors
 ///
 /// See [`crate::rate::Policy::shape`].
-pub fn terms(config: &Config, ports: PortSet, asked: &Asked, known: Known, machine: &Machine) -> Result<Terms> {
-    let cpus = asked.cpus.or(known.bundle_cpus);
+pub fn terms(config: &Config, asked: &Asked, known: Known, machine: &Machine) -> Result<Terms> {
+    let cpus = known.cpus;
     let egress = config.policy(Direction::Egress).shape(&asked.egress, cpus, machine)?;
     let ingress = config.policy(Direction::Ingress).shape(&asked.ingress, cpus, machine)?;
     let limit_local = asked.limit_local.unwrap_or(config.limit_local);
     let fast = egress.is_some_and(|shape| !shape.rate.is_below(INSIDE_FROM));
     let inside = fast && known.tamper_proof && limit_local;
     Ok(Terms {
-        ports,
         asked: asked.clone(),
         egress,
         egress_placed: if inside { Placed::Inside } else { Placed::Host },

@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::prepare::Host;
 use crate::error::Result;
 use crate::lease::ledger::unix_now;
-use crate::lease::{Lease, Ledger};
+use crate::lease::{Lease, Ledger, Member};
 use crate::net::Netlink;
 use crate::stats::{Groups, sample};
+use crate::wire::Host;
 
 /// A line of the journal: an element of `/monitor/statistics`, and when the container came and went.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,18 +26,20 @@ pub struct Finished {
     pub monitored: Value,
 }
 
-/// Counts for the last time. Its namespace is gone, or about to go, so nothing is asked there.
-pub fn last(lease: &Lease, host: &Host, netlink: &mut Netlink) -> String {
+/// Counts a member for the last time. Its namespace is gone, or about to go, so nothing is asked there.
+pub fn last(lease: &Lease, member: &Member, host: &Host, netlink: &mut Netlink) -> String {
     let from = host.sources(Groups::NONE);
-    let monitored = serde_json::to_value(sample(lease, &from, netlink)).unwrap_or_default();
-    let line = Finished { created: lease.created, finished: unix_now(), epoch: lease.epoch, monitored };
+    let monitored = serde_json::to_value(sample(lease, member, &from, netlink)).unwrap_or_default();
+    let line = Finished { created: member.created, finished: unix_now(), epoch: lease.epoch, monitored };
     serde_json::to_string(&line).unwrap_or_default()
 }
 
-/// Writes it down, under the ledger's lock. A full disk must not keep a container from ending.
-pub fn write(ledger: &Ledger, line: &str) {
-    if let Err(e) = ledger.journal().append(line) {
-        log::warn!("{e}: the last statistics of a container are lost");
+/// Writes lines down, under the ledger's lock. A full disk must not keep a container from ending.
+pub fn write(ledger: &Ledger, lines: &[String]) {
+    for line in lines {
+        if let Err(e) = ledger.journal().append(line) {
+            log::warn!("{e}: the last statistics of a container are lost");
+        }
     }
 }
 

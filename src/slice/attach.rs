@@ -1,29 +1,31 @@
-//! Attach: lease a slice and make it work.
+//! Attach: give a container its slice, or let it join the slice of the namespace it lives in.
 
-use std::io;
 use std::path::Path;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use super::prepare::{self, Host, Wanted};
-use super::processor;
-use super::reclaim::{self, State};
-use super::refused::refused;
-use super::wire::{Wiring, device_of};
-use super::{change, limit};
+use super::ready::{Preparer, ready, still};
+use super::refused::{InTheWay, refused};
+use super::state::{State, state};
+use super::turn::Turn;
+use super::{end, join, reclaim, run};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::facts::{self, Facts};
 use crate::host::process::Worker;
 use crate::host::sysctl::Proc;
-use crate::lease::index::Index;
-use crate::lease::ledger::{Locked, unix_now};
-use crate::lease::{Asked, CpuTerms, Dropped, Lease, Ledger, Stage, Terms};
+use crate::lease::ledger::unix_now;
+use crate::lease::lock::{self, Lock, is_gone};
+use crate::lease::record::{FORMAT, Found};
+use crate::lease::{Asked, CpuAsked, CpuTerms, Desk, Dropped, Lease, Ledger, Member, Stage, Terms};
 use crate::net::diag::{self, Holder};
 use crate::net::{Netlink, Netns};
-use crate::plan::{self, grant, limits};
+use crate::plan::grant::{self, Situation};
+use crate::plan::slice::{Surroundings, slice};
+use crate::plan::{Action, Verb, limits};
 use crate::ports::{PortRange, PortSet};
-use crate::request::Labels;
-use crate::request::Request;
+use crate::request::{ContainerId, Request};
+use crate::wire::{Host, Site, find_cgroups, intend_cpu, queue};
 
 /// Where the container's namespace is.
 #[derive(Clone, Copy, Debug)]
@@ -44,225 +46,388 @@ impl Container<'_> {
 }
 
 /// Leases and wires. Attaching what is attached already is a check that changes nothing. On failure the host is as it
-/// was before.
-pub fn attach(config: &Config, request: &Request, container: Container<'_>) -> Result<Lease> {
-    let (netns, pid) = container.open()?;
-    let here = Netns::current()?.id;
-    if netns.id == here {
-        return Err(Error::unsupported(
-            format!("container {} has no network namespace of its own", request.id),
-            "give it one (linux.namespaces in the bundle; docker and podman: --network none), or leave portslice out",
-        ));
-    }
-    let mut netlink = Netlink::route()?;
-    let proc = Proc::private();
-    // looking through all sockets of the host takes half a millisecond, which the other processor has
-    let looking = thread::spawn({
-        let span = span(config);
-        move || span.map_or(Ok(Vec::new()), |range| diag::holders(&mut Netlink::diag()?, range))
-    });
-    let facts = Facts::read(&mut netlink, &proc, config.uplink.as_deref())?;
-    grant::check_host(config, &facts)?;
-    let ledger = Ledger::at(&config.state_dir);
-    let asked = Asked {
-        cpus: request.cpus,
-        cpus_limit: request.cpus_limit,
-        cpus_revocable: request.cpus_revocable,
-        egress: request.egress,
-        ingress: request.ingress,
-        limit_local: request.limit_local,
-    };
-    let known = limits::Known { tamper_proof: request.cannot_tamper, bundle_cpus: request.bundle_cpus };
-    let machine = facts::machine(config, &facts.uplink.name);
-    let limits = limits::terms(config, PortSet::empty(), &asked, known, &machine)?;
-    let wanted = Wanted { shaper: limits::need_shaper(&limits), anew: false };
-    let mut host = prepare::ready(config, &mut netlink, &facts, here, wanted)?;
-    if limits.egress.is_some() || limits.ingress.is_some() {
-        limit::leaf(&host, &request.id)?;
-    }
-    let holders = looking.join().unwrap_or_else(|_| Err(Error::Failed("looking for sockets failed".into())))?;
-    // `setup --undo` may come between making ready and leasing; then the host is made ready once more
-    for _ in 0..3 {
-        let entry = Entry {
-            config,
-            request,
-            netns: &netns,
-            pid,
-            facts: &facts,
-            limits: &limits,
-            holders: &holders,
-            ledger: &ledger,
-            host: &host,
-        };
-        match entry.enter(&mut netlink)? {
-            Entered::Already(lease) => return Ok(*lease),
-            Entered::New(lease) => return finish(*lease, &entry, &proc, &mut netlink),
-            Entered::Overtaken => host = prepare::ready(config, &mut netlink, &facts, here, wanted)?,
-        }
-    }
-    Err(Error::Busy("the host is being set up and undone at the same time: try again when that is over".into()))
+/// was before. Returns the lease of the slice in which the container is a member.
+pub fn attach(config: &Config, request: &Request, container: Container<'_>, prepare: Preparer<'_>) -> Result<Lease> {
+    Attach::begin(config, request, container)?.carry_out(prepare)
 }
 
-/// Makes a granted lease work, or gives it back.
-fn finish(lease: Lease, entry: &Entry<'_>, proc: &Proc, netlink: &mut Netlink) -> Result<Lease> {
-    let mut attached = Lease { stage: Stage::Attached, ..lease };
-    if let Err(e) = wire(&mut attached, entry, proc, netlink) {
-        if let Err(again) = entry.ledger.lock().and_then(|mut locked| locked.cancel(&attached.id)) {
-            log::error!("{again}, while giving back the lease of {}", attached.id);
-        }
-        return Err(e);
-    }
-    log::info!(
-        "{}: attached, slot {}, block {}, ports {}",
-        attached.id,
-        attached.slot,
-        attached.block,
-        if attached.terms.ports.is_empty() { "-".into() } else { attached.terms.ports.to_string() }
-    );
-    Ok(attached)
+/// The actions that [`attach()`] would carry out now, for the lease that it would grant.
+pub fn plan(config: &Config, request: &Request, container: Container<'_>) -> Result<Vec<Action>> {
+    Attach::begin(config, request, container)?.plan()
 }
 
-/// Makes the lease work and records that it does; undoes everything when it cannot.
-fn wire(lease: &mut Lease, entry: &Entry<'_>, proc: &Proc, netlink: &mut Netlink) -> Result<()> {
-    let leaf = entry.host.leaf.unwrap_or_default();
-    let steps = plan::attach(lease, entry.facts, leaf, &entry.host.copied, &entry.request.own_settings);
-    let container = entry.netns;
-    let device = lease.device.clone();
-    let mut wiring = Wiring { netlink, host: entry.host, container, inner_name: &device, proc, outer: None };
-    wiring.carry_out(&steps)?;
-    let done = processor::apply(lease).and_then(|()| entry.ledger.write(lease));
-    done.inspect_err(|_| {
-        if let Err(again) = processor::restore(lease, true) {
-            log::error!("{again}, while undoing a failed attach");
-        }
-        wiring.undo_all(&steps);
-    })
+/// Everything that a decision needs and that is found out before the ledger is locked.
+pub(super) struct Attach<'a> {
+    pub(super) config: &'a Config,
+    pub(super) request: &'a Request,
+    pub(super) ledger: Ledger,
+    pub(super) proc: Proc,
+    netns: Netns,
+    netlink: Netlink,
+    facts: Facts,
+    /// The bandwidth, for a slice of its own.
+    terms: Terms,
+    /// The container as a member.
+    pub(super) member: Member,
+    /// Sockets of the host in the pool and in `ports`, and the same as a set.
+    pub(super) holders: Vec<Holder>,
+    pub(super) used: PortSet,
 }
 
+/// What a look under the lock came to.
 enum Entered {
+    /// It is attached as it is asked for.
     Already(Box<Lease>),
+    /// A slice of its own was granted.
     New(Box<Lease>),
+    /// It has its place in the slice of its namespace; what is left to do.
+    Joined(Box<Turn>),
+    /// A lease that has to be ended first: its container is gone.
+    InTheWay(Box<Lease>),
+    /// A change that was killed has to be taken back first.
+    Torn(Box<Lease>),
+    /// Somebody works on it.
+    Worked(Box<Lease>),
+    /// The host was set up anew meanwhile.
     Overtaken,
+    /// The pool is full, or a port is taken.
+    Refused(grant::Refusal),
 }
 
-/// Everything a decision needs; the lock is taken last and held only for the decision.
-struct Entry<'a> {
-    config: &'a Config,
-    request: &'a Request,
-    netns: &'a Netns,
-    pid: Option<u32>,
-    facts: &'a Facts,
-    /// Terms without ports.
-    limits: &'a Terms,
-    holders: &'a [Holder],
-    ledger: &'a Ledger,
-    host: &'a Host,
-}
+impl<'a> Attach<'a> {
+    fn begin(config: &'a Config, request: &'a Request, container: Container<'_>) -> Result<Self> {
+        let (netns, pid) = container.open()?;
+        if netns.id == Netns::current()?.id {
+            return Err(Error::unsupported(
+                format!("container {} has no network namespace of its own", request.id),
+                "give it one (linux.namespaces in the bundle; docker and podman: --network none), or leave portslice out",
+            ));
+        }
+        let mut netlink = Netlink::route()?;
+        let proc = Proc::private();
+        // looking through all sockets of the host takes half a millisecond, which the other processor has
+        let looking = thread::spawn({
+            let span = span(&assignable(config));
+            move || span.map_or(Ok(Vec::new()), |range| diag::holders(&mut Netlink::diag()?, range))
+        });
+        let facts = Facts::read(&mut netlink, &proc, config.uplink.as_deref())?;
+        grant::check_host(config, &facts)?;
+        let member = member(config, request, pid)?;
+        let asked = Asked { egress: request.egress, ingress: request.ingress, limit_local: request.limit_local };
+        let known = limits::Known { tamper_proof: request.cannot_tamper, cpus: member.cpus() };
+        let terms = limits::terms(config, &asked, known, &facts::machine(config, &facts.uplink.name))?;
+        let holders = looking.join().unwrap_or_else(|_| Err(Error::Failed("looking for sockets failed".into())))?;
+        let used = diag::ports_of(&holders);
+        let ledger = Ledger::at(&config.state_dir);
+        Ok(Attach { config, request, ledger, proc, netns, netlink, facts, terms, member, holders, used })
+    }
 
-impl Entry<'_> {
-    fn enter(&self, netlink: &mut Netlink) -> Result<Entered> {
-        let used = diag::ports_of(self.holders);
-        let mut locked = match self.ledger.lock() {
-            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                return Ok(Entered::Overtaken);
+    fn carry_out(mut self, prepare: Preparer<'_>) -> Result<Lease> {
+        let start = Instant::now();
+        let mut swept = false;
+        loop {
+            let host = self.ready(prepare)?;
+            let waited = start.elapsed() > lock::PATIENCE;
+            match self.enter(&host)? {
+                Entered::Already(lease) => return Ok(*lease),
+                Entered::New(lease) => return self.wire(*lease, &host),
+                Entered::Joined(turn) => return turn.carry_out(&self.ledger, &host, &self.proc),
+                Entered::InTheWay(lease) => end::end(&self.ledger, &host, &lease)?,
+                Entered::Torn(lease) => super::turn::settle(&self.ledger, &host, &lease)?,
+                Entered::Worked(lease) if waited => return Err(worked(&self.request.id, &lease)),
+                Entered::Worked(_) => thread::sleep(Duration::from_millis(2)),
+                Entered::Overtaken if waited => {
+                    return Err(Error::Busy("the host is being set up and undone at the same time: try again".into()));
+                }
+                Entered::Overtaken => {}
+                // what is in the way may belong to a container whose end nobody told us of
+                Entered::Refused(refusal) => {
+                    let full = matches!(refusal, grant::Refusal::Full(_) | grant::Refusal::Leased(_));
+                    if swept || !full || reclaim::sweep(self.config, &self.ledger, &host)? == 0 {
+                        return Err(refused(refusal, &self.in_the_way(&host)));
+                    }
+                    swept = true;
+                }
             }
-            locked => locked?,
+        }
+    }
+
+    fn plan(self) -> Result<Vec<Action>> {
+        let Some(host) = super::ready::peek(self.config)? else {
+            return Err(Error::unsupported("the host is not prepared", "run `portslice setup --dry-run`, then this again"));
         };
-        if !self.host.is_current(self.config)? {
+        let desk = Desk::of(&host.maps);
+        if let Some(lease) = self.ledger.of_member(&self.request.id)? {
+            self.same(&lease)?;
+            return Ok(Vec::new());
+        }
+        for slot in desk.in_namespace(self.netns.id.ino) {
+            if let Some(lease) = desk.record(slot)?.filter(|lease| lease.netns_id == self.netns.id) {
+                let goal = join::goal(&self, &lease, &host).map_err(|e| refused(e, &self.in_the_way(&host)))?;
+                let turn = Turn::plan(lease, goal);
+                return Ok(turn.actions(&host));
+            }
+        }
+        let lease = self.decide(&desk).map_err(|e| refused(e, &self.in_the_way(&host)))?;
+        Ok(self.actions(&lease, &host))
+    }
+
+    fn ready(&mut self, prepare: Preparer<'_>) -> Result<Host> {
+        let shaper = limits::need_shaper(&self.terms);
+        let host = ready(self.config, &mut self.netlink, &self.facts, shaper, prepare)?;
+        if self.terms.egress.is_some() || self.terms.ingress.is_some() {
+            queue::leaf(&host, &self.request.id)?;
+        }
+        Ok(host)
+    }
+
+    /// The decision, under the lock.
+    fn enter(&self, host: &Host) -> Result<Entered> {
+        let lock = match self.ledger.lock() {
+            Err(e) if is_gone(&e) => return Ok(Entered::Overtaken),
+            lock => lock?,
+        };
+        if !still(host, self.config)? {
             return Ok(Entered::Overtaken);
         }
-        if let Some(known) = self.ledger.read(&self.request.id)?
-            && let Some(lease) = self.meet(known, &mut locked, netlink)?
-        {
-            return Ok(Entered::Already(Box::new(lease)));
+        let desk = Desk::of(&host.maps);
+        if let Some(known) = self.ledger.of_member(&self.request.id)? {
+            return self.meet(known, host);
         }
-        let decide = |index: &Index| {
-            let situation =
-                grant::Situation { config: self.config, index, holders: self.holders, used: &used, now: unix_now() };
-            grant::grant(self.request, &situation)
-        };
-        let mut granted = decide(&locked.index);
-        // what is in the way may belong to a container whose end nobody told us of
-        if matches!(granted, Err(grant::Refusal::Error(Error::Exhausted(_) | Error::PortInUse(_))))
-            && reclaim::sweep(self.config, &mut locked, self.ledger, self.host, netlink)? > 0
-        {
-            granted = decide(&locked.index);
+        for slot in desk.in_namespace(self.netns.id.ino) {
+            let Some(lease) = desk.record(slot)?.filter(|lease| lease.netns_id == self.netns.id) else { continue };
+            return match state(&lease, &self.ledger, host)? {
+                State::Live => self.join(lease, &lock, host),
+                State::Torn => Ok(Entered::Torn(Box::new(lease))),
+                State::Worked => Ok(Entered::Worked(Box::new(lease))),
+                State::Dead => Ok(Entered::InTheWay(Box::new(lease))),
+            };
         }
-        let grant::Grant { slot, epoch, block, ports } = granted.map_err(refused)?;
-        let mut lease = Lease {
-            id: self.request.id.clone(),
-            slot,
-            block,
-            terms: Terms { ports, ..self.limits.clone() },
-            before: None,
-            dropped: Dropped::default(),
-            bundle_cpus: self.request.bundle_cpus,
-            cpu: CpuTerms::default(),
-            cgroups: self.pid.filter(|_| !self.request.sandbox).and_then(processor::find),
-            pid: self.pid,
-            netns: self.netns.path.clone(),
-            stage: Stage::Attaching,
-            created: unix_now(),
-            netns_id: self.netns.id,
-            epoch,
-            device: self.facts.uplink.name.clone(),
-            host_loopback: self.request.host_loopback.unwrap_or(self.config.host_loopback),
-            labels: self.request.labels.clone(),
-            worker: Worker::current(),
-        };
-        processor::intend(self.config, &mut lease)?;
-        locked.grant(&lease)?;
-        Ok(Entered::New(Box::new(lease)))
+        if let Some(other) = self.ledger.read(&self.request.id)? {
+            return self.meet(other, host);
+        }
+        match self.decide(&desk) {
+            Ok(lease) => {
+                run::fault();
+                desk.enter(&lease);
+                run::fault();
+                if let Err(e) = self.ledger.write(&lease, &host.maps.book) {
+                    let _ = self.ledger.erase(&lease, &host.maps.book);
+                    desk.cancel(&lease);
+                    return Err(e);
+                }
+                Ok(Entered::New(Box::new(lease)))
+            }
+            Err(refusal) => Ok(Entered::Refused(refusal)),
+        }
     }
 
-    /// A lease of this id exists. The live one for this namespace is the answer; a dead one is taken back; any other
-    /// is somebody else's.
-    fn meet(&self, known: Lease, locked: &mut Locked<'_>, netlink: &mut Netlink) -> Result<Option<Lease>> {
-        let known = match (&known.before, device_of(netlink, known.slot)?) {
-            (Some(_), Some(outer)) => change::settle(self.config, self.host, &known, outer, locked)?,
-            _ => known,
-        };
-        match reclaim::state(&known, self.ledger, self.host, netlink)? {
-            State::Dead => {
-                reclaim::take_back(locked, &known, self.host, netlink)?;
-                Ok(None)
-            }
-            State::Worked => Err(Error::Busy(format!(
-                "container {} is being attached or detached by process {}: try again",
-                known.id, known.worker.pid
-            ))),
+    fn join(&self, lease: Lease, lock: &Lock, host: &Host) -> Result<Entered> {
+        match join::goal(self, &lease, host) {
+            Ok(goal) => Ok(Entered::Joined(Box::new(Turn::begin(lease, goal, &self.ledger, host, lock)?))),
+            Err(grant::Refusal::Error(e)) => Err(e),
+            Err(refusal) => Ok(Entered::Refused(refusal)),
+        }
+    }
+
+    /// A lease of this id exists. The live one for this namespace is the answer; a dead one is taken back; any other is
+    /// somebody else's.
+    fn meet(&self, known: Lease, host: &Host) -> Result<Entered> {
+        match state(&known, &self.ledger, host)? {
+            State::Dead => Ok(Entered::InTheWay(Box::new(known))),
+            State::Torn => Ok(Entered::Torn(Box::new(known))),
+            State::Worked => Ok(Entered::Worked(Box::new(known))),
             State::Live if known.netns_id != self.netns.id => Err(Error::Busy(format!(
                 "container {} is attached already, to the network namespace {}: choose another id, or detach it",
-                known.id,
+                self.request.id,
                 known.netns.display()
             ))),
-            State::Live if self.differs(&known) => Err(Error::Busy(format!(
-                "container {} is attached already, with other settings (block {}, ports {}): change it with `portslice set`, or detach it \
-                 first",
-                known.id,
-                known.block,
-                if known.terms.ports.is_empty() { "none".into() } else { known.terms.ports.to_string() }
-            ))),
-            State::Live => Ok(Some(known)),
+            State::Live => self.same(&known).map(|()| Entered::Already(Box::new(known))),
         }
     }
 
-    fn differs(&self, known: &Lease) -> bool {
-        let asked = &self.request.ports;
-        let have = &known.terms.ports;
+    fn same(&self, known: &Lease) -> Result<()> {
+        let Some(member) = known.member(&self.request.id) else { return Ok(()) };
+        if !self.differs(known, member) {
+            return Ok(());
+        }
+        Err(Error::Busy(format!(
+            "container {} is attached already, with other settings (block {}, ports {}): change it with `portslice set`, \
+             or detach it first",
+            self.request.id,
+            known.block,
+            if member.ports.is_empty() { "none".into() } else { member.ports.to_string() }
+        )))
+    }
+
+    fn differs(&self, known: &Lease, member: &Member) -> bool {
+        let (asked, have, labels) = (&self.request.ports, &member.ports, &self.request.labels);
         let ports = !asked.set.is_subset(have) || have.len() != asked.set.len() + u32::from(asked.auto);
-        let labels = &self.request.labels;
         ports
             || self.request.ephemeral_ports.is_some_and(|size| size != known.block.size())
             || self.request.host_loopback.is_some_and(|wanted| wanted != known.host_loopback)
-            || self.limits.asked != known.terms.asked
-            || (*labels != Labels::default() && *labels != known.labels)
+            || self.terms.asked != known.terms.asked
+            || self.member.asked != member.asked
+            || (*labels != Default::default() && *labels != member.labels)
+    }
+
+    /// A slice of its own.
+    fn decide(&self, desk: &Desk<'_>) -> std::result::Result<Lease, grant::Refusal> {
+        let size = self.request.ephemeral_ports.unwrap_or(self.config.ephemeral_ports_per_container);
+        let leased = self.leased(desk);
+        let resting = desk.resting(self.config.block_cooldown);
+        let last = desk.last_block(&self.request.id, size);
+        let granted = grant::grant(self.request, last, &self.situation(desk, &leased, &resting))?;
+        let slot = desk.free_slot().ok_or_else(|| {
+            Error::Exhausted("all slots are taken: a host carries no more containers".to_owned())
+        })?;
+        let member = Member { ports: granted.ports, ..self.member.clone() };
+        Ok(Lease {
+            format: FORMAT,
+            id: self.request.id.clone(),
+            slot,
+            block: granted.block,
+            ports: member.ports.clone(),
+            terms: self.terms.clone(),
+            members: vec![member],
+            before: None,
+            dropped: Dropped::default(),
+            netns: self.netns.path.clone(),
+            netns_id: self.netns.id,
+            shared: self.request.joins_namespace,
+            found: Found::default(),
+            stage: Stage::Attaching,
+            created: unix_now(),
+            epoch: desk.cursor().epoch.wrapping_add(1),
+            device: self.facts.uplink.name.clone(),
+            host_loopback: self.request.host_loopback.unwrap_or(self.config.host_loopback),
+            worker: Worker::current(),
+        })
+    }
+
+    /// Ports of all leases, as far as they could be granted.
+    pub(super) fn leased(&self, desk: &Desk<'_>) -> PortSet {
+        span(&assignable(self.config)).map_or_else(PortSet::empty, |span| desk.taken(span))
+    }
+
+    /// What a decision rests on.
+    pub(super) fn situation<'s>(
+        &'s self,
+        desk: &Desk<'_>,
+        leased: &'s PortSet,
+        resting: &'s PortSet,
+    ) -> Situation<'s> {
+        Situation {
+            config: self.config,
+            leased,
+            resting,
+            block_from: desk.cursor().block,
+            auto_from: desk.auto_from(&self.config.ports),
+            holders: &self.holders,
+            used: &self.used,
+        }
+    }
+
+    fn in_the_way<'s>(&'s self, host: &'s Host) -> InTheWay<'s> {
+        InTheWay { config: self.config, desk: Desk::of(&host.maps), used: &self.used }
+    }
+
+    fn actions(&self, lease: &Lease, host: &Host) -> Vec<Action> {
+        let around = Surroundings {
+            facts: &self.facts,
+            instance: host.instance,
+            leaf: host.leaf.unwrap_or_default(),
+            copied: &host.copied,
+            own: &self.request.own_settings,
+        };
+        Action::each(Verb::Perform, slice(lease, &around))
+    }
+
+    /// Makes a granted lease work, or gives it back.
+    fn wire(mut self, lease: Lease, host: &Host) -> Result<Lease> {
+        let actions = self.actions(&lease, host);
+        let mut site = Site::of(&lease, host, &self.proc, &mut self.netlink);
+        (site.fresh, site.container) = (true, Some(self.netns));
+        let mut done = run::forward(&mut site, &actions);
+        let mut attached = Lease { stage: Stage::Attached, found: site.found.clone(), ..lease.clone() };
+        attached.members.iter_mut().for_each(trim);
+        if done.is_ok() {
+            run::fault();
+            done = self.ledger.write(&attached, &host.maps.book);
+            if done.is_err() {
+                let back = Action::undo(actions.into_iter().map(|action| action.step).collect());
+                if let Err(e) = run::through(&mut site, &back) {
+                    log::error!("{e}, while undoing a failed attach");
+                }
+            }
+        }
+        if let Err(e) = done {
+            if let Err(again) = give_back(&lease, &self.ledger, host) {
+                log::error!("{again}, while giving back the lease of {}", lease.id);
+            }
+            return Err(e);
+        }
+        log::info!(
+            "{}: attached, slot {}, block {}, ports {}",
+            attached.id,
+            attached.slot,
+            attached.block,
+            if attached.ports.is_empty() { "-".into() } else { attached.ports.to_string() }
+        );
+        Ok(attached)
     }
 }
 
+/// The refusal of a container that somebody else works on.
+pub(super) fn worked(id: &ContainerId, lease: &Lease) -> Error {
+    Error::Busy(format!("container {id} is being worked on by {}: try again", lease.worker))
+}
+
+/// What is known of a member's CPU limits once they are written: of what stood there before, only what is still replaced.
+pub(super) fn trim(member: &mut Member) {
+    member.cpu.before = member.cpu.before.like(&member.cpu.now);
+}
+
 /// The ports in which a socket of the host would be in the way.
-fn span(config: &Config) -> Option<PortRange> {
-    let ports = config.ephemeral_ports.ports().union(&config.ports);
+pub(super) fn assignable(config: &Config) -> PortSet {
+    config.ephemeral_ports.ports().union(&config.ports)
+}
+
+/// From the lowest to the highest.
+pub(super) fn span(ports: &PortSet) -> Option<PortRange> {
     let (first, last) = (ports.ranges().first()?, ports.ranges().last()?);
     PortRange::new(first.begin(), last.end())
+}
+
+fn give_back(lease: &Lease, ledger: &Ledger, host: &Host) -> Result<()> {
+    let _lock = ledger.lock()?;
+    ledger.erase(lease, &host.maps.book)?;
+    Desk::of(&host.maps).cancel(lease);
+    Ok(())
+}
+
+/// The container as a member, with the CPU limits that it would get.
+fn member(config: &Config, request: &Request, pid: Option<u32>) -> Result<Member> {
+    let mut member = Member {
+        id: request.id.clone(),
+        name: request.name.clone(),
+        engine: request.engine.clone(),
+        pid,
+        process: pid.and_then(Worker::of),
+        bundle: request.bundle.clone(),
+        ports: PortSet::empty(),
+        asked: CpuAsked {
+            cpus: request.cpus,
+            cpus_limit: request.cpus_limit,
+            cpus_revocable: request.cpus_revocable,
+        },
+        bundle_cpus: request.bundle_cpus,
+        cpu: CpuTerms::default(),
+        cgroups: pid.filter(|_| !request.sandbox).and_then(find_cgroups),
+        sandbox: request.sandbox,
+        labels: request.labels.clone(),
+        created: unix_now(),
+    };
+    intend_cpu(config, &mut member)?;
+    Ok(member)
 }

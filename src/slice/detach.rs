@@ -1,71 +1,167 @@
-//! Detach: take a slice back.
+//! Detach: a container leaves its slice, and the last one ends it.
 
-use super::prepare::{self, Host};
-use super::wire::dismantle;
-use super::{account, limit, processor};
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::attach::worked;
+use super::ready::peek;
+use super::state::{State, state};
+use super::turn::{Turn, settle};
+use super::{account, end};
 use crate::config::Config;
-use crate::error::{Error, Result};
-use crate::host::process::Worker;
-use crate::lease::{Lease, Ledger, Stage};
+use crate::error::Result;
+use crate::host::facts;
+use crate::host::sysctl::Proc;
+use crate::lease::lock::{self, Lock};
+use crate::lease::record::cpus_of;
+use crate::lease::{Lease, Ledger, Member, Placed, State as Goal};
 use crate::net::Netlink;
+use crate::plan::{Action, limits};
 use crate::request::ContainerId;
+use crate::wire::Host;
 
-/// Ends the lease of `id` and returns it; `None` when there is none, which is success: a runtime calls poststop late,
-/// twice, or for a container that never was ours.
-///
-/// Ports stop being steered first, so they are free at once and the device is inert. A namespace that is about to die
-/// takes its device along, asynchronously; only one that lives on has it removed, which waits some 30 ms.
-pub fn detach(config: &Config, id: &ContainerId) -> Result<Option<Lease>> {
-    if !config.state_dir.exists() {
-        return Ok(None);
-    }
-    let ledger = Ledger::at(&config.state_dir);
-    let host = prepare::peek(config)?;
-    let (mut lease, torn) = {
-        let mut locked = ledger.lock()?;
-        let Some(mut lease) = ledger.read(id)? else {
-            locked.release(id)?;
-            return Ok(None);
-        };
-        let worker = Worker::current();
-        if lease.stage != Stage::Attached && lease.worker != worker && lease.worker.is_alive() {
-            return Err(Error::Busy(format!(
-                "container {id} is being attached or detached by process {}: try again",
-                lease.worker.pid
-            )));
-        }
-        let torn = lease.stage != Stage::Attached || lease.before.is_some();
-        lease.stage = Stage::Detaching;
-        lease.worker = worker;
-        // only for whoever finds a half-done detach: a full disk must not keep ports from being freed
-        if let Err(e) = ledger.write(&lease) {
-            log::warn!("{e}");
-        }
-        (lease, torn)
-    };
-    // a container that is about to end takes its cgroup along
-    if let Err(e) = processor::restore(&mut lease, torn) {
-        log::warn!("{id}: {e}");
-    }
-    let last = host.map(|host| take_apart(&lease, &host)).transpose()?;
-    let mut locked = ledger.lock()?;
-    if let Some(line) = last {
-        account::write(&ledger, &line);
-    }
-    locked.release(id)?;
-    drop(locked);
-    log::info!("{id}: detached, slot {}, block {} is free", lease.slot, lease.block);
-    Ok(Some(lease))
+/// Who wants a container detached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Somebody who knows what he does.
+    Operator,
+    /// A runtime that ended a container of this bundle. Two containers of two runtimes, or of two namespaces of one, may
+    /// have the same id; only the one whose bundle it is has ended.
+    Runtime(Option<PathBuf>),
 }
 
-/// Returns its last statistics, as a line of the journal: taken when nothing reaches it any more, and before the
-/// slot and the queues go in which it is counted.
-fn take_apart(lease: &Lease, host: &Host) -> Result<String> {
-    host.maps.withdraw(&lease.all_ports(), lease.slot);
-    let mut netlink = Netlink::route()?;
-    let last = account::last(lease, host, &mut netlink);
-    host.maps.clear_slot(lease.slot)?;
-    limit::forget(host, &mut netlink, lease.slot)?;
-    dismantle(&mut netlink, lease.slot, &lease.netns, lease.netns_id)?;
-    Ok(last)
+/// What a look under the lock came to.
+enum Found {
+    Nothing,
+    /// Of somebody else, who goes on.
+    Stranger,
+    Worked(Box<Lease>),
+    Torn(Box<Lease>),
+    /// The slice ends.
+    Last(Box<Lease>),
+    /// Others stay.
+    Leaves(Box<Turn>, Box<Lease>),
+}
+
+/// Takes a container out of its slice and returns the lease of that; `None` when there is none, which is success: a runtime
+/// calls poststop late, twice, or for a container that never was ours.
+pub fn detach(config: &Config, id: &ContainerId, by: &By) -> Result<Option<Lease>> {
+    let ledger = Ledger::at(&config.state_dir);
+    let Some(host) = peek(config)? else {
+        super::reclaim::forget(&ledger, id)?;
+        return Ok(None);
+    };
+    let start = Instant::now();
+    loop {
+        let found = {
+            let lock = ledger.lock()?;
+            look(config, id, by, &ledger, &host, &lock)?
+        };
+        match found {
+            Found::Nothing | Found::Stranger => return Ok(None),
+            Found::Torn(lease) => settle(&ledger, &host, &lease)?,
+            Found::Worked(lease) if start.elapsed() > lock::PATIENCE => return Err(worked(id, &lease)),
+            Found::Worked(_) => sleep(Duration::from_millis(2)),
+            Found::Last(lease) => {
+                if end::end(&ledger, &host, &lease)? {
+                    return Ok(Some(*lease));
+                }
+            }
+            Found::Leaves(turn, lease) => return leave(*turn, &lease, id, &ledger, &host).map(Some),
+        }
+    }
+}
+
+/// The actions that [`detach`] would carry out now.
+pub fn plan(config: &Config, id: &ContainerId) -> Result<Vec<Action>> {
+    let (ledger, Some(host)) = (Ledger::at(&config.state_dir), peek(config)?) else { return Ok(Vec::new()) };
+    let Some(lease) = of(&ledger, id, &By::Operator)? else { return Ok(Vec::new()) };
+    if ends(&lease, id, &By::Operator) || !host.is_wired(&lease)? {
+        return Ok(end::actions(&lease, &host));
+    }
+    let goal = goal(config, &lease, id)?;
+    Ok(Turn::plan(lease, goal).actions(&host))
+}
+
+fn look(config: &Config, id: &ContainerId, by: &By, ledger: &Ledger, host: &Host, lock: &Lock) -> Result<Found> {
+    let Some(lease) = of(ledger, id, by)? else { return Ok(Found::Nothing) };
+    let lease = Box::new(lease);
+    match state(&lease, ledger, host)? {
+        State::Worked => return Ok(Found::Worked(lease)),
+        State::Torn => return Ok(Found::Torn(lease)),
+        State::Dead => return Ok(Found::Last(lease)),
+        State::Live => {}
+    }
+    if let Some(member) = lease.member(id)
+        && !proves(by, member)
+    {
+        log::info!("{id}: another container of this id ended, with another bundle; this one goes on");
+        return Ok(Found::Stranger);
+    }
+    if ends(&lease, id, by) {
+        return Ok(Found::Last(lease));
+    }
+    let goal = goal(config, &lease, id)?;
+    Ok(Found::Leaves(Box::new(Turn::begin((*lease).clone(), goal, ledger, host, lock)?), lease))
+}
+
+/// The slice in which it is a member; to an operator also the one that bears its name and has no member left.
+fn of(ledger: &Ledger, id: &ContainerId, by: &By) -> Result<Option<Lease>> {
+    match ledger.of_member(id)? {
+        None if *by == By::Operator => Ok(ledger.read(id)?.filter(|lease| lease.members.is_empty())),
+        found => Ok(found),
+    }
+}
+
+/// Does whoever calls speak of this member? A runtime names its bundle, and calls when its process has ended: of two that
+/// have the same id and the same bundle, it is not the one that runs.
+fn proves(by: &By, member: &Member) -> bool {
+    /// The process was killed and may take a moment to go.
+    const MOMENT: Duration = Duration::from_millis(500);
+    let By::Runtime(bundle) = by else { return true };
+    if let (Some(theirs), Some(ours)) = (bundle, &member.bundle) {
+        return theirs == ours && (member.runs() != Some(true) || gone_within(member, MOMENT));
+    }
+    member.bundle.is_none() && bundle.is_none()
+}
+
+fn gone_within(member: &Member, patience: Duration) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < patience {
+        if member.runs() != Some(true) {
+            return true;
+        }
+        sleep(Duration::from_millis(5));
+    }
+    false
+}
+
+/// Does the slice end with this member? A namespace that somebody else made may be joined again, and ends by itself.
+fn ends(lease: &Lease, id: &ContainerId, by: &By) -> bool {
+    let others = lease.members.iter().any(|member| member.id != *id);
+    !others && (!lease.shared || *by == By::Operator)
+}
+
+/// What the slice is to be without the member. Its ports stay leased: the namespace lives on, and may have them still.
+fn goal(config: &Config, lease: &Lease, id: &ContainerId) -> Result<Goal> {
+    let members: Vec<Member> = lease.members.iter().filter(|member| member.id != *id).cloned().collect();
+    let known =
+        limits::Known { tamper_proof: lease.terms.egress_placed == Placed::Inside, cpus: cpus_of(&members) };
+    let machine = facts::machine(config, &lease.device);
+    let mut terms = limits::terms(config, &lease.terms.asked, known, &machine)?;
+    terms.second = lease.terms.second;
+    Ok(Goal { terms, members, leased: lease.ports.clone() })
+}
+
+fn leave(turn: Turn, lease: &Lease, id: &ContainerId, ledger: &Ledger, host: &Host) -> Result<Lease> {
+    let line = lease.member(id).map(|member| Ok(account::last(lease, member, host, &mut Netlink::route()?)));
+    let line: Option<String> = line.transpose()?;
+    let lease = turn.carry_out(ledger, host, &Proc::default())?;
+    if let Some(line) = line {
+        let _lock = ledger.lock()?;
+        account::write(ledger, &[line]);
+    }
+    log::info!("{id}: left the slice of {}, which has {} members", lease.id, lease.members.len());
+    Ok(lease)
 }

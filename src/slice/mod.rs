@@ -1,23 +1,27 @@
 //! What a container was given, and the verbs that make, alter and end it. The only place where order matters.
 //!
-//! [`prepare`] makes the host ready and [`undo`] puts it back, [`attach()`] gives a container its slice, [`change()`] alters it while the container
-//! runs, [`detach()`] takes it back, [`mod@reclaim`] takes back what nobody else did. Each is idempotent. Nothing here
-//! knows which face called.
+//! [`setup`] makes the host ready and [`mod@undo`] puts it back; [`ready`] opens it. [`attach()`] gives a container its slice,
+//! or lets it join that of its namespace; [`change()`] alters it while the container runs; [`detach()`] takes a container out,
+//! and the last one ends the slice (`end`); [`reclaim`] ends what nobody else did; [`fsck`] compares everything with the
+//! kernel. A join, a leave and a change are each a `turn`. All of them are runs over the steps of a plan (`run`). Each is
+//! idempotent. Nothing here knows which face called.
 
 pub mod account;
 pub mod attach;
 pub mod change;
 pub mod detach;
-mod fair;
-mod limit;
-pub mod prepare;
-mod processor;
+mod end;
+pub mod fsck;
+mod join;
+pub mod ready;
 pub mod reclaim;
 mod refused;
-mod shaper;
+mod run;
+pub mod setup;
+pub mod state;
+mod turn;
 pub mod undo;
-mod wire;
 
 pub use attach::{Container, attach};
 pub use change::change;
-pub use detach::detach;
+pub use detach::{By, detach};

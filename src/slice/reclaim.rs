@@ -1,128 +1,169 @@
 //! Reclaim: end what nobody ended. A runtime may never call poststop (crun after a failed hook, a kill -9, a reboot
 //! of the daemon), so the kernel is asked what is still alive.
 
-use std::borrow::Cow;
-
-use super::prepare::{self, Host};
-use super::wire::{device_of, dismantle};
-use super::{account, change, limit, processor};
+use super::ready::peek;
+use super::state::{State, state};
+use super::turn::settle;
+use super::{end, run};
 use crate::config::Config;
 use crate::error::Result;
-use crate::lease::ledger::Locked;
-use crate::lease::{Lease, Ledger, Stage};
-use crate::net::{Netlink, link};
+use crate::lease::{Desk, Lease, Ledger};
+use crate::net::link::{self, Link};
+use crate::net::{Netlink, Request};
+use crate::plan::Action;
+use crate::plan::slice::outer_mac;
+use crate::request::ContainerId;
+use crate::steer::MAX_SLOTS;
+use crate::wire::Host;
 
-/// What became of a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Its container's device is there.
-    Live,
-    /// A process is attaching or detaching it.
-    Worked,
-    /// The device, and with it the namespace, is gone; or whoever worked on it was killed.
-    Dead,
+/// What [`gc`] found.
+enum Finding {
+    /// A lease whose container is gone.
+    Dead(Box<Lease>),
+    /// A change that was killed on the way.
+    Torn(Box<Lease>),
+    /// A slot that is taken and of which no record is left.
+    Lost(u16),
 }
 
-/// Takes back every dead lease, and removes devices of ours that no lease explains. Returns the ids.
+/// Takes back every dead lease, finishes what was interrupted, and removes devices of ours that no lease explains. Returns
+/// the ids of those that ended.
 pub fn gc(config: &Config) -> Result<Vec<String>> {
     let ledger = Ledger::at(&config.state_dir);
-    let Some(host) = prepare::peek(config)? else {
+    let Some(host) = peek(config)? else {
         return forget_all(&ledger);
     };
-    let mut netlink = Netlink::route()?;
-    let mut locked = ledger.lock()?;
-    let before: Vec<_> = locked.index.entries.values().map(|e| e.id.clone()).collect();
-    sweep(config, &mut locked, &ledger, &host, &mut netlink)?;
-    ledger.remove_leftovers()?;
-    for device in link::all(&mut netlink)? {
-        let slot = device.name.strip_prefix("portslice").and_then(|n| n.parse::<u16>().ok());
-        if slot.is_some_and(|slot| !locked.index.entries.contains_key(&slot)) {
-            netlink.send(link::delete(device.index, &device.name).tolerate(&[libc::ENODEV]))?;
+    let mut ended = Vec::new();
+    for finding in findings(&ledger, &host)? {
+        // one failing lease must not keep the others from being taken back
+        let done = match &finding {
+            Finding::Dead(lease) => {
+                log::info!("{}: its network namespace is gone, taking back block {}", lease.id, lease.block);
+                end::end(&ledger, &host, lease).map(|done| {
+                    if done {
+                        ended.push(lease.id.to_string());
+                    }
+                })
+            }
+            Finding::Torn(lease) => settle(&ledger, &host, lease),
+            Finding::Lost(slot) => clear(&ledger, &host, *slot),
+        };
+        if let Err(e) = done {
+            log::error!("{e}, while taking back what nobody ended");
         }
     }
-    let after: Vec<_> = locked.index.entries.values().map(|e| &e.id).collect();
-    Ok(before.iter().filter(|id| !after.contains(id)).map(ToString::to_string).collect())
+    let _lock = ledger.lock()?;
+    ledger.remove_leftovers()?;
+    let mut netlink = Netlink::route()?;
+    for request in strays(&mut netlink, &host)? {
+        netlink.send(request)?;
+    }
+    Ok(ended)
 }
 
-/// Takes back every dead lease; returns how many.
-pub fn sweep(
-    config: &Config,
-    locked: &mut Locked<'_>,
-    ledger: &Ledger,
-    host: &Host,
-    netlink: &mut Netlink,
-) -> Result<usize> {
-    let mut dead = 0;
-    for lease in ledger.all()? {
-        match state(&lease, ledger, host, netlink)? {
-            State::Dead => {
-                log::info!("{}: its network namespace is gone, taking back block {}", lease.id, lease.block);
-                match take_back(locked, &lease, host, netlink) {
-                    Ok(()) => dead += 1,
-                    // the others are not to suffer
-                    Err(e) => log::error!("{}: {e}, while taking it back", lease.id),
-                }
-            }
-            State::Live if lease.before.is_some() => {
-                if let Some(outer) = device_of(netlink, lease.slot)?
-                    && let Err(e) = change::settle(config, host, &lease, outer, locked)
-                {
-                    log::error!("{}: {e}, while going back to what was before a change", lease.id);
-                }
-            }
+/// The actions that [`gc`] would carry out now.
+pub fn plan(config: &Config) -> Result<Vec<Action>> {
+    let (ledger, Some(host)) = (Ledger::at(&config.state_dir), peek(config)?) else { return Ok(Vec::new()) };
+    let mut actions = Vec::new();
+    for finding in findings(&ledger, &host)? {
+        if let Finding::Dead(lease) = finding {
+            actions.extend(end::actions(&lease, &host));
+        }
+    }
+    Ok(actions)
+}
+
+/// Takes back leases whose device is gone, for an attach that found no room; returns how many. It looks at nothing but the
+/// data path's tables until it finds one.
+pub fn sweep(_config: &Config, ledger: &Ledger, host: &Host) -> Result<usize> {
+    let mut count = 0;
+    let desk = Desk::of(&host.maps);
+    for slot in desk.leased() {
+        let entry = host.maps.slot(slot)?;
+        if entry.ifindex != 0 && host.maps.device(slot)? == Some(entry.ifindex) {
+            continue;
+        }
+        let Some(lease) = desk.record(slot).ok().flatten() else { continue };
+        if state(&lease, ledger, host)? == State::Dead {
+            count += usize::from(end::end(ledger, host, &lease)?);
+        }
+    }
+    Ok(count)
+}
+
+/// The slot of a device, if it is the host's end of a pair of installation `instance`.
+pub fn slot_of(device: &Link, instance: u32) -> Option<u16> {
+    let mac = device.mac?;
+    let slot = u16::from_be_bytes([mac[4], mac[5]]);
+    (slot != 0 && slot < MAX_SLOTS && mac == outer_mac(instance, slot)).then_some(slot)
+}
+
+/// The host was never prepared in this boot: whatever the ledger holds of a container died with the last one.
+pub fn forget(ledger: &Ledger, id: &ContainerId) -> Result<()> {
+    ledger.unlink_if_there(id)?;
+    ledger.erase_file(id)
+}
+
+fn findings(ledger: &Ledger, host: &Host) -> Result<Vec<Finding>> {
+    let desk = Desk::of(&host.maps);
+    let mut findings = Vec::new();
+    let leases = ledger.all()?;
+    for lease in &leases {
+        match state(lease, ledger, host)? {
+            State::Dead => findings.push(Finding::Dead(Box::new(lease.clone()))),
+            State::Torn => findings.push(Finding::Torn(Box::new(lease.clone()))),
             State::Live | State::Worked => {}
         }
     }
-    Ok(dead)
-}
-
-/// What became of `lease`.
-pub fn state(lease: &Lease, ledger: &Ledger, host: &Host, netlink: &mut Netlink) -> Result<State> {
-    let mut lease = Cow::Borrowed(lease);
-    if lease.stage != Stage::Attached {
-        if lease.worker.is_alive() {
-            return Ok(State::Worked);
-        }
-        // it may have finished between the reading of the lease and the look at it
-        match ledger.read(&lease.id)? {
-            Some(now) if now.stage == Stage::Attached => lease = Cow::Owned(now),
-            _ => return Ok(State::Dead),
+    for slot in desk.leased().filter(|slot| !leases.iter().any(|lease| lease.slot == *slot)) {
+        match desk.record(slot) {
+            Ok(Some(lease)) if state(&lease, ledger, host)? == State::Dead => {
+                findings.push(Finding::Dead(Box::new(lease)));
+            }
+            Ok(Some(lease)) => log::warn!("{}: its lease is lost: run `portslice fsck --rebuild`", lease.id),
+            Ok(None) => findings.push(Finding::Lost(slot)),
+            Err(e) => log::warn!("{e}"),
         }
     }
-    let device = device_of(netlink, lease.slot)?;
-    let known = host.maps.slot(lease.slot)?;
-    let live = device.is_some_and(|d| d.index == known.ifindex && known.epoch == lease.epoch);
-    Ok(if live { State::Live } else { State::Dead })
+    Ok(findings)
 }
 
-/// Ends a dead lease: its ports first, its device if a killed run left one, then its record.
-pub fn take_back(locked: &mut Locked<'_>, lease: &Lease, host: &Host, netlink: &mut Netlink) -> Result<()> {
-    host.maps.withdraw(&lease.all_ports(), lease.slot);
-    // whoever was killed while attaching or detaching may have left a container that goes on
-    let torn = lease.stage != Stage::Attached || lease.before.is_some();
-    if let Err(e) = processor::restore(&mut lease.clone(), torn) {
-        log::warn!("{}: {e}", lease.id);
+/// Gives back a slot without a record, unless it got one meanwhile: whoever enters a lease holds the lock until it is
+/// written.
+fn clear(ledger: &Ledger, host: &Host, slot: u16) -> Result<()> {
+    let _lock = ledger.lock()?;
+    let desk = Desk::of(&host.maps);
+    let known = desk.record(slot)?.is_some() || ledger.all()?.iter().any(|lease| lease.slot == slot);
+    if !known && !desk.leased().all(|leased| leased != slot) {
+        host.maps.clear_slot(slot)?;
+        host.maps.clear_device(slot)?;
+        run::fault();
+        desk.clear(slot);
     }
-    // one that never came into use counted nothing
-    let last = (lease.stage != Stage::Attaching).then(|| account::last(lease, host, netlink));
-    host.maps.clear_slot(lease.slot)?;
-    limit::forget(host, netlink, lease.slot)?;
-    dismantle(netlink, lease.slot, &lease.netns, lease.netns_id)?;
-    if let Some(line) = last {
-        account::write(locked.ledger(), &line);
-    }
-    locked.release(&lease.id)
+    Ok(())
 }
 
-/// The host was never prepared in this boot: whatever the ledger holds died with the last one.
+/// Devices of ours in namespaces that live, in slots that nobody has.
+fn strays(netlink: &mut Netlink, host: &Host) -> Result<Vec<Request>> {
+    let leased: Vec<u16> = Desk::of(&host.maps).leased().collect();
+    let mut requests = Vec::new();
+    for device in link::all(netlink)? {
+        let stray = slot_of(&device, host.instance).is_some_and(|slot| !leased.contains(&slot));
+        if stray && link::namespace_lives(netlink, &device)? {
+            requests.push(link::delete(device.index, &device.name).tolerate(&[libc::ENODEV]));
+        }
+    }
+    Ok(requests)
+}
+
 fn forget_all(ledger: &Ledger) -> Result<Vec<String>> {
-    let leases = ledger.all()?;
-    if leases.is_empty() {
+    let ids = ledger.ids()?;
+    if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let mut locked = ledger.lock()?;
-    for lease in &leases {
-        locked.release(&lease.id)?;
+    let _lock = ledger.lock()?;
+    for id in &ids {
+        forget(ledger, id)?;
     }
-    Ok(leases.into_iter().map(|l| l.id.to_string()).collect())
+    Ok(ids.into_iter().map(|id| id.to_string()).collect())
 }

@@ -1,124 +1,83 @@
 //! Putting the host back as it was before it was made ready.
 
 use std::fs;
-use std::io;
-use std::path::Path;
 
-use nix::mount::{MntFlags, umount2};
-
-use super::prepare::{LO, RESERVED, bpf_directory, check_namespace, is_bpffs, open, save};
-use super::{fair, reclaim, shaper};
+use super::ready::{check_namespace, open};
+use super::{reclaim, run};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::file;
 use crate::host::HostRecord;
 use crate::host::process::boot_id;
-use crate::host::record::Reserved;
-use crate::host::sysctl::{self, Proc};
-use crate::lease::Ledger;
-use crate::net::{Netlink, Netns, filter, link};
-use crate::ports::PortSet;
-use crate::steer::Programs;
+use crate::lease::{Desk, Ledger};
+use crate::net::{Netlink, Netns, link};
+use crate::plan::host::done;
+use crate::plan::{Action, Step, Verb};
+use crate::wire::HostSite;
 
-/// Puts the host back as it was before the first attach. Refused while there are containers.
-pub fn undo(config: &Config) -> Result<()> {
+/// Puts the host back as it was before the first attach. Refused while there are containers. `dry`: only says what would be
+/// done. Returns the actions.
+pub fn undo(config: &Config, dry: bool) -> Result<Vec<Action>> {
     let directory = &config.state_dir;
     if !directory.exists() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let ledger = Ledger::at(directory);
+    let record = HostRecord::read(directory, &boot_id())?;
+    check_namespace(&record, Netns::current()?.id, config)?;
+    if dry {
+        return Ok(Action::undo(done(config, &record)));
+    }
+    if record.ready {
+        // What ended without a word is taken back first, and not under the lock.
+        reclaim::gc(config)?;
+    }
     ledger.create()?;
+    let lock = ledger.lock()?;
     let mut record = HostRecord::read(directory, &boot_id())?;
     check_namespace(&record, Netns::current()?.id, config)?;
     let mut netlink = Netlink::route()?;
-    let mut locked = ledger.lock()?;
-    record = HostRecord::read(directory, &boot_id())?;
-    if record.ready
-        && let Ok(host) = open(config, &record)
-    {
-        reclaim::sweep(config, &mut locked, &ledger, &host, &mut netlink)?;
-        if let Some(first) = locked.index.entries.values().next() {
+    if record.ready {
+        let host = open(config, &record)?;
+        let desk = Desk::of(&host.maps);
+        let leased: Vec<u16> = desk.leased().collect();
+        if let Some(first) = leased.first() {
+            let name = desk.name(*first);
             return Err(Error::Busy(format!(
-                "{} containers are attached, {} among them: detach them first (`portslice detach ID`)",
-                locked.index.entries.len(),
-                first.id
+                "{} containers are attached, {name} among them: detach them first (`portslice detach ID`)",
+                leased.len()
             )));
         }
+        remove_devices(&mut netlink, record.instance)?;
     }
-    // from here on a run that is killed leaves a host that is prepared anew, or undone by the next run
+    // From here on a run that is killed leaves a host that is prepared anew, or undone by the next run.
     record.ready = false;
-    save(&ledger, config, &record)?;
-
-    let programs = Programs::at(&bpf_directory(directory));
-    for (name, index) in [("from_wire", record.uplink), ("from_lo", LO)] {
-        programs.detach_tcx(name)?;
-        unfilter(&mut netlink, &record, index)?;
+    let mut site = HostSite::new(config, None, &ledger, record, &mut netlink);
+    site.save()?;
+    let actions: Vec<Action> = done(config, &site.record)
+        .into_iter()
+        .rev()
+        .map(|step: Step| Action { verb: Verb::Undo, step })
+        .collect();
+    for action in &actions {
+        run::through(&mut site, std::slice::from_ref(action))?;
     }
-    shaper::remove(&mut netlink)?;
-    if record.fair != 0 {
-        fair::remove(&mut netlink, record.fair)?;
-    }
-    for changed in record.changed.iter().rev() {
-        if sysctl::read(&changed.key)?.as_deref() == Some(&changed.now) {
-            sysctl::write(&changed.key, &changed.before)?;
-        }
-    }
-    if let Some(reserved) = &record.reserved {
-        unreserve(reserved)?;
-    }
-    unmount(&bpf_directory(directory), record.mounted)?;
+    // The record goes first and the lock last: whoever waited for that lock finds a host that is not prepared.
+    let path = HostRecord::path(directory);
+    file::remove(&path).map_err(Error::file("remove", path))?;
     ledger.remove()?;
-    drop(locked);
-    remove(&HostRecord::path(directory))?;
-    // the directory may hold what others put there; then it stays
+    drop(lock);
+    // The directory may hold what others put there; then it stays.
     let _ = fs::remove_dir(directory);
-    Ok(())
+    Ok(actions)
 }
 
-/// Takes our filter off a device, and clsact with it if that was ours.
-fn unfilter(netlink: &mut Netlink, record: &HostRecord, index: u32) -> Result<()> {
-    if record.tcx || index == 0 {
-        return Ok(());
-    }
-    // a device that is gone took its filters along
-    let Some(device) = link::at(netlink, index)? else { return Ok(()) };
-    let remove = if record.clsact.contains(&index) {
-        filter::delete_clsact(index, &device.name)
-    } else {
-        filter::delete_ingress(index, &device.name)
-    };
-    netlink.send(remove.tolerate(&[libc::ENOENT, libc::EINVAL]))
-}
-
-/// Takes out what we put in; what others added meanwhile stays.
-fn unreserve(reserved: &Reserved) -> Result<()> {
-    let left = Proc::default().here().reserved_ports()?.difference(&reserved.added);
-    let text = left.to_string();
-    // the kernel's own text may differ from ours in form, and an empty list is written as a line end
-    let before: PortSet = reserved.before.parse().unwrap_or_default();
-    let text = if left == before { &reserved.before } else { &text };
-    sysctl::write(RESERVED, &format!("{text}\n")).map(drop)
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(e)),
-        _ => Ok(()),
-    }
-}
-
-fn unmount(directory: &Path, ours: bool) -> Result<()> {
-    if is_bpffs(directory) {
-        if ours {
-            umount2(directory, MntFlags::MNT_DETACH).map_err(|e| Error::file("unmount", directory)(e.into()))?;
-        } else {
-            for entry in fs::read_dir(directory).map_err(Error::file("list", directory))?.flatten() {
-                fs::remove_file(entry.path()).map_err(Error::file("remove", entry.path()))?;
-            }
-            return Ok(());
+/// Removes devices of ended slices whose namespaces the kernel still keeps, for data that their sockets could not send.
+fn remove_devices(netlink: &mut Netlink, instance: u32) -> Result<()> {
+    for device in link::all(netlink)? {
+        if reclaim::slot_of(&device, instance).is_some() && link::namespace_lives(netlink, &device)? {
+            netlink.send(link::delete(device.index, &device.name).tolerate(&[libc::ENODEV]))?;
         }
     }
-    match fs::remove_dir(directory) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", directory)(e)),
-        _ => Ok(()),
-    }
+    Ok(())
 }

@@ -1,20 +1,18 @@
-//! Holding a direction to its limit: making, changing and removing one queue, without losing what waits in it.
+//! One queue that holds a direction to its limit: making, changing and removing it without losing what waits in it.
 //!
 //! What does not live here: which limit ([`crate::plan::limits`]) and in which order with everything else.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::prepare::Host;
-use super::shaper;
+use super::{Host, shaper};
 use crate::error::{Error, Result};
 use crate::net::link::Link;
 use crate::net::qdisc::{self, Leaf, ONLY, Throttle};
 use crate::net::{Netlink, Netns};
 use crate::rate::Shape;
 
-/// How far HTB may have sent ahead of a rate before another one counts: a class that owes more is left to pay, and
-/// packets go to another one.
+/// A class more than this in debt cannot adopt a new rate promptly; its traffic moves to a second class.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// There is no such device, qdisc or class: it is gone, as it should be.
@@ -59,6 +57,11 @@ impl Queue {
     pub fn owes(&mut self) -> Result<bool> {
         let load = qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)?;
         Ok(load.is_some_and(|load| Duration::from_nanos(load.debt) > PATIENCE))
+    }
+
+    /// Is it there?
+    pub fn exists(&mut self) -> Result<bool> {
+        Ok(qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)?.is_some())
     }
 
     /// Makes the queue, or changes it to `throttle` when it is there; what waits in it stays. A queue that gets shorter

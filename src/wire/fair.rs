@@ -36,6 +36,11 @@ pub fn check(netlink: &mut Netlink, probed: &Probed, uplink: &Link) -> Result<()
     ))
 }
 
+/// Is it there?
+pub fn is_made(netlink: &mut Netlink, uplink: &Link) -> Result<bool> {
+    Ok(qdisc::root(netlink, uplink.index, &uplink.name)?.is_some_and(|root| root.major == qdisc::FAIR))
+}
+
 /// Makes it the root qdisc of the uplink; the one that is there gets the program as it is pinned now.
 pub fn make(netlink: &mut Netlink, programs: &Programs, uplink: &Link) -> Result<()> {
     // the kernel takes the number of flows only once

@@ -11,10 +11,10 @@ use std::os::fd::AsFd;
 
 use crate::error::{Error, Result};
 use crate::host::sysctl::Proc;
-use crate::net::link::{self, Pair};
+use crate::net::link::{self, Link, Pair};
 use crate::net::qdisc;
 use crate::net::{Netlink, Netns, filter};
-use crate::plan::PAIR_MTU;
+use crate::plan::slice::{PAIR_MTU, outer_mac};
 use crate::rate::{Limit, Rate, Shape};
 use crate::steer::Programs;
 use crate::steer::maps::MAX_SLOTS;
@@ -29,25 +29,27 @@ const PROGRAM: &str = "after_shaper";
 /// A class without a container: a packet that names no class of one has lost its way.
 const NOBODY: u16 = MAX_SLOTS;
 
-/// Its index, if it is there.
-pub fn find(netlink: &mut Netlink) -> Result<Option<u32>> {
-    Ok(link::find(netlink, NAME)?.map(|link| link.index))
+/// Its index, if it is there and is of installation `instance`.
+pub fn find(netlink: &mut Netlink, instance: u32) -> Result<Option<u32>> {
+    let ours = |link: &Link| link.mac == Some(outer_mac(instance, NOBODY));
+    Ok(link::find(netlink, NAME)?.filter(ours).map(|link| link.index))
 }
 
 /// Makes it; returns its index. One that is there is replaced.
-pub fn make(netlink: &mut Netlink, programs: &Programs) -> Result<u32> {
-    remove(netlink)?;
+pub fn make(netlink: &mut Netlink, programs: &Programs, instance: u32) -> Result<u32> {
+    remove(netlink, instance)?;
     let pair = Pair {
         name: NAME,
         alias: "portslice: holds containers to their egress limits",
+        mac: outer_mac(instance, NOBODY),
         inner_name: AFTER,
-        mac: [2, 0x70, 0x73, 0, 0, 1],
+        inner_mac: outer_mac(instance, NOBODY + 1),
         mtu: PAIR_MTU,
     };
     netlink.send(pair.create(&Netns::current()?))?;
     let outcome = furnish(netlink, programs);
     if outcome.is_err()
-        && let Err(e) = remove(netlink)
+        && let Err(e) = remove(netlink, instance)
     {
         log::error!("{e}, while undoing the making of {NAME}");
     }
@@ -66,8 +68,8 @@ pub fn renew(netlink: &mut Netlink, programs: &Programs) -> Result<()> {
 }
 
 /// Removes it, if it is there.
-pub fn remove(netlink: &mut Netlink) -> Result<()> {
-    match find(netlink)? {
+pub fn remove(netlink: &mut Netlink, instance: u32) -> Result<()> {
+    match find(netlink, instance)? {
         Some(index) => netlink.send(link::delete(index, NAME).tolerate(&[libc::ENODEV])),
         None => Ok(()),
     }

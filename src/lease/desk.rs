@@ -1,0 +1,153 @@
+//! The desk: what a decision needs to know, read from the kernel's own tables, and what it enters there.
+//!
+//! Who owns a port stands in the data path's `ports`, who has a slot in `tenants`. Both are memory that this process shares
+//! with the kernel, so a decision among a thousand leases opens no file of theirs. Everything here is done under the
+//! ledger's lock. What does not live here: the records themselves ([`super::ledger`]), and the choice (`plan::grant`).
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::ledger::decode;
+use super::record::Lease;
+use crate::error::Result;
+use crate::ports::{Block, BlockSize, PortRange, PortSet};
+use crate::request::ContainerId;
+use crate::steer::tenants::{Cursor, Tenant, TenantState, boottime, id_hash};
+use crate::steer::{MAX_SLOTS, Maps};
+
+/// The tables of one host.
+#[derive(Clone, Copy)]
+pub struct Desk<'a> {
+    maps: &'a Maps,
+}
+
+impl<'a> Desk<'a> {
+    /// Those behind `maps`.
+    pub fn of(maps: &'a Maps) -> Self {
+        Self { maps }
+    }
+
+    /// Ports within `span` that are leased, steered or not.
+    pub fn taken(&self, span: PortRange) -> PortSet {
+        self.maps.taken(span)
+    }
+
+    /// The numbers given out last.
+    pub fn cursor(&self) -> Cursor {
+        self.maps.tenants.cursor()
+    }
+
+    /// The slot after the one given out last that nobody has: a freed slot rests as long as possible, because its device
+    /// may outlive its lease for a moment.
+    pub fn free_slot(&self) -> Option<u16> {
+        let last = self.cursor().last_slot.min(MAX_SLOTS - 1);
+        let free = |slot: &u16| self.maps.tenants.get(*slot).state != TenantState::Leased;
+        (last + 1..MAX_SLOTS).chain(1..=last).find(free)
+    }
+
+    /// Where ports of the host's choice are searched first: behind those of the newest lease, as next-fit goes.
+    pub fn auto_from(&self, assignable: &PortSet) -> u16 {
+        let (steered, reserved) = self.maps.owned(self.cursor().last_slot);
+        let newest = steered.union(&reserved).intersection(assignable);
+        newest.ranges().last().map_or(0, |range| range.end().saturating_add(1))
+    }
+
+    /// The block a container had last, if it still rests.
+    pub fn last_block(&self, id: &ContainerId, size: BlockSize) -> Option<Block> {
+        let id = id_hash(id.as_str());
+        self.rests().filter(|tenant| tenant.id == id).filter_map(block_of).find(|block| block.size() == size)
+    }
+
+    /// Blocks that became free less than `cooldown` ago. The clock is the kernel's time since boot, which nobody sets.
+    pub fn resting(&self, cooldown: Duration) -> PortSet {
+        if cooldown.is_zero() {
+            return PortSet::empty();
+        }
+        let now = boottime();
+        let young = |tenant: &Tenant| u64::from(now.saturating_sub(tenant.freed)) < cooldown.as_secs();
+        PortSet::from_iter(self.rests().filter(young).filter_map(block_of).map(Block::range))
+    }
+
+    /// Slots that are leased, ascending.
+    pub fn leased(&self) -> impl Iterator<Item = u16> + use<'a> {
+        let maps = self.maps;
+        (1..MAX_SLOTS).filter(|slot| maps.tenants.get(*slot).state == TenantState::Leased)
+    }
+
+    /// Leased slots whose namespace has the inode `ino`. Inodes are given out again: the lease says whether it is the one.
+    pub fn in_namespace(&self, ino: u64) -> Vec<u16> {
+        self.leased().filter(|slot| self.maps.tenants.get(*slot).netns == ino).collect()
+    }
+
+    /// The kernel's copy of the lease of a slot; `None` when there is none.
+    pub fn record(&self, slot: u16) -> Result<Option<Lease>> {
+        let place = format!("of slot {slot} in the kernel's book");
+        self.maps.book.read(slot)?.map(|bytes| decode(&bytes, Path::new(&place))).transpose()
+    }
+
+    /// What the lease of a slot is called, for messages.
+    pub fn name(&self, slot: u16) -> String {
+        match self.record(slot) {
+            Ok(Some(lease)) => format!("container {}", lease.id),
+            _ => format!("the container of slot {slot}"),
+        }
+    }
+
+    /// Whose `port` is, for messages.
+    pub fn owner(&self, port: u16) -> String {
+        self.maps.owner(port).map_or_else(|| "another container".into(), |owner| self.name(owner.slot))
+    }
+
+    /// Enters a new lease: its slot, its block and its ports are nobody else's from now on, and not steered yet.
+    pub fn enter(&self, lease: &Lease) {
+        // The numbers first: whoever is killed here has wasted an epoch, but none is given out twice.
+        let cursor = Cursor { epoch: lease.epoch, last_slot: lease.slot, block: lease.block.end().wrapping_add(1) };
+        self.maps.tenants.set_cursor(cursor);
+        self.maps.tenants.put(lease.slot, tenant(lease, TenantState::Leased));
+        self.maps.reserve(&lease.all_ports(), lease.slot);
+    }
+
+    /// Takes back a lease that never came into use: nobody has talked to its ports.
+    pub fn cancel(&self, lease: &Lease) {
+        self.maps.withdraw(&lease.all_ports(), lease.slot);
+        self.maps.tenants.put(lease.slot, Tenant::default());
+    }
+
+    /// Ends a lease; its block rests.
+    pub fn release(&self, lease: &Lease) {
+        self.maps.withdraw(&lease.all_ports(), lease.slot);
+        // Of this container only the newest block counts.
+        let id = id_hash(lease.id.as_str());
+        for slot in 1..MAX_SLOTS {
+            let tenant = self.maps.tenants.get(slot);
+            if tenant.state == TenantState::Rests && tenant.id == id {
+                self.maps.tenants.put(slot, Tenant::default());
+            }
+        }
+        let rests = Tenant { freed: boottime(), ..tenant(lease, TenantState::Rests) };
+        self.maps.tenants.put(lease.slot, rests);
+    }
+
+    /// Gives back a slot of which no record is left, with all ports it has.
+    pub fn clear(&self, slot: u16) {
+        let (steered, reserved) = self.maps.owned(slot);
+        self.maps.withdraw(&steered.union(&reserved), slot);
+        self.maps.tenants.put(slot, Tenant::default());
+    }
+
+    fn rests(&self) -> impl Iterator<Item = Tenant> + use<'a> {
+        let maps = self.maps;
+        let tenants = (1..MAX_SLOTS).map(|slot| maps.tenants.get(slot));
+        tenants.filter(|tenant| tenant.state == TenantState::Rests)
+    }
+}
+
+fn tenant(lease: &Lease, state: TenantState) -> Tenant {
+    let block = Some((lease.block.begin(), lease.block.size().get()));
+    Tenant { netns: lease.netns_id.ino, id: id_hash(lease.id.as_str()), freed: 0, block, state }
+}
+
+fn block_of(tenant: Tenant) -> Option<Block> {
+    let (begin, size) = tenant.block?;
+    Block::new(begin, BlockSize::new(size)?)
+}

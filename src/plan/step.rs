@@ -1,0 +1,263 @@
+//! Steps: the things that a prepared host, a slice and a member are made of, each with all that is needed to look at,
+//! perform, undo and print it.
+//!
+//! What does not live here: which steps a thing has ([`super::host`], [`super::slice`], [`super::change`]), carrying them
+//! out (`wire`), and the loop over them (`slice::run`).
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::limits::Place;
+use crate::cpu;
+use crate::host::sysctl::Setting;
+use crate::lease::CpuTerms;
+use crate::net::link::Mac;
+use crate::net::qdisc::Throttle;
+use crate::ports::PortSet;
+use crate::request::ContainerId;
+
+/// One thing to be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The ports that may be leased are reserved on the host, so that its own connections never take them.
+    Reserve {
+        /// All of them.
+        ports: PortSet,
+    },
+    /// A file of the host's configuration.
+    Keep {
+        /// Where.
+        path: PathBuf,
+        /// Its whole text.
+        text: String,
+    },
+    /// A BPF file system.
+    Mount {
+        /// Where.
+        directory: PathBuf,
+    },
+    /// The programs and their maps, loaded and pinned.
+    Load {
+        /// The version of the programs.
+        version: &'static str,
+    },
+    /// A setting of the host under /proc/sys/net.
+    Setting {
+        /// `ipv4/conf/lo/accept_local`
+        key: &'static str,
+        /// What it is to be.
+        value: &'static str,
+    },
+    /// A program on what enters through a device of the host.
+    Hook {
+        /// Its name.
+        program: &'static str,
+        /// Index of the device.
+        index: u32,
+        /// Name of the device.
+        device: String,
+    },
+    /// A root qdisc of the uplink with a flow for each container.
+    Fair {
+        /// Index of the uplink.
+        index: u32,
+        /// Its name.
+        device: String,
+    },
+    /// The pair of devices on the host through which limited containers send.
+    Shaper,
+    /// The pair of devices of a slice.
+    Pair {
+        /// Whose it is.
+        slot: u16,
+        /// Shown beside the host's end.
+        alias: String,
+        /// Address of the host's end.
+        mac: Mac,
+        /// Name of the container's end.
+        inner: String,
+        /// Address of the container's end.
+        inner_mac: Mac,
+    },
+    /// A direction held to its limit.
+    Queue {
+        /// Whose it is.
+        slot: u16,
+        /// Where it stands.
+        place: Place,
+        /// Is it the second of the two classes?
+        second: bool,
+        /// The limit, and what may wait behind it.
+        throttle: Throttle,
+    },
+    /// The checks on what leaves the container; then the host's end is up.
+    Guard {
+        /// Handed to the program.
+        slot: u16,
+    },
+    /// What the container's namespace is given: filters, addresses, routes, settings.
+    Furnish(Box<Furniture>),
+    /// How large a packet TCP may hand to the container's device.
+    Segment {
+        /// Whose device it is.
+        slot: u16,
+        /// Name of the device.
+        device: String,
+        /// In bytes.
+        bytes: u32,
+    },
+    /// The data path knows the container.
+    Slot {
+        /// Index in its maps.
+        slot: u16,
+        /// `SlotEntry` flags.
+        flags: u32,
+        /// Of the lease.
+        epoch: u32,
+    },
+    /// The CPU limits of a member.
+    Cpu(Box<CpuStep>),
+    /// Ports that lead to the container. They come last and go first.
+    Steer {
+        /// Whose they are.
+        slot: u16,
+        /// Its block and the ports of its members.
+        ports: PortSet,
+    },
+}
+
+/// What [`Step::Furnish`] gives to a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Furniture {
+    /// Handed to the programs.
+    pub slot: u16,
+    /// Name of the container's device.
+    pub device: String,
+    /// Addresses it carries.
+    pub addresses: Vec<IpAddr>,
+    /// What programs see in `ip route`.
+    pub routes: Vec<InnerRoute>,
+    /// Settings under /proc/sys/net.
+    pub settings: Vec<Setting>,
+    /// Does the bundle say itself whether IPv6 is on? Then it is not turned on against it.
+    pub own_ipv6: bool,
+}
+
+/// A route of a container: straight out of its device, whose other end knows the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InnerRoute {
+    /// Destination.
+    pub destination: IpAddr,
+    /// Its prefix length.
+    pub prefix: u8,
+    /// Source address for programs that do not choose.
+    pub source: Option<IpAddr>,
+    /// Lower wins.
+    pub metric: u32,
+    /// Largest packet towards it, in bytes.
+    pub mtu: u32,
+}
+
+/// What [`Step::Cpu`] sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuStep {
+    /// The member.
+    pub member: ContainerId,
+    /// Its cgroups.
+    pub cgroups: Option<cpu::Place>,
+    /// What is written there, and what stood there before.
+    pub terms: CpuTerms,
+}
+
+/// What is done about a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Make what is not there.
+    Perform,
+    /// Make what is there into what the step says.
+    Mend,
+    /// Prepare to do without: a queue lets everything through, so that it goes empty.
+    Relax,
+    /// Take away what is there.
+    Undo,
+}
+
+/// One turn of the loop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Action {
+    /// What is done.
+    pub verb: Verb,
+    /// About what.
+    pub step: Step,
+}
+
+impl Action {
+    /// `verb` for each of `steps`, in order.
+    pub fn each(verb: Verb, steps: Vec<Step>) -> Vec<Action> {
+        steps.into_iter().map(|step| Action { verb, step }).collect()
+    }
+
+    /// The way back from `steps`: the last one first.
+    pub fn undo(steps: Vec<Step>) -> Vec<Action> {
+        Action::each(Verb::Undo, steps.into_iter().rev().collect())
+    }
+}
+
+impl Step {
+    /// Do the two concern the same thing, whatever it is to be like?
+    pub fn same_place(&self, other: &Step) -> bool {
+        use Step::*;
+        match (self, other) {
+            (Setting { key: a, .. }, Setting { key: b, .. }) => a == b,
+            (Keep { path: a, .. }, Keep { path: b, .. }) => a == b,
+            (Hook { program: a, .. }, Hook { program: b, .. }) => a == b,
+            (Queue { place: a, second: x, .. }, Queue { place: b, second: y, .. }) => (a, x) == (b, y),
+            (Cpu(a), Cpu(b)) => a.member == b.member,
+            (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = match self.verb {
+            Verb::Perform => "make",
+            Verb::Mend => "mend",
+            Verb::Relax => "open",
+            Verb::Undo => "undo",
+        };
+        write!(f, "{verb} {}", self.step)
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Reserve { ports } => write!(f, "reserved ports {ports} (net.ipv4.ip_local_reserved_ports)"),
+            Step::Keep { path, .. } => write!(f, "file {}", path.display()),
+            Step::Mount { directory } => write!(f, "BPF file system on {}", directory.display()),
+            Step::Load { version } => write!(f, "programs of version {version}"),
+            Step::Setting { key, value } => write!(f, "setting net.{} = {value}", key.replace('/', ".")),
+            Step::Hook { program, device, .. } => write!(f, "program {program} on {device}"),
+            Step::Fair { device, .. } => write!(f, "root qdisc of {device} with a flow for each container"),
+            Step::Shaper => f.write_str("devices portslice-limit and portslice-after"),
+            Step::Pair { slot, inner, .. } => write!(f, "device pair portslice{slot} - {inner}"),
+            Step::Queue { slot, place, second, throttle } => {
+                let which = if *second { " (second class)" } else { "" };
+                write!(f, "{place} queue of slot {slot}{which}: {}", throttle.shape.rate)
+            }
+            Step::Guard { slot } => write!(f, "program from_container on portslice{slot}"),
+            Step::Furnish(it) => {
+                let addresses: Vec<String> = it.addresses.iter().map(ToString::to_string).collect();
+                let (routes, settings) = (it.routes.len(), it.settings.len());
+                let addresses = addresses.join(", ");
+                write!(f, "namespace of slot {}: {addresses}; {routes} routes, {settings} settings", it.slot)
+            }
+            Step::Segment { slot, bytes, .. } => write!(f, "packets of at most {bytes} bytes from slot {slot}"),
+            Step::Slot { slot, epoch, .. } => write!(f, "slot {slot}, epoch {epoch}"),
+            Step::Cpu(it) => write!(f, "CPU terms of {}", it.member),
+            Step::Steer { slot, ports } => write!(f, "ports {ports} to slot {slot}"),
+        }
+    }
+}

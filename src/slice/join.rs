@@ -1,0 +1,63 @@
+//! Join: a further container in a namespace that has a slice.
+//!
+//! The slice's block, rates and reach are fixed by its first member: a later one asks the same of them or nothing. Ports and
+//! CPUs are each member's own.
+
+use super::attach::Attach;
+use crate::error::Error;
+use crate::host::facts;
+use crate::lease::{Desk, Lease, Member, Placed, State};
+use crate::plan::grant::{self, Refusal};
+use crate::plan::limits;
+use crate::ports::PortSet;
+use crate::rate::Limit;
+use crate::request::{PortsAsked, Request};
+use crate::wire::Host;
+
+/// What the slice is to be with one member more.
+pub(super) fn goal(attach: &Attach<'_>, lease: &Lease, host: &Host) -> Result<State, Refusal> {
+    agree(attach.request, lease)?;
+    let ports = ports(attach, lease, host)?;
+    let leased = lease.ports.union(&ports);
+    let mut members = lease.members.clone();
+    members.push(Member { ports, ..attach.member.clone() });
+    // A queue inside stays only where nobody in the namespace can get at it.
+    let inside = lease.terms.egress_placed == Placed::Inside && attach.request.powerless;
+    let known = limits::Known { tamper_proof: inside, cpus: crate::lease::record::cpus_of(&members) };
+    let machine = facts::machine(attach.config, &lease.device);
+    let mut terms = limits::terms(attach.config, &lease.terms.asked, known, &machine)?;
+    terms.second = lease.terms.second;
+    Ok(State { terms, members, leased })
+}
+
+/// What it listens on. Ports that are leased to its slice already, by another member or one that left, are its slice's.
+fn ports(attach: &Attach<'_>, lease: &Lease, host: &Host) -> Result<PortSet, Refusal> {
+    let asked = &attach.request.ports;
+    let desk = Desk::of(&host.maps);
+    let leased = attach.leased(&desk);
+    let resting = PortSet::empty();
+    let new = PortsAsked { set: asked.set.difference(&lease.ports), auto: asked.auto };
+    let granted = grant::assigned(&new, &attach.situation(&desk, &leased, &resting))?;
+    Ok(granted.union(&asked.set))
+}
+
+/// Refuses a member that wants the slice to be another one.
+fn agree(request: &Request, lease: &Lease) -> Result<(), Error> {
+    let asked = &lease.terms.asked;
+    let other = |mine: &Limit, theirs: &Limit| *mine != Limit::default() && mine != theirs;
+    let what = [
+        ("ephemeral-ports", request.ephemeral_ports.is_some_and(|size| size != lease.block.size())),
+        ("host-loopback", request.host_loopback.is_some_and(|wanted| wanted != lease.host_loopback)),
+        ("limit-local", request.limit_local.is_some() && request.limit_local != asked.limit_local),
+        ("an egress limit", other(&request.egress, &asked.egress)),
+        ("an ingress limit", other(&request.ingress, &asked.ingress)),
+    ];
+    match what.iter().find(|(_, differs)| *differs) {
+        Some((what, _)) => Err(Error::Busy(format!(
+            "container {} asks for {what}, but its network namespace has the slice of container {} already, with other terms: \
+             ask for the same, or leave it out",
+            request.id, lease.id
+        ))),
+        None => Ok(()),
+    }
+}

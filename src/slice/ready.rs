@@ -1,0 +1,116 @@
+//! Opening the prepared host. Preparing it is [`super::setup`]'s; from then on every verb only opens what is pinned.
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::host::process::boot_id;
+use crate::host::sysctl::Proc;
+use crate::host::{Facts, HostRecord};
+use crate::lease::Ledger;
+use crate::net::netns::NetnsId;
+use crate::net::{Netlink, Netns};
+use crate::plan::host::bpf_directory;
+use crate::plan::steer::host_facts;
+use crate::steer::{Maps, Programs, program};
+use crate::wire::{Host, programs, shaper};
+
+/// Makes the host ready, with the shaper if that is needed: [`super::setup::prepare`], or a command that does it.
+pub type Preparer<'a> = &'a dyn Fn(&Config, bool) -> Result<()>;
+
+/// Opens the prepared host, has it prepared first if need be, and tells the data path what changed about it since.
+pub fn ready(
+    config: &Config,
+    netlink: &mut Netlink,
+    facts: &Facts,
+    shaper: bool,
+    prepare: Preparer<'_>,
+) -> Result<Host> {
+    let here = Netns::current()?.id;
+    let mut record = HostRecord::read(&config.state_dir, &boot_id())?;
+    check_namespace(&record, here, config)?;
+    if !is_current(&record, config, facts, shaper, netlink)? {
+        prepare(config, shaper)?;
+        record = HostRecord::read(&config.state_dir, &boot_id())?;
+        if !is_current(&record, config, facts, shaper, netlink)? {
+            return Err(Error::Busy("the host is being set up and undone at the same time: try again".into()));
+        }
+    }
+    let host = open(config, &record)?;
+    tell(&host, config, facts, record.fair != 0, netlink)?;
+    Ok(host)
+}
+
+/// Opens the prepared host without changing anything; `None` when it is not prepared.
+pub fn peek(config: &Config) -> Result<Option<Host>> {
+    let record = HostRecord::read(&config.state_dir, &boot_id())?;
+    if !record.ready {
+        return Ok(None);
+    }
+    check_namespace(&record, Netns::current()?.id, config)?;
+    open(config, &record).map(Some)
+}
+
+/// Is the host still as it was when `host` was opened? Asked under the ledger's lock: `setup --undo` may have come in
+/// between, and these maps would be nobody's.
+pub fn still(host: &Host, config: &Config) -> Result<bool> {
+    let record = HostRecord::read(&config.state_dir, &boot_id())?;
+    Ok(record.ready && record.generation == host.generation)
+}
+
+/// Refuses a state directory that is another namespace's.
+pub fn check_namespace(record: &HostRecord, here: NetnsId, config: &Config) -> Result<()> {
+    match record.netns {
+        Some(known) if known != here => Err(Error::unsupported(
+            format!("state directory {} belongs to another network namespace", config.state_dir.display()),
+            "run in the host's own namespace, or give this one a state directory of its own (--state-dir)",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Opens what is pinned; where the pins are out of view, what the kernel has all the same.
+pub fn open(config: &Config, record: &HostRecord) -> Result<Host> {
+    let directory = bpf_directory(&config.state_dir);
+    if !programs::is_mounted(&directory) {
+        return Err(Error::unsupported(
+            format!("the BPF file system on {} is not visible from this mount namespace", directory.display()),
+            "run in the host's own mount namespace (a service with PrivateMounts or MountFlags is not)",
+        ));
+    }
+    Ok(Host {
+        maps: Maps::open(&directory)?,
+        programs: Programs::at(&directory),
+        instance: record.instance,
+        copied: record.copied.clone(),
+        leaf: record.leaf,
+        shaper: (record.shaper != 0).then_some(record.shaper),
+        generation: record.generation,
+    })
+}
+
+/// Tells the data path what the host is like. What was read before another verb wrote is older than what that one wrote: so
+/// where something differs, it is read again under the lock.
+fn tell(host: &Host, config: &Config, facts: &Facts, fair: bool, netlink: &mut Netlink) -> Result<()> {
+    if host.maps.has_host(&host_facts(facts, fair), &facts.addresses, &facts.others)? {
+        return Ok(());
+    }
+    let ledger = Ledger::at(&config.state_dir);
+    let _lock = ledger.lock()?;
+    let facts = Facts::read(netlink, &Proc::default(), config.uplink.as_deref())?;
+    host.maps.set_host(&host_facts(&facts, fair), &facts.addresses, &facts.others)
+}
+
+/// Is nothing left to do? A shaper that was made is asked for: somebody may have deleted it.
+fn is_current(
+    record: &HostRecord,
+    config: &Config,
+    facts: &Facts,
+    shaper: bool,
+    netlink: &mut Netlink,
+) -> Result<bool> {
+    let (uplink, fair) = (facts.uplink.index, config.egress_unique_flow_per_container);
+    let prepared = record.ready
+        && record.version == program::VERSION
+        && record.uplink == uplink
+        && record.fair == if fair { uplink } else { 0 };
+    Ok(prepared && (!shaper || shaper::find(netlink, record.instance)? == Some(record.shaper)))
+}

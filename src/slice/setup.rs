@@ -1,0 +1,174 @@
+//! Setup: make the host ready for containers, once per boot. Putting it back as it was is [`super::undo`]'s.
+//!
+//! Each change is recorded before it is made, so a run that was killed half-way is finished by the next one and can be
+//! undone completely.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::ready::check_namespace;
+use super::run;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::host::process::{boot_id, missing_capability};
+use crate::host::record::new_instance;
+use crate::host::sysctl::Proc;
+use crate::host::{Facts, HostRecord, features};
+use crate::lease::Ledger;
+use crate::net::{Netlink, Netns};
+use crate::plan::host::{self, bpf_directory};
+use crate::plan::steer::host_facts;
+use crate::plan::{Action, Step};
+use crate::steer::{Maps, find, maps};
+use crate::wire::{HostSite, fair, programs};
+
+/// What setup did, or would do.
+pub struct Outcome {
+    /// What the host is like.
+    pub facts: Facts,
+    /// The actions, in order.
+    pub actions: Vec<Action>,
+}
+
+/// Makes the host ready for the first container.
+pub fn prepare(config: &Config, shaper: bool) -> Result<()> {
+    setup(config, shaper, false).map(drop)
+}
+
+/// Makes the host ready, and mends what of it is missing. `dry`: only says what would be done.
+pub fn setup(config: &Config, shaper: bool, dry: bool) -> Result<Outcome> {
+    let mut netlink = Netlink::route()?;
+    let facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
+    let (boot, here) = (boot_id(), Netns::current()?.id);
+    let ledger = Ledger::at(&config.state_dir);
+    check_namespace(&HostRecord::read(&config.state_dir, &boot)?, here, config)?;
+    let lock = if dry { None } else { Some(locked(&ledger)?) };
+    let mut record = HostRecord::read(&config.state_dir, &boot)?;
+    check_namespace(&record, here, config)?;
+    alone(config, &record, here.ino)?;
+    if record.instance == 0 {
+        record.instance = new_instance()?;
+    }
+    (record.boot, record.netns, record.state_dir) = (boot, Some(here), config.state_dir.clone());
+    let wanted = shaper || record.shaper != 0;
+    let mut site = HostSite::new(config, Some(&facts), &ledger, record, &mut netlink);
+    check(&mut site, &facts)?;
+    let plan = host::host(config, &facts, &configurable(here.ino)?, wanted);
+    let mut actions = obsolete(&site, &facts);
+    actions.extend(run::missing(&mut site, plan)?);
+    if dry {
+        return Ok(Outcome { facts, actions });
+    }
+    look_around(&mut site)?;
+    site.save()?;
+    for action in &actions {
+        run::forward(&mut site, std::slice::from_ref(action))?;
+    }
+    if !site.record.ready {
+        site.record.generation = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+        site.record.ready = true;
+    }
+    site.save()?;
+    let (fair, directory) = (site.record.fair != 0, bpf_directory(&config.state_dir));
+    Maps::open(&directory)?.set_host(&host_facts(&facts, fair), &facts.addresses, &facts.others)?;
+    drop(lock);
+    Ok(Outcome { facts, actions })
+}
+
+/// The ledger's lock, in directories that are there: an undo may remove them until it gives the lock back.
+fn locked(ledger: &Ledger) -> Result<crate::lease::lock::Lock> {
+    loop {
+        ledger.create()?;
+        match ledger.lock() {
+            Err(e) if crate::lease::lock::is_gone(&e) => {}
+            lock => {
+                let lock = lock?;
+                ledger.create()?;
+                return Ok(lock);
+            }
+        }
+    }
+}
+
+/// Refuses a host that another installation serves, and one whose own data path is out of view.
+fn alone(config: &Config, record: &HostRecord, here: u64) -> Result<()> {
+    let directory = bpf_directory(&config.state_dir);
+    if record.ready && !programs::is_mounted(&directory) {
+        return Err(Error::unsupported(
+            format!("the BPF file system on {} is not visible from this mount namespace", directory.display()),
+            "run in the host's own mount namespace; if somebody unmounted it, end all containers and run `portslice setup --undo`",
+        ));
+    }
+    for other in find::installations()? {
+        let Ok(theirs) = serde_json::from_slice::<HostRecord>(&other.record) else { continue };
+        let same_host = theirs.netns.is_some_and(|netns| netns.ino == here);
+        if !theirs.ready || !same_host || theirs.instance == record.instance {
+            continue;
+        }
+        if theirs.state_dir == config.state_dir {
+            return Err(Error::unsupported(
+                format!(
+                    "this host is served by an installation whose record {} is lost",
+                    HostRecord::path(&config.state_dir).display()
+                ),
+                "run `portslice fsck --rebuild`, which restores it from the kernel",
+            ));
+        }
+        return Err(Error::unsupported(
+            format!("this host is served already, by the installation in {}", theirs.state_dir.display()),
+            "use that one (--state-dir), or run its `portslice setup --undo` first",
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses what cannot work before anything is changed.
+fn check(site: &mut HostSite<'_>, facts: &Facts) -> Result<()> {
+    if let Some(capability) = missing_capability() {
+        return Err(Error::unsupported(
+            format!("this process lacks {capability}"),
+            "run as root (hooks are run by the runtime, which has to be root)",
+        ));
+    }
+    let probed = features::probe()?;
+    features::require(&probed.pieces)?;
+    if site.config.egress_unique_flow_per_container {
+        fair::check(site.netlink, &probed, &facts.uplink)?;
+    }
+    let leases = !site.ledger.ids()?.is_empty();
+    if site.record.ready && site.record.layout != maps::LAYOUT && leases {
+        return Err(Error::unsupported(
+            "this version's data path cannot share the running one's maps",
+            "end all containers, run `portslice setup --undo`, then `portslice setup`",
+        ));
+    }
+    site.record.copied = Proc::default().here().copied()?;
+    site.record.copied.retain(|setting| !probed.fresh.contains(setting));
+    // A leaf of another kind could not take over what waits in this one's.
+    if site.record.leaf.is_none() || !leases {
+        site.record.leaf = probed.leaf();
+    }
+    Ok(())
+}
+
+/// Says what the host's limits are made of.
+fn look_around(site: &mut HostSite<'_>) -> Result<()> {
+    match site.record.leaf {
+        Some(leaf) => log::info!("bandwidth limits: HTB, packets wait in {}", leaf.name()),
+        None => log::info!("bandwidth limits: none, this kernel lacks the HTB qdisc"),
+    }
+    Ok(())
+}
+
+/// What an earlier setup made and this configuration does without.
+fn obsolete(site: &HostSite<'_>, facts: &Facts) -> Vec<Action> {
+    let fair = site.record.fair;
+    let stale = fair != 0 && (fair != facts.uplink.index || !site.config.egress_unique_flow_per_container);
+    if stale { Action::undo(vec![Step::Fair { index: fair, device: "the uplink".into() }]) } else { Vec::new() }
+}
+
+/// The directories under /etc that are there and speak of this namespace: they configure the machine's first one.
+fn configurable(here: u64) -> Result<Vec<PathBuf>> {
+    let first = Netns::open(Path::new("/proc/1/ns/net")).is_ok_and(|netns| netns.id.ino == here);
+    Ok(if first { host::directories().into_iter().filter(|path| path.is_dir()).collect() } else { Vec::new() })
+}

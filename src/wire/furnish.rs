@@ -1,0 +1,239 @@
+//! What a container's namespace is given: filters on its devices, the host's addresses, routes and settings.
+//!
+//! A namespace may have been somebody else's before, and may live on afterwards: what stood there is noted, and put back.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::Site;
+use super::pair::occupied;
+use crate::error::{Error, Result};
+use crate::host::record::Changed;
+use crate::host::sysctl::Settings;
+use crate::lease::record::Found;
+use crate::net::{Netlink, Request, address, filter, link, qdisc, route};
+use crate::plan::step::Furniture;
+
+/// lo has this index in every namespace (LOOPBACK_IFINDEX).
+const LO: u32 = 1;
+
+/// IPv6 may be compiled out or turned off: then it needs no configuration.
+const NO_IPV6: &[i32] = &[libc::EOPNOTSUPP, libc::EAFNOSUPPORT, libc::ENOENT];
+
+/// Furnishes it.
+pub fn perform(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
+    let inner = site.need_pair()?.peer.unwrap_or(0);
+    let programs = [site.host.programs.open("inner_lo")?, site.host.programs.open("inner_eth")?];
+    let proc = site.proc;
+    let container = site.container()?;
+    let found = container.inside(|| {
+        let mut netlink = Netlink::route()?;
+        alone(&mut netlink, it)?;
+        let lo_qdisc = guard_lo(&mut netlink, it.slot, &programs[0])?;
+        let mut here = proc.here();
+        let mut found = Found { lo_qdisc, settings: Vec::new() };
+        netlink.batch(&devices(inner, it, &programs[1]))?;
+        match netlink.batch(&addresses(inner, it)) {
+            // Docker turns IPv6 off in the namespaces of its containers, for devices to come as well.
+            Err(Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::EACCES) => {
+                ipv6(&mut netlink, &mut here, &mut found, inner, it)?;
+            }
+            other => other?,
+        }
+        for (key, value) in &it.settings {
+            set(&mut here, &mut found, key, value)?;
+        }
+        Ok(found)
+    })?;
+    site.found = found;
+    Ok(())
+}
+
+/// Takes the filter off its lo and puts settings back, if the namespace lives and can be reached.
+pub fn undo(site: &mut Site<'_>) -> Result<()> {
+    if !site.lives()? {
+        return Ok(());
+    }
+    let (found, proc) = (site.found.clone(), site.proc);
+    let container = match site.container() {
+        // It lives, but only in the kernel: sockets that still have something to send.
+        Err(Error::NotFound(_)) => return Ok(()),
+        container => container?,
+    };
+    container.inside(|| {
+        unguard_lo(&mut Netlink::route()?, found.lo_qdisc)?;
+        let mut here = proc.here();
+        for changed in found.settings.iter().rev() {
+            if here.read(&changed.key)?.as_deref() == Some(&changed.now) {
+                here.write(&changed.key, &changed.before)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// What differs from the plan.
+pub fn look(site: &mut Site<'_>, it: &Furniture) -> Result<Vec<String>> {
+    let Some(pair) = site.pair()? else { return Ok(Vec::new()) };
+    let (inner, proc) = (pair.peer.unwrap_or(0), site.proc);
+    let container = match site.container() {
+        Err(Error::NotFound(_)) => return Ok(vec!["nobody holds its network namespace any more".to_owned()]),
+        container => container?,
+    };
+    container.inside(|| {
+        let mut netlink = Netlink::route()?;
+        let mut lines = Vec::new();
+        for (device, index, program) in [("lo", LO, "inner_lo"), (it.device.as_str(), inner, "inner_eth")] {
+            let filters = filter::ingress(&mut netlink, index)?;
+            let has = |name: &Option<String>| name.as_deref().is_some_and(|name| name.contains(program));
+            if !filters.iter().any(|filter| has(&filter.name)) {
+                lines.push(format!("its {device} has no filter {program}"));
+            }
+            if !link::at(&mut netlink, index)?.is_some_and(|link| link.up) {
+                lines.push(format!("its {device} is down"));
+            }
+        }
+        let carried = address::of_link(&mut netlink, inner)?;
+        for ip in it.addresses.iter().filter(|ip| !carried.iter().any(|address| address.ip == **ip)) {
+            lines.push(format!("its {} lacks the address {ip}", it.device));
+        }
+        let routes = route::of_link(&mut netlink, inner)?;
+        for route in &it.routes {
+            let same = |there: &route::Route| (there.destination, there.prefix) == (route.destination, route.prefix);
+            if !routes.iter().any(same) {
+                lines.push(format!("it lacks the route {}/{}", route.destination, route.prefix));
+            }
+        }
+        let mut here = proc.here();
+        for (key, value) in &it.settings {
+            let there = here.read(key)?;
+            let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            if there.as_deref().is_some_and(|there| words(there) != words(value)) {
+                let there = there.unwrap_or_default();
+                lines.push(format!("its net.{} is {there} instead of {value}", key.replace('/', ".")));
+            }
+        }
+        Ok(lines)
+    })
+}
+
+/// Refuses a namespace that another network is in: a device that is up beside lo and ours. Devices that the kernel puts into
+/// every namespace (tunl0, sit0) are down.
+fn alone(netlink: &mut Netlink, it: &Furniture) -> Result<()> {
+    let links = link::all(netlink)?;
+    match links.iter().find(|link| link.up && link.index != LO && link.name != it.device) {
+        Some(other) => Err(occupied(&other.name)),
+        None => Ok(()),
+    }
+}
+
+/// Puts the program on lo; returns whether lo had a qdisc for filters already. Somebody else's filter at our place is left
+/// alone.
+fn guard_lo(netlink: &mut Netlink, slot: u16, program: &OwnedFd) -> Result<bool> {
+    let there = match netlink.send(filter::add_ingress_qdisc(LO, "lo")) {
+        Ok(()) => false,
+        Err(Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::EEXIST) => true,
+        Err(e) => return Err(e),
+    };
+    if there {
+        let taken = |filter: &filter::Attached| filter.priority == filter::PRIORITY && !filter.is_ours();
+        if let Some(other) = filter::ingress(netlink, LO)?.iter().find(|filter| taken(filter)) {
+            return Err(Error::Busy(format!(
+                "lo of the container's network namespace has a filter of somebody else at preference {} ({}): remove it, or \
+                 give it another preference",
+                filter::PRIORITY,
+                other.name.as_deref().unwrap_or(&other.kind)
+            )));
+        }
+    }
+    netlink.send(filter::add_ingress(LO, "lo", program.as_fd(), "inner_lo", slot))?;
+    Ok(there)
+}
+
+/// Takes our filter off lo, and the qdisc unless it stood there before or others have filters on it.
+fn unguard_lo(netlink: &mut Netlink, stood: bool) -> Result<()> {
+    let (ours, others): (Vec<_>, Vec<_>) =
+        filter::ingress(netlink, LO)?.into_iter().partition(filter::Attached::is_ours);
+    if !stood && others.is_empty() {
+        if qdisc::ingress(netlink, LO)?.as_deref() == Some("ingress") {
+            // EINVAL: there is no such qdisc
+            return netlink.send(filter::delete_ingress_qdisc(LO, "lo").tolerate(&[libc::EINVAL, libc::ENOENT]));
+        }
+        return Ok(());
+    }
+    if ours.is_empty() {
+        return Ok(());
+    }
+    netlink.send(filter::delete_ingress(LO, "lo").tolerate(&[libc::EINVAL, libc::ENOENT]))
+}
+
+/// The container's device, and both of them up.
+fn devices(inner: u32, it: &Furniture, program: &OwnedFd) -> Vec<Request> {
+    let device = it.device.as_str();
+    vec![
+        link::no_generated_address(inner, device).tolerate(NO_IPV6),
+        link::accept_local(inner, device),
+        filter::add_ingress_qdisc(inner, device),
+        filter::add_ingress(inner, device, program.as_fd(), "inner_eth", it.slot),
+        link::up(LO, "lo"),
+        link::up_without_arp(inner, device),
+    ]
+}
+
+/// Addresses, then routes, which name them.
+fn addresses(inner: u32, it: &Furniture) -> Vec<Request> {
+    let unless_off = |v6: bool, request: Request| if v6 { request.tolerate(NO_IPV6) } else { request };
+    let addresses = it.addresses.iter().map(|ip| unless_off(ip.is_ipv6(), address::add(inner, *ip)));
+    let routes = it.routes.iter().map(|r| {
+        let add = route::add(inner, r.destination, r.prefix, r.source, r.metric, r.mtu);
+        unless_off(r.destination.is_ipv6(), add)
+    });
+    addresses.chain(routes).collect()
+}
+
+/// Turns IPv6 on for lo and the container's device, and gives it its IPv6 addresses. Where the bundle turned it off, or the
+/// kernel does not let us, it has IPv4 alone.
+fn ipv6(netlink: &mut Netlink, here: &mut Settings<'_>, found: &mut Found, inner: u32, it: &Furniture) -> Result<()> {
+    let v6 = Furniture {
+        addresses: it.addresses.iter().copied().filter(|ip| ip.is_ipv6()).collect(),
+        routes: it.routes.iter().filter(|route| route.destination.is_ipv6()).cloned().collect(),
+        ..it.clone()
+    };
+    let v4 = Furniture {
+        addresses: it.addresses.iter().copied().filter(|ip| ip.is_ipv4()).collect(),
+        routes: it.routes.iter().filter(|route| route.destination.is_ipv4()).cloned().collect(),
+        ..it.clone()
+    };
+    let again = |requests: Vec<Request>| {
+        requests.into_iter().map(|request| request.tolerate(&[libc::EEXIST])).collect::<Vec<_>>()
+    };
+    netlink.batch(&again(addresses(inner, &v4)))?;
+    if it.own_ipv6 {
+        log::info!("slot {}: its bundle turns IPv6 off, it has IPv4 alone", it.slot);
+        return Ok(());
+    }
+    for device in ["lo", it.device.as_str()] {
+        set(here, found, &format!("ipv6/conf/{device}/disable_ipv6"), "0")?;
+    }
+    netlink.batch(&[link::no_generated_address(inner, &it.device).tolerate(NO_IPV6)])?;
+    if let Err(e) = netlink.batch(&again(addresses(inner, &v6))) {
+        log::warn!("slot {}: IPv6 is off in its network namespace and cannot be turned on, it has IPv4 alone: {e}", it.slot);
+    }
+    Ok(())
+}
+
+/// Writes a setting and notes what it was. One that this kernel has not, or only for the whole machine, stays as it is; but
+/// a container without its range of ports cannot connect.
+fn set(here: &mut Settings<'_>, found: &mut Found, key: &str, value: &str) -> Result<()> {
+    match here.exchange(key, value) {
+        Ok(Some(before)) => {
+            let now = value.split_whitespace().collect::<Vec<_>>().join("\t");
+            if before != now {
+                found.settings.push(Changed { key: key.to_owned(), before, now });
+            }
+        }
+        Ok(None) => {}
+        Err(e) if key.ends_with("ip_local_port_range") => return Err(e),
+        Err(e) => log::debug!("{e}"),
+    }
+    Ok(())
+}

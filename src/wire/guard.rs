@@ -1,0 +1,42 @@
+//! The checks on what leaves a container: a program on the host's end of its pair. And how large its packets may be.
+
+use std::os::fd::AsFd;
+
+use super::Site;
+use crate::error::Result;
+use crate::net::{Netlink, filter, link};
+
+const PROGRAM: &str = "from_container";
+
+/// Puts the program in place, then brings the host's end up.
+pub fn perform(site: &mut Site<'_>) -> Result<()> {
+    let pair = site.need_pair()?;
+    let (index, name) = (pair.index, pair.name.as_str());
+    let program = site.host.programs.open(PROGRAM)?;
+    // The host's stack never sees a packet of this device. Left on, IPv6 would give it a multicast route, and every change
+    // and every listing of routes would walk past all of them.
+    site.proc.here().write(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
+    site.netlink.batch(&[
+        link::set_alias(index, name, site.lease.id.as_str()),
+        filter::add_ingress_qdisc(index, name),
+        filter::add_ingress(index, name, program.as_fd(), PROGRAM, site.lease.slot),
+        link::up(index, name),
+    ])
+}
+
+/// What differs from the plan.
+pub fn look(site: &mut Site<'_>) -> Result<Vec<String>> {
+    let Some(pair) = site.pair()? else { return Ok(Vec::new()) };
+    let filters = filter::ingress(site.netlink, pair.index)?;
+    let there = filters.iter().any(|filter| {
+        filter.name.as_deref().is_some_and(|name| name.contains(PROGRAM)) && filter.classid & 0xffff == u32::from(site.lease.slot)
+    });
+    Ok(if there { Vec::new() } else { vec![format!("{} has no filter {PROGRAM}: nothing checks what leaves", pair.name)] })
+}
+
+/// Sets the largest packet of the container's end, in bytes.
+pub fn segment(site: &mut Site<'_>, device: &str, bytes: u32) -> Result<()> {
+    let inner = site.need_pair()?.peer.unwrap_or(0);
+    let request = link::segment_at(inner, device, bytes);
+    site.container()?.inside(|| Netlink::route()?.send(request))
+}

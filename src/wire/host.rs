@@ -1,0 +1,121 @@
+//! The place where the steps of the host are carried out, and what they leave in its record.
+
+use std::path::Path;
+
+use super::{Carry, fair, programs, settings, shaper};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::host::{Facts, HostRecord};
+use crate::lease::Ledger;
+use crate::net::Netlink;
+use crate::net::link::Link;
+use crate::plan::host::bpf_directory;
+use crate::plan::{Action, Step, Verb};
+use crate::steer::{Book, Programs};
+
+/// The host while it is prepared, or put back. The ledger is locked.
+pub struct HostSite<'a> {
+    /// A socket in its namespace.
+    pub netlink: &'a mut Netlink,
+    /// What the operator set.
+    pub config: &'a Config,
+    /// What it is like; `None` on the way back.
+    pub facts: Option<&'a Facts>,
+    /// Where the record is kept.
+    pub ledger: &'a Ledger,
+    /// What was done.
+    pub record: HostRecord,
+    /// What is pinned.
+    pub programs: Programs,
+}
+
+impl<'a> HostSite<'a> {
+    /// The host with what is recorded of it.
+    pub fn new(
+        config: &'a Config,
+        facts: Option<&'a Facts>,
+        ledger: &'a Ledger,
+        record: HostRecord,
+        netlink: &'a mut Netlink,
+    ) -> Self {
+        let programs = Programs::at(&bpf_directory(&config.state_dir));
+        HostSite { netlink, config, facts, ledger, record, programs }
+    }
+
+    /// Writes the record down: before the change that it tells of, so that a run that is killed leaves something to undo.
+    pub fn save(&self) -> Result<()> {
+        let bytes = self.record.encode();
+        self.ledger.replace(&HostRecord::path(&self.config.state_dir), &bytes)?;
+        // The kernel's copy, once there is a book.
+        match Book::open(self.programs.directory()) {
+            Ok(book) => book.write(0, &bytes),
+            Err(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        self.programs.directory()
+    }
+
+    pub(super) fn uplink(&self) -> Result<&Link> {
+        let unknown = || Error::Failed("the uplink is not known on the way back".into());
+        self.facts.map(|facts| &facts.uplink).ok_or_else(unknown)
+    }
+}
+
+impl Carry for HostSite<'_> {
+    fn act(&mut self, action: &Action) -> Result<()> {
+        let Action { verb, step } = action;
+        let undo = *verb == Verb::Undo;
+        match step {
+            Step::Reserve { .. } if undo => settings::unreserve(self),
+            Step::Reserve { ports } => settings::reserve(self, ports),
+            Step::Keep { path, .. } if undo => settings::forget(path),
+            Step::Keep { path, text } => settings::keep(path, text),
+            Step::Setting { key, .. } if undo => settings::restore(self, key),
+            Step::Setting { key, value } => settings::set(self, key, value),
+            Step::Mount { directory } if undo => programs::unmount(self, directory),
+            Step::Mount { directory } => programs::mount(self, directory),
+            Step::Load { .. } if undo => programs::unload(self),
+            Step::Load { .. } => programs::load(self),
+            Step::Hook { program, index, .. } if undo => programs::unhook(self, program, *index),
+            Step::Hook { program, index, device } => programs::hook(self, program, *index, device),
+            Step::Fair { index, .. } if undo => {
+                fair::remove(self.netlink, *index)?;
+                self.record.fair = 0;
+                Ok(())
+            }
+            Step::Fair { index, .. } => {
+                self.record.fair = *index;
+                self.save()?;
+                let uplink = self.uplink()?.clone();
+                fair::make(self.netlink, &self.programs, &uplink)
+            }
+            Step::Shaper if undo => {
+                shaper::remove(self.netlink, self.record.instance)?;
+                self.record.shaper = 0;
+                Ok(())
+            }
+            Step::Shaper => programs::shape(self),
+            _ => Err(Error::Failed(format!("{step} is no part of a host"))),
+        }
+    }
+
+    fn look(&mut self, step: &Step) -> Result<Vec<String>> {
+        let there = match step {
+            Step::Reserve { ports } => settings::is_reserved(ports)?,
+            Step::Keep { path, text } => settings::is_kept(path, text),
+            Step::Setting { key, value } => settings::is_set(key, value)?,
+            Step::Mount { directory } => programs::is_mounted(directory),
+            Step::Load { version } => programs::is_loaded(self, version),
+            Step::Hook { program, index, .. } => programs::is_hooked(self, program, *index)?,
+            Step::Fair { index, .. } => self.record.fair == *index && fair::is_made(self.netlink, self.uplink()?)?,
+            Step::Shaper => {
+                let found = shaper::find(self.netlink, self.record.instance)?;
+                found.is_some() && found == Some(self.record.shaper)
+            }
+            _ => true,
+        };
+        Ok(if there { Vec::new() } else { vec![format!("{step} is missing")] })
+    }
+}

@@ -1,0 +1,91 @@
+//! Settings and files of the host: reserved ports, lo, and what network managers read.
+
+use std::fs;
+use std::path::Path;
+
+use super::HostSite;
+use crate::error::{Error, Result};
+use crate::file;
+use crate::host::record::Reserved;
+use crate::host::sysctl::{self, Proc};
+use crate::plan::host::MARK;
+use crate::ports::PortSet;
+
+const RESERVED: &str = "ipv4/ip_local_reserved_ports";
+
+/// Reserves `ports`, so that the host's own connections never take them; what others reserved stays.
+pub fn reserve(site: &mut HostSite<'_>, ports: &PortSet) -> Result<()> {
+    let there = Proc::default().here().reserved_ports()?;
+    let added = ports.difference(&there);
+    if added.is_empty() {
+        return Ok(());
+    }
+    site.record.reserved = Some(match site.record.reserved.take() {
+        Some(earlier) => Reserved { added: earlier.added.union(&added), ..earlier },
+        None => Reserved { before: sysctl::read(RESERVED)?.unwrap_or_default(), added },
+    });
+    site.save()?;
+    sysctl::write(RESERVED, &there.union(ports).to_string()).map(drop)
+}
+
+/// Takes out what we put in; what others added meanwhile stays.
+pub fn unreserve(site: &mut HostSite<'_>) -> Result<()> {
+    let Some(reserved) = &site.record.reserved else { return Ok(()) };
+    let left = Proc::default().here().reserved_ports()?.difference(&reserved.added);
+    let text = left.to_string();
+    // The kernel's own text may differ from ours in form, and an empty list is written as a line end.
+    let before: PortSet = reserved.before.parse().unwrap_or_default();
+    let text = if left == before { &reserved.before } else { &text };
+    sysctl::write(RESERVED, &format!("{text}\n"))?;
+    site.record.reserved = None;
+    Ok(())
+}
+
+/// Are they all reserved?
+pub fn is_reserved(ports: &PortSet) -> Result<bool> {
+    Ok(ports.is_subset(&Proc::default().here().reserved_ports()?))
+}
+
+/// Changes a setting and remembers what it was.
+pub fn set(site: &mut HostSite<'_>, key: &str, value: &str) -> Result<()> {
+    site.record.remember(key, &sysctl::read(key)?.unwrap_or_default(), value);
+    site.save()?;
+    if sysctl::write(key, value)? {
+        return Ok(());
+    }
+    Err(Error::unsupported(
+        format!("this kernel has no setting net.{}", key.replace('/', ".")),
+        "a kernel with IPv4 networking is needed",
+    ))
+}
+
+/// Puts it back, unless somebody else has changed it since.
+pub fn restore(site: &mut HostSite<'_>, key: &str) -> Result<()> {
+    let Some(changed) = site.record.changed.iter().find(|changed| changed.key == key).cloned() else { return Ok(()) };
+    if sysctl::read(key)?.as_deref() == Some(&changed.now) {
+        sysctl::write(key, &changed.before)?;
+    }
+    site.record.changed.retain(|changed| changed.key != key);
+    Ok(())
+}
+
+/// Has it that value?
+pub fn is_set(key: &str, value: &str) -> Result<bool> {
+    Ok(sysctl::read(key)?.as_deref() == Some(value))
+}
+
+/// Writes a file of the host's configuration.
+pub fn keep(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).map_err(Error::file("write", path))
+}
+
+/// Removes it, if it is one that we wrote.
+pub fn forget(path: &Path) -> Result<()> {
+    let ours = file::read(path).is_ok_and(|bytes| bytes.starts_with(MARK.as_bytes()));
+    if ours { file::remove(path).map_err(Error::file("remove", path)) } else { Ok(()) }
+}
+
+/// Is it there as it is to be?
+pub fn is_kept(path: &Path, text: &str) -> bool {
+    file::read(path).is_ok_and(|bytes| bytes == text.as_bytes())
+}
