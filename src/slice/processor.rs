@@ -48,7 +48,7 @@ pub fn intend(config: &Config, lease: &mut Lease) -> Result<()> {
 /// as it was found. One that ended meanwhile needs nothing.
 pub fn apply(lease: &mut Lease) -> Result<()> {
     unless_gone(set(lease, &lease.cpu.now.or(lease.cpu.before)))?;
-    lease.cpu.before = lease.cpu.before.like(&lease.cpu.now);
+    lease.cpu.before = lease.cpu.before.only_fields_of(&lease.cpu.now);
     Ok(())
 }
 
@@ -63,7 +63,7 @@ pub fn restore(lease: &mut Lease, torn: bool) -> Result<()> {
     let CpuTerms { now, before, .. } = lease.cpu;
     if let (Some(place), true) = (&lease.cgroups, before != Values::default()) {
         let systemd = Systemd::running(&Roots::default());
-        let ours = |found: Values| if torn { before } else { found.agreeing(&now, before) };
+        let ours = |found: Values| if torn { before } else { before.where_unchanged(&now, &found) };
         match cpu::read(place, &before).and_then(|found| cpu::set(place, &ours(found), units(&systemd))) {
             Err(Error::NotFound(_)) => cpu::forget(place, &before, units(&systemd))?,
             done => done?,
