@@ -1,7 +1,8 @@
-//! systemd, over D-Bus: as much of the protocol as one call takes (dbus.freedesktop.org/doc/dbus-specification.html).
+//! Calls systemd over D-Bus: the part of the protocol that one call needs
+//! (dbus.freedesktop.org/doc/dbus-specification.html).
 //!
-//! cgroups-rs has a client too. It would add a megabyte to the hook, waits without end for an answer, and takes an
-//! unknown unit, or a bus that cannot be reached, for success.
+//! cgroups-rs has a D-Bus client too. That client would add a megabyte to the hook, waits without end for an answer, and
+//! reports success when the unit is unknown or the bus cannot be reached.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
@@ -19,14 +20,14 @@ use crate::refusal::one_line;
 
 /// The host's systemd.
 pub struct Systemd {
-    /// systemd's own, on which it answers root without a bus, and the bus of the system. In this order, like systemctl:
-    /// a bus may be stuck, or one that systemd is not on.
+    /// systemd's private socket, on which systemd answers root without a bus, then the system bus. systemctl tries them in
+    /// the same order: the bus may be stuck, or systemd may not be connected to the bus.
     sockets: [(PathBuf, Peer); 2],
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Systemd {
-    /// `None` when the host was not booted with systemd: sd_booted(3).
+    /// Returns `None` when the host was not booted with systemd: sd_booted(3).
     pub fn running(roots: &Roots) -> Option<Self> {
         let socket = |path: &str| roots.prefix.join(path);
         let booted = socket("run/systemd/system").is_dir();
@@ -35,45 +36,45 @@ impl Systemd {
                 (socket("run/systemd/private"), Peer::Systemd),
                 (socket("run/dbus/system_bus_socket"), Peer::Bus),
             ],
-            patience: PATIENCE,
+            timeout: TIMEOUT,
         })
     }
 
-    /// Waits that long for an answer instead.
-    pub fn within(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+    /// Limits the whole exchange to `timeout`, instead of ten seconds.
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
-    /// The answer to `call`, or why there is none.
+    /// Returns the answer to `call`, or for each socket the reason why there is none.
     fn ask(&self, call: &Call) -> std::result::Result<Answer, String> {
         let start = Instant::now();
-        let once = |path: &Path, peer| Connection::open(path, peer, start + self.patience)?.call(call);
+        let once = |path: &Path, peer| Connection::open(path, peer, start + self.timeout)?.call(call);
         let mut whys = Vec::new();
         for (path, peer) in &self.sockets {
             let mut answer = once(path, *peer);
-            let mut away: fn(&io::Error) -> bool = hung_up;
-            // it hangs up, and is away for a moment, when it executes itself anew: systemctl daemon-reexec, an update
+            let mut restarting: fn(&io::Error) -> bool = hung_up;
+            // systemd hangs up, and is away for a moment, when it executes itself anew: systemctl daemon-reexec, an update
             while *peer == Peer::Systemd
-                && answer.as_ref().is_err_and(away)
-                && start.elapsed() < self.patience.min(MOMENT)
+                && answer.as_ref().is_err_and(restarting)
+                && start.elapsed() < self.timeout.min(RESTART)
             {
                 thread::sleep(Duration::from_millis(50));
-                // between two sockets there is none
-                away = |e| hung_up(e) || e.kind() == ErrorKind::NotFound;
+                // the new socket is not there yet
+                restarting = |e| hung_up(e) || e.kind() == ErrorKind::NotFound;
                 answer = once(path, *peer);
             }
             match answer {
                 Ok(answer) => return Ok(answer),
-                Err(e) => whys.push(format!("{}: {}", path.display(), self.told(&e))),
+                Err(e) => whys.push(format!("{}: {}", path.display(), self.describe(&e))),
             }
         }
         Err(whys.join(", "))
     }
 
-    /// What ran into the timeout says "Resource temporarily unavailable".
-    fn told(&self, error: &io::Error) -> String {
+    /// Says what went wrong. The standard text for a timeout, "Resource temporarily unavailable", would explain nothing.
+    fn describe(&self, error: &io::Error) -> String {
         match error.kind() {
-            ErrorKind::WouldBlock => format!("no answer in {:?}", self.patience),
+            ErrorKind::WouldBlock => format!("no answer in {:?}", self.timeout),
             _ if hung_up(error) && error.kind() != ErrorKind::ConnectionRefused => "it hung up".to_string(),
             _ => error.to_string(),
         }
@@ -93,7 +94,7 @@ impl Units for Systemd {
         };
         let mut body = Writer::default();
         body.string(unit);
-        // runtime: not beyond this boot
+        // runtime: the properties do not outlast this boot
         body.u32(1);
         body.array(8, |array| {
             for (name, value) in properties {
@@ -121,23 +122,22 @@ impl Units for Systemd {
     }
 }
 
-/// Who is at the other end.
+/// Which program answers on a socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Peer {
-    /// A daemon that passes messages on.
+    /// A bus daemon, which passes messages on.
     Bus,
     /// systemd itself.
     Systemd,
 }
 
-/// For everything together: what comes in time need not be the answer. libdbus waits longer, but a change waits under the
-/// ledger's lock.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Limit for the whole exchange with systemd. Shorter than libdbus' default: `set` holds the ledger's lock meanwhile.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// systemd is there again by then.
-const MOMENT: Duration = Duration::from_secs(5);
+/// The longest time that systemd is away when it executes itself anew.
+const RESTART: Duration = Duration::from_secs(5);
 
-/// No answer to what is asked here comes near it.
+/// The longest message that is read, in bytes. No answer to this program's calls comes near.
 const LONGEST: u32 = 1 << 20;
 
 struct Connection {
@@ -145,7 +145,7 @@ struct Connection {
     serial: u32,
 }
 
-/// Reads and writes until then, and then fails like a read that ran into its timeout.
+/// A stream that reads and writes until `end`, and then fails like a read that ran into its timeout.
 struct Stream {
     stream: UnixStream,
     end: Instant,
@@ -160,7 +160,7 @@ struct Call {
     body: Vec<u8>,
 }
 
-/// An error message.
+/// An answer that is an error.
 struct Refusal {
     name: String,
     text: String,
@@ -169,7 +169,7 @@ struct Refusal {
 type Answer = std::result::Result<(), Refusal>;
 
 impl Stream {
-    /// The standard library's waits without end for a listener that accepts nobody.
+    /// Connects until `end` at the latest. `UnixStream::connect` would wait without end for a listener that accepts nobody.
     fn connect(path: &Path, end: Instant) -> io::Result<Self> {
         let new = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         let stream = Self { stream: new.into(), end };
@@ -178,6 +178,7 @@ impl Stream {
         Ok(stream)
     }
 
+    /// The time left; fails when there is none.
     fn left(&self) -> io::Result<Duration> {
         let left = self.end.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(ErrorKind::WouldBlock.into()) } else { Ok(left) }
@@ -220,12 +221,12 @@ impl Connection {
         Ok(connection)
     }
 
-    /// The kernel tells the other end who we are; this only claims it.
+    /// Claims to be this process' user. The other end checks the claim: the kernel tells it who connected.
     fn authenticate(&mut self) -> io::Result<()> {
         let hex: String = nix::unistd::geteuid().to_string().bytes().map(|b| format!("{b:02x}")).collect();
         self.stream.write_all(format!("\0AUTH EXTERNAL {hex}\r\n").as_bytes())?;
         let mut line = Vec::new();
-        // byte by byte, for what follows the line is not to be lost
+        // byte by byte: the bytes behind the line belong to the next message
         while !line.ends_with(b"\r\n") {
             let mut byte = [0];
             self.stream.read_exact(&mut byte)?;
@@ -240,7 +241,7 @@ impl Connection {
         self.stream.write_all(b"BEGIN\r\n")
     }
 
-    /// Calls and waits for the answer; what else arrives is passed over.
+    /// Sends a call and waits for its answer. Other messages that arrive meanwhile are ignored.
     fn call(&mut self, call: &Call) -> io::Result<Answer> {
         self.serial += 1;
         self.stream.write_all(&call.message(self.serial))?;
@@ -304,7 +305,7 @@ impl Call {
     }
 }
 
-/// What is read of a message.
+/// The parts of a message that are used here.
 struct Message {
     kind: u8,
     answers: Option<u32>,
@@ -316,7 +317,7 @@ struct Message {
 impl Message {
     fn read(kind: u8, fields: &[u8], body: &[u8], little: bool) -> Option<Self> {
         let (mut answers, mut error, mut signature) = (None, String::new(), String::new());
-        // the fields begin 16 bytes into the message, so their alignment is that of the slice
+        // the fields begin 16 bytes into the message, so alignment within the slice is alignment within the message
         let mut fields = Reader { bytes: fields, at: 0, little };
         while fields.at < fields.bytes.len() {
             fields.align(8)?;
@@ -340,7 +341,7 @@ impl Message {
     }
 }
 
-/// Marshals, little endian.
+/// Marshals values, little endian.
 #[derive(Default)]
 struct Writer {
     bytes: Vec<u8>,
@@ -373,7 +374,8 @@ impl Writer {
         self.bytes.push(0);
     }
 
-    /// An array of elements that are aligned to `to`; its length does not count what comes before the first.
+    /// Writes an array of elements that are aligned to `to` bytes. The array's length does not count the padding before the
+    /// first element.
     fn array(&mut self, to: usize, elements: impl FnOnce(&mut Self)) {
         self.u32(0);
         let length = self.bytes.len() - 4;
@@ -385,7 +387,7 @@ impl Writer {
     }
 }
 
-/// Unmarshals; `None` where the bytes do not make sense.
+/// Unmarshals values. Every method returns `None` where the bytes are no such value.
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -425,14 +427,14 @@ impl Reader<'_> {
         self.text(length)
     }
 
-    /// `length` bytes and the NUL behind them.
+    /// Reads a text of `length` bytes, and skips the NUL behind the text.
     fn text(&mut self, length: usize) -> Option<String> {
         let bytes = self.take(length.checked_add(1)?)?;
         String::from_utf8(bytes[..length].to_vec()).ok()
     }
 }
 
-/// Nobody is there, or not any more.
+/// Whether `error` says that nobody listens, or that the other end closed the connection.
 fn hung_up(error: &io::Error) -> bool {
     use ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionRefused | ConnectionReset | UnexpectedEof)

@@ -1,5 +1,4 @@
-//! CPU limits of one container: which values follow from what is asked, which cgroup they belong into, and writing them
-//! there.
+//! CPU limits of one container: the values that follow from its request, the cgroup they belong in, and writing them there.
 //!
 //! What does not live here: counters (`stats::cgroup`), and what else scales with CPUs (`rate::scale`).
 
@@ -7,11 +6,16 @@ mod bus;
 pub mod place;
 pub mod share;
 pub mod systemd;
+pub mod unit;
+pub mod values;
+pub mod version;
 pub mod write;
 
 pub use crate::cpus::CpuLimit;
 pub use bus::Systemd;
-pub use place::{Cgroup, Controller, Place, Roots, Version};
-pub use share::{Asked, Policy, Quota, Settings, settings};
+pub use place::{Cgroup, Controller, Place, Roots};
+pub use share::{Asked, Policy, Settings, settings};
 pub use systemd::{Property, Units};
-pub use write::{Bandwidth, Intended, Values, forget, intend, read, set};
+pub use values::{Bandwidth, Quota, Values};
+pub use version::Version;
+pub use write::{Intended, forget, intend, read, set};

@@ -1,6 +1,7 @@
-//! Which cgroups a container is in: what the kernel says of its first process, found again below the mounts.
+//! Which cgroups a container is in: the kernel names those of the container's first process, and the table of mounts says
+//! where their directories are.
 //!
-//! Nothing is guessed from names of runtimes. What does not live here: reading and writing the files in those cgroups.
+//! Nothing is guessed from names that runtimes give. What does not live here: reading and writing the files in those cgroups.
 
 use std::fs;
 use std::io;
@@ -9,42 +10,33 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::systemd;
+use super::unit::unit_of;
+use super::version::Version;
 use crate::error::{Error, Result};
 use crate::refusal::one_line;
 
-/// Where the kernel's files are: `/proc` and `/`, or a copy of them.
+/// Where the kernel's files are: `/proc` and `/`, or in tests a copy of both.
 #[derive(Clone, Debug)]
 pub struct Roots {
     /// The process file system.
     pub proc: PathBuf,
-    /// What mount points are below.
+    /// The directory that mount points are relative to.
     pub prefix: PathBuf,
 }
 
-/// The machine's own.
+/// The host's own `/proc` and `/`.
 impl Default for Roots {
     fn default() -> Self {
         Self { proc: "/proc".into(), prefix: "/".into() }
     }
 }
 
-/// Which interface a cgroup has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Version {
-    /// A hierarchy for each controller, or for some together.
-    V1,
-    /// One hierarchy for all.
-    V2,
-}
-
-/// What a cgroup controls or counts.
+/// The controllers that are used here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Controller {
-    /// Weight and quota.
+    /// Weight and quota of CPU time.
     Cpu,
-    /// CPU time. In v2 every cgroup counts it.
+    /// Used CPU time. In v2 every cgroup counts it, without a controller.
     Cpuacct,
     /// Memory.
     Memory,
@@ -53,13 +45,13 @@ pub enum Controller {
 /// One cgroup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
-    /// Its interface.
+    /// v1 or v2.
     pub version: Version,
-    /// Where it is in its hierarchy, as `/proc/PID/cgroup` says.
+    /// The cgroup's path in its hierarchy, as in `/proc/PID/cgroup`.
     pub path: String,
-    /// Its directory.
+    /// The cgroup's directory.
     pub directory: PathBuf,
-    /// The directory's inode: another cgroup may come to be at the same place, that of the next container of a name.
+    /// The directory's inode: the next container of the same name may have another cgroup in the same directory.
     inode: u64,
 }
 
@@ -69,7 +61,7 @@ impl Cgroup {
         Some(Self { version, path: path.to_string(), directory, inode })
     }
 
-    /// This one, if it is still there.
+    /// Fails with `NotFound` when the cgroup is gone, even if another one has its directory now.
     pub fn present(&self) -> Result<&Self> {
         if fs::metadata(&self.directory).is_ok_and(|now| now.ino() == self.inode) {
             return Ok(self);
@@ -78,27 +70,28 @@ impl Cgroup {
     }
 }
 
-/// The cgroups of one container. To be found when it is attached and kept: its first process may move on, or end before
-/// the others.
+/// The cgroups of one container. They are found when the container is attached, and kept in its lease: its first process
+/// may move to other cgroups later, or end before the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Place {
-    /// Where its share of the CPUs is set.
+    /// Where the container's share of the CPUs is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu: Option<Cgroup>,
-    /// Where its CPU time is counted.
+    /// Where the container's CPU time is counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     cpuacct: Option<Cgroup>,
-    /// Where its memory is counted.
+    /// Where the container's memory is counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<Cgroup>,
-    /// In v2, mounted anywhere: where pressure is measured.
+    /// The v2 cgroup, wherever v2 is mounted: where pressure is measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     unified: Option<Cgroup>,
-    /// Where its processes are listed; below the others when the runtime made a cgroup for them in there.
+    /// Where the container's processes are listed. Below the other cgroups, when the runtime made a cgroup for the processes
+    /// in there.
     #[serde(skip_serializing_if = "Option::is_none")]
     processes: Option<Cgroup>,
-    /// What is missing above, and why.
+    /// The fields above that are missing, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     missing: Vec<(String, String)>,
 }
@@ -113,7 +106,8 @@ impl Controller {
         }
     }
 
-    /// A file that every v2 cgroup has in which this controller is there. CPU time is counted without one.
+    /// A file that a v2 cgroup has if, and only if, this controller is enabled in it. CPU time is counted without a
+    /// controller.
     const fn proof(self) -> &'static str {
         match self {
             Controller::Cpu => "cpu.weight",
@@ -124,10 +118,10 @@ impl Controller {
 }
 
 impl Place {
-    /// Finds the cgroups of process `pid`. One that also holds this process is not the container's own, and counts as
-    /// missing: its limits would hold others, and its counters would count them.
+    /// Finds the cgroups of process `pid`. A cgroup that also holds the calling process is not the container's own and
+    /// counts as missing: its limits and counters would cover other processes too.
     ///
-    /// Fails only when the process, or the table of mounts, cannot be read; what is missing is told by
+    /// Fails only when the process, or the table of mounts, cannot be read. Why a cgroup is missing is the error of
     /// [`Place::of`].
     pub fn find(pid: u32, roots: &Roots) -> Result<Self> {
         let read = |name: &str| {
@@ -147,7 +141,7 @@ impl Place {
         Ok(search.place())
     }
 
-    /// The cgroup in which `controller` has this container.
+    /// The container's cgroup for `controller`. Fails if the container has none of its own.
     pub fn of(&self, controller: Controller) -> Result<&Cgroup> {
         let cgroup = match controller {
             Controller::Cpu => &self.cpu,
@@ -157,12 +151,12 @@ impl Place {
         cgroup.as_ref().ok_or_else(|| self.absent(controller.name(), &format!(" for {}", controller.name())))
     }
 
-    /// The v2 cgroup, whichever controllers it has.
+    /// The container's v2 cgroup, whichever controllers it has.
     pub fn unified(&self) -> Option<&Cgroup> {
         self.unified.as_ref()
     }
 
-    /// The cgroup whose processes are the container's.
+    /// The cgroup that lists the container's processes. Fails if the container has none of its own.
     pub fn processes(&self) -> Result<&Cgroup> {
         self.processes.as_ref().ok_or_else(|| self.absent(PROCESSES, ""))
     }
@@ -176,12 +170,12 @@ impl Place {
     }
 }
 
-/// Where [`Place::missing`] has the reason for a missing [`Place::processes`].
+/// The key in [`Place::missing`] for [`Place::processes`].
 const PROCESSES: &str = "processes";
 
 /// One line of `/proc/PID/cgroup`.
 struct Membership {
-    /// Empty for v2.
+    /// The hierarchy's controllers; empty for v2.
     controllers: Vec<String>,
     path: String,
 }
@@ -189,13 +183,14 @@ struct Membership {
 /// One mount of a hierarchy.
 struct Mount {
     version: Version,
-    /// What is mounted: a path in the hierarchy.
+    /// The cgroup that is mounted, as a path in the hierarchy.
     root: String,
     at: PathBuf,
     /// Super block options: a v1 hierarchy's controllers among them.
     options: Vec<String>,
 }
 
+/// What the search for a container's cgroups needs.
 struct Search<'a> {
     theirs: Vec<Membership>,
     ours: Vec<Membership>,
@@ -223,7 +218,7 @@ impl Search<'_> {
         place
     }
 
-    /// Where `controller` has the container: its v1 hierarchy if there is one, else v2.
+    /// The container's cgroup for `controller`: in the controller's v1 hierarchy if there is one, else in v2.
     fn controller(&self, controller: Controller, unified: &Result<Cgroup, String>) -> Result<Cgroup, String> {
         let name = controller.name();
         let bound = |m: &Membership| m.controllers.iter().any(|c| c == name);
@@ -243,6 +238,7 @@ impl Search<'_> {
         Ok(cgroup)
     }
 
+    /// The container's v2 cgroup.
     fn unified(&self) -> Result<Cgroup, String> {
         let bound = |m: &&Membership| m.controllers.is_empty();
         let membership = self.theirs.iter().find(bound).ok_or("the kernel has no cgroup v2")?;
@@ -250,7 +246,8 @@ impl Search<'_> {
         self.directory(&membership.path, own, Version::V2, |mount| mount.version == Version::V2)
     }
 
-    /// The directory of the cgroup `path` in the hierarchy that is mounted where `of_it` says.
+    /// Finds the directory of the cgroup `path` below the mounts for which `of_it` holds. `own`: the calling process' cgroup
+    /// in the same hierarchy.
     fn directory(
         &self,
         path: &str,
@@ -289,11 +286,12 @@ impl Search<'_> {
     }
 }
 
-/// crun puts the processes of a systemd scope into a cgroup `container` below it (crun(1), run.oci.systemd.subgroup).
-/// What the container as a whole gets and uses is that of the scope: in there it has nobody to share with.
+/// Returns the scope's cgroup instead of the cgroup `container` that crun makes below it for the processes (crun(1),
+/// run.oci.systemd.subgroup). Limits and counters of the whole container are the scope's: inside the scope the container
+/// has nobody to share with.
 fn whole(cgroup: Cgroup) -> Cgroup {
     let Some(scope) = cgroup.path.strip_suffix("/container") else { return cgroup };
-    match (systemd::unit(scope), cgroup.directory.parent()) {
+    match (unit_of(scope), cgroup.directory.parent()) {
         (Some(unit), Some(parent)) if unit.ends_with(".scope") => {
             Cgroup::at(cgroup.version, scope, parent.to_path_buf()).unwrap_or(cgroup)
         }
@@ -301,13 +299,14 @@ fn whole(cgroup: Cgroup) -> Cgroup {
     }
 }
 
-/// `path` relative to `root`, if it is that or below.
+/// `path` relative to `root`; `None` if `path` is neither `root` nor below it.
 fn below<'a>(path: &'a str, root: &str) -> Option<&'a str> {
     let rest = path.strip_prefix(root.trim_end_matches('/'))?;
     if rest.is_empty() { Some("") } else { rest.strip_prefix('/') }
 }
 
-/// `hierarchy-ID:controller-list:cgroup-path`, see cgroups(7). A removed v2 cgroup is marked, and then has no directory.
+/// Parses `/proc/PID/cgroup`: lines of `hierarchy-ID:controller-list:cgroup-path`, see cgroups(7). The path of a removed
+/// v2 cgroup ends in " (deleted)", so no directory is found for it.
 fn memberships(text: &str) -> Vec<Membership> {
     let line = |line: &str| {
         let mut parts = line.splitn(3, ':').skip(1);
@@ -318,7 +317,7 @@ fn memberships(text: &str) -> Vec<Membership> {
     text.lines().filter_map(line).collect()
 }
 
-/// The mounts of cgroup hierarchies, see proc_pid_mountinfo(5).
+/// Parses `/proc/PID/mountinfo` for the mounts of cgroup hierarchies, see proc_pid_mountinfo(5).
 fn mounts(text: &str) -> Vec<Mount> {
     let line = |line: &str| {
         let (mount, source) = line.split_once(" - ")?;
@@ -339,7 +338,7 @@ fn mounts(text: &str) -> Vec<Mount> {
     text.lines().filter_map(line).collect()
 }
 
-/// Blanks, tabs, line ends and backslashes are three octal digits there.
+/// Decodes a path of mountinfo, in which blanks, tabs, line ends and backslashes are a backslash and three octal digits.
 fn unescaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -355,7 +354,7 @@ fn unescaped(text: &str) -> String {
     out + rest
 }
 
-/// Reading a process that ended meanwhile says ESRCH.
+/// Whether `error` says that a process has ended. Reading a file of a process that ends meanwhile fails with ESRCH.
 fn gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }

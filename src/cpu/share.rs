@@ -1,36 +1,33 @@
-//! The formula: what a container asks for -> the values of its cgroup's files. Mesos' cgroups/cpu isolator, without
-//! rounding errors.
+//! The formula: the values of a cgroup's files that follow from a container's request. Mesos' cgroups/cpu isolator,
+//! without rounding errors.
 //!
-//! No I/O. What does not live here: how systemd wants to be told the same (`systemd`).
+//! No I/O. What does not live here: the same values as properties of a systemd unit (`systemd`).
 
-use serde::{Deserialize, Serialize};
-
-use super::place::Version;
+use super::values::{PERIOD, Quota};
+use super::version::Version;
 use crate::cpus::{CpuLimit, Cpus};
 
-/// In which a container may use up its quota, in microseconds: the kernel's default, and Mesos' CPU_CFS_PERIOD.
-pub const PERIOD: u64 = 100_000;
-
-/// The least quota, in microseconds (kernel/sched/core.c: min_cfs_quota_period).
+/// The least quota that the kernel takes, in microseconds (kernel/sched/core.c: min_cfs_quota_period).
 const LEAST_QUOTA: u64 = 1_000;
 
-/// What a container asks for.
+/// The CPUs that a container asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
-    /// CPUs it gets when others want them too.
+    /// CPUs that the container gets when others want them too.
     pub cpus: Option<Cpus>,
-    /// The most it may use.
+    /// The most CPUs that the container may use.
     pub limit: Option<CpuLimit>,
-    /// Whether its CPUs may be taken away: all of them count little then.
+    /// Whether the container's CPUs may be taken away: all of them count little then.
     pub revocable: bool,
 }
 
-/// What the host's configuration says about it.
+/// The host's configuration for CPU limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Whether the CPUs asked for are also the most it may use, unless it asks for a limit (Mesos' cgroups_enable_cfs).
+    /// Whether the CPUs asked for are also the most a container may use, unless it asks for a limit (Mesos'
+    /// cgroups_enable_cfs).
     pub enable_cfs: bool,
-    /// Whether revocable CPUs count little (Mesos' flag of that name).
+    /// Whether revocable CPUs count little (Mesos' flag of the same name).
     pub revocable_cpu_low_priority: bool,
 }
 
@@ -41,31 +38,21 @@ impl Default for Policy {
     }
 }
 
-/// How much may be used in a period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Quota {
-    /// Microseconds.
-    Micros(u64),
-    /// No limit: -1 in v1, `max` in v2.
-    Unlimited,
-}
-
-/// What is to be written. `None`: not to be touched.
+/// The values that a request comes to. `None`: this file is not touched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// v1 `cpu.shares`, v2 `cpu.weight`.
     pub weight: Option<u64>,
     /// v1 `cpu.cfs_quota_us`, v2 the first number of `cpu.max`, for a period of [`PERIOD`].
     pub quota: Option<Quota>,
-    /// One line for each value that is not what the formula says, because the kernel does not take that.
+    /// One line for each value that differs from the formula's, because the kernel does not take the formula's.
     pub notes: Vec<String>,
 }
 
-/// What `asked` comes to. Nothing asked: nothing to write, the runtime's limits stand.
+/// Computes the values that `asked` comes to. Where nothing is asked nothing is written, and the runtime's limits stand.
 ///
-/// Mesos writes `max` into a v2 `cpu.max` when there is no limit. Its cgroups are its own; these are a runtime's, which
-/// may have set a limit, so it is left alone as it is in v1.
+/// Mesos writes `max` into a v2 `cpu.max` when there is no limit. Mesos' cgroups are its own; these are a runtime's, which
+/// may have set a limit. So the quota is left alone, as in v1.
 pub fn settings(asked: &Asked, policy: &Policy, version: Version) -> Settings {
     let mut notes = Vec::new();
     let low = asked.revocable && policy.revocable_cpu_low_priority;
@@ -85,7 +72,7 @@ impl Settings {
     }
 }
 
-/// The weight's file, what one CPU counts in it, and the kernel's bounds: MIN_SHARES and MAX_SHARES
+/// The scale of a weight: its file, the weight of one CPU, and the kernel's bounds, which are MIN_SHARES and MAX_SHARES
 /// (kernel/sched/sched.h), CGROUP_WEIGHT_MIN and CGROUP_WEIGHT_MAX (include/linux/cgroup.h).
 struct Scale {
     file: &'static str,
@@ -98,6 +85,7 @@ struct Scale {
 const SHARES: Scale = Scale { file: "cpu.shares", per_cpu: 1024, per_revocable_cpu: 10, least: 2, most: 262_144 };
 const WEIGHT: Scale = Scale { file: "cpu.weight", per_cpu: 100, per_revocable_cpu: 1, least: 1, most: 10_000 };
 
+/// The weight of `cpus`. `low`: revocable CPUs that count little.
 fn weight(cpus: Cpus, low: bool, version: Version, notes: &mut Vec<String>) -> u64 {
     let scale = match version {
         Version::V1 => SHARES,
@@ -116,7 +104,7 @@ fn weight(cpus: Cpus, low: bool, version: Version, notes: &mut Vec<String>) -> u
     taken
 }
 
-/// Its upper bound, 2^44 microseconds (kernel/sched/sched.h: MAX_BW), is beyond what `Cpus::MOST` comes to.
+/// The quota of `cpus` for a period of [`PERIOD`]. The kernel's upper bound, 2^44 microseconds (kernel/sched/sched.h: MAX_BW), is above the quota of `Cpus::MOST`.
 fn quota(cpus: Cpus, version: Version, notes: &mut Vec<String>) -> Quota {
     let exact = PERIOD * cpus.thousandths() / 1000;
     if exact < LEAST_QUOTA {

@@ -1,7 +1,7 @@
-//! Writing CPU limits into the container's cgroup, all of them or none, and putting back what was there.
+//! Writing CPU limits into the container's cgroup, all of them or none, and putting the former limits back.
 //!
-//! The files are written by cgroups-rs, and read here, since it cannot tell a missing cgroup from an idle one. What does
-//! not live here: what is to be written (`share`), and where (`place`).
+//! The files are written by cgroups-rs and read here, because cgroups-rs cannot tell a missing cgroup from an idle one.
+//! What does not live here: computing the values (`share`), and finding the cgroup (`place`).
 
 use std::error::Error as _;
 use std::fs;
@@ -9,73 +9,31 @@ use std::io;
 use std::path::PathBuf;
 
 use cgroups_rs::fs::cpu::CpuController;
-use serde::{Deserialize, Serialize};
 
-use super::place::{Cgroup, Controller, Place, Version};
-use super::share::{self, Asked, PERIOD, Policy, Quota};
+use super::place::{Cgroup, Controller, Place};
+use super::share::{self, Asked, Policy};
 use super::systemd::{self, Units};
+use super::unit::unit_of;
+use super::values::{Bandwidth, PERIOD, Quota, Values};
+use super::version::Version;
 use crate::error::{Error, Result};
 use crate::refusal::quoted;
 
-/// CPU limits as a cgroup has them. `None`: not touched.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Values {
-    /// v1 `cpu.shares`, v2 `cpu.weight`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub weight: Option<u64>,
-    /// v1 `cpu.cfs_quota_us` and `cpu.cfs_period_us`, v2 `cpu.max`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bandwidth: Option<Bandwidth>,
-}
-
-/// How much CPU time may be used in which time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bandwidth {
-    /// Of all CPUs together.
-    pub quota: Quota,
-    /// Microseconds.
-    pub period: u64,
-}
-
-/// What is to be done.
+/// The values to write for a container, and those that they replace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Intended {
-    /// What is to be written.
+    /// The values to write.
     pub now: Values,
-    /// What stands there; nothing where nothing is to be written.
+    /// The cgroup's values at present, in those fields that are to be written.
     pub before: Values,
-    /// One line for each value that is not what was asked for.
+    /// One line for each value that differs from what was asked for.
     pub notes: Vec<String>,
 }
 
-impl Values {
-    /// These, and those of `other` where there is none here.
-    pub fn or(self, other: Values) -> Values {
-        Values { weight: self.weight.or(other.weight), bandwidth: self.bandwidth.or(other.bandwidth) }
-    }
-
-    /// Those of `instead` for which these are as in `expected`.
-    pub fn agreeing(self, expected: &Values, instead: Values) -> Values {
-        Values {
-            weight: instead.weight.filter(|_| self.weight == expected.weight),
-            bandwidth: instead.bandwidth.filter(|_| self.bandwidth == expected.bandwidth),
-        }
-    }
-
-    /// Those of which `other` has one, too.
-    pub fn like(self, other: &Values) -> Values {
-        Values {
-            weight: self.weight.filter(|_| other.weight.is_some()),
-            bandwidth: self.bandwidth.filter(|_| other.bandwidth.is_some()),
-        }
-    }
-}
-
-/// What gives the container at `place` what it asks for, and what it has now: to be kept somewhere safe before it is
-/// written by [`set`]. `units`: systemd, where it runs.
+/// Decides the values for the container at `place`, and reads those that they replace: to be stored before [`set`] writes.
+/// `units`: systemd, if this host runs it.
 ///
-/// Nothing asked: nothing is to be written, nor is it looked whether there is a cgroup to write to.
+/// Where nothing is asked, nothing is to be written, and the container needs no cgroup.
 pub fn intend(place: &Place, asked: &Asked, policy: &Policy, units: Option<&dyn Units>) -> Result<Intended> {
     if asked.cpus.is_none() && asked.limit.is_none() {
         return Ok(Intended::default());
@@ -83,51 +41,51 @@ pub fn intend(place: &Place, asked: &Asked, policy: &Policy, units: Option<&dyn 
     let site = Site::at(place.of(Controller::Cpu)?, units)?;
     let share::Settings { weight, mut quota, mut notes } = share::settings(asked, policy, site.cgroup.version);
     if let (Some((unit, _)), Some(exact)) = (&site.unit, quota) {
-        let kept = systemd::kept(exact);
-        if let (Quota::Micros(from), Quota::Micros(to)) = (exact, kept)
+        let whole = systemd::in_whole_percents(exact);
+        if let (Quota::Micros(from), Quota::Micros(to)) = (exact, whole)
             && from != to
         {
             notes.push(format!(
                 "systemd keeps whole percents of a CPU: a quota of {to} instead of {from} us for {unit}"
             ));
         }
-        quota = Some(kept);
+        quota = Some(whole);
     }
     let now = Values { weight, bandwidth: quota.map(|quota| Bandwidth { quota, period: PERIOD }) };
     let before = site.read(&now)?;
     Ok(Intended { now, before, notes })
 }
 
-/// What stands in the cgroup of the container at `place`, as far as `like` has it.
-pub fn read(place: &Place, like: &Values) -> Result<Values> {
-    Site::at(place.of(Controller::Cpu)?, None)?.read(like)
+/// Reads the values of the cgroup of the container at `place`: those fields that `fields` has.
+pub fn read(place: &Place, fields: &Values) -> Result<Values> {
+    Site::at(place.of(Controller::Cpu)?, None)?.read(fields)
 }
 
-/// Writes `values` into the cgroup of the container at `place`. On failure everything is as it was found.
+/// Writes `values` into the cgroup of the container at `place`. On failure the former values are put back.
 pub fn set(place: &Place, values: &Values, units: Option<&dyn Units>) -> Result<()> {
     if *values == Values::default() {
         return Ok(());
     }
     let site = Site::at(place.of(Controller::Cpu)?, units)?;
-    site.turn(&site.read(values)?, values)
+    site.replace(&site.read(values)?, values)
 }
 
-/// Has systemd put back what stood in the cgroup of a container that ended. A scope ends with its processes, but a
-/// service would have its limits again whenever it starts.
+/// Gives systemd back the values `before` for the unit of a container that ended. Otherwise a service would have the
+/// container's limits again whenever it starts. A scope needs nothing: it ends with its processes.
 pub fn forget(place: &Place, before: &Values, units: Option<&dyn Units>) -> Result<()> {
     let cgroup = place.of(Controller::Cpu)?;
-    let unit = systemd::unit(&cgroup.path).filter(|unit| !unit.ends_with(".scope"));
+    let unit = unit_of(&cgroup.path).filter(|unit| !unit.ends_with(".scope"));
     let (Some(unit), Some(units)) = (unit, units) else { return Ok(()) };
     if *before == Values::default() {
         return Ok(());
     }
     match units.set(unit, &systemd::properties(cgroup.version, before, PERIOD)) {
         Err(Error::NotFound(_)) => Ok(()),
-        told => told,
+        result => result,
     }
 }
 
-/// A cgroup, and the unit whose it is.
+/// A cgroup, and the systemd unit that it belongs to, if any.
 struct Site<'a> {
     cgroup: &'a Cgroup,
     unit: Option<(&'a str, &'a dyn Units)>,
@@ -135,63 +93,65 @@ struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    /// Fails when the cgroup is not there any more.
+    /// Fails with `NotFound` when the cgroup is gone.
     fn at(cgroup: &'a Cgroup, units: Option<&'a dyn Units>) -> Result<Self> {
         cgroup.present()?;
         let files = CpuController::new(cgroup.directory.clone(), PathBuf::new(), cgroup.version == Version::V2);
-        Ok(Self { cgroup, unit: systemd::unit(&cgroup.path).zip(units), files })
+        Ok(Self { cgroup, unit: unit_of(&cgroup.path).zip(units), files })
     }
 
-    /// As much as `like` has.
-    fn read(&self, like: &Values) -> Result<Values> {
+    /// Reads those fields that `fields` has.
+    fn read(&self, fields: &Values) -> Result<Values> {
         let v1 = self.cgroup.version == Version::V1;
-        let weight = || self.number(if v1 { "cpu.shares" } else { "cpu.weight" }, |text| text.parse::<u64>().ok());
+        let weight = || self.parse(if v1 { "cpu.shares" } else { "cpu.weight" }, |text| text.parse::<u64>().ok());
         let bandwidth = || {
             if !v1 {
-                return self.number("cpu.max", maximum);
+                return self.parse("cpu.max", cpu_max);
             }
-            let quota = self.number("cpu.cfs_quota_us", |text| {
+            let quota = self.parse("cpu.cfs_quota_us", |text| {
                 let quota = text.parse::<i64>().ok()?;
                 Some(u64::try_from(quota).map_or(Quota::Unlimited, Quota::Micros))
             })?;
-            let period = self.number("cpu.cfs_period_us", |text| text.parse::<u64>().ok())?;
+            let period = self.parse("cpu.cfs_period_us", |text| text.parse::<u64>().ok())?;
             Ok(Bandwidth { quota, period })
         };
         Ok(Values {
-            weight: like.weight.map(|_| weight()).transpose()?,
-            bandwidth: like.bandwidth.map(|_| bandwidth()).transpose()?,
+            weight: fields.weight.map(|_| weight()).transpose()?,
+            bandwidth: fields.bandwidth.map(|_| bandwidth()).transpose()?,
         })
     }
 
-    /// From `old` to `new`, or nowhere. Both have the same parts.
+    /// Replaces the values `old` with `new`; on failure puts `old` back. Both have the same fields.
     ///
-    /// systemd first, which then knows what it will write when it reloads. The files too, like runc does: it writes them
-    /// some time after it answered, and before version 245 not at all when a limit is taken away.
-    fn turn(&self, old: &Values, new: &Values) -> Result<()> {
-        self.tell(old, new)?;
-        self.write(old, new).inspect_err(|_| {
-            for again in [self.tell(new, old), self.write(new, old)].into_iter().filter_map(Result::err) {
-                log::error!("{again}, while going back to what was before");
+    /// First systemd learns the values, because it writes those that it knows whenever it reloads. Then the files are
+    /// written here too, as runc does: systemd writes them some time after its answer, and before version 245 it does not
+    /// write them at all when a limit is taken away.
+    fn replace(&self, old: &Values, new: &Values) -> Result<()> {
+        self.tell_systemd(old, new)?;
+        self.write_files(old, new).inspect_err(|_| {
+            for e in [self.tell_systemd(new, old), self.write_files(new, old)].into_iter().filter_map(Result::err) {
+                log::error!("{e}, while putting the former CPU limits back");
             }
         })
     }
 
-    fn tell(&self, old: &Values, new: &Values) -> Result<()> {
+    /// Does nothing where the cgroup is no unit's, or systemd does not know the unit.
+    fn tell_systemd(&self, old: &Values, new: &Values) -> Result<()> {
         let Some((unit, units)) = self.unit else { return Ok(()) };
         let period = old.bandwidth.map_or(PERIOD, |b| b.period);
         match units.set(unit, &systemd::properties(self.cgroup.version, new, period)) {
-            // somebody else made a cgroup with such a name, and nobody will revert it
+            // a cgroup that only looks like a unit's: systemd will not overwrite its files
             Err(Error::NotFound(why)) => {
                 log::debug!("{why}");
                 Ok(())
             }
-            told => told,
+            result => result,
         }
     }
 
-    fn write(&self, old: &Values, new: &Values) -> Result<()> {
+    fn write_files(&self, old: &Values, new: &Values) -> Result<()> {
         if let Some(weight) = new.weight {
-            self.written("its weight", self.files.set_shares(weight))?;
+            self.explained("its weight", self.files.set_shares(weight))?;
         }
         let Some(bandwidth) = new.bandwidth else { return Ok(()) };
         let quota = match bandwidth.quota {
@@ -200,17 +160,18 @@ impl<'a> Site<'a> {
         };
         if self.cgroup.version == Version::V2 {
             let set = self.files.set_cfs_quota_and_period(Some(quota), Some(bandwidth.period));
-            return self.written("its quota", set);
+            return self.explained("its quota", set);
         }
-        // what is in effect now need not be allowed with the other period, but no quota always is
+        // the kernel may refuse the new period with the present quota, but takes any period without a quota
         if old.bandwidth.is_none_or(|b| b.period != bandwidth.period) {
-            self.written("its quota", self.files.set_cfs_quota(-1))?;
-            self.written("its period", self.files.set_cfs_period(bandwidth.period))?;
+            self.explained("its quota", self.files.set_cfs_quota(-1))?;
+            self.explained("its period", self.files.set_cfs_period(bandwidth.period))?;
         }
-        self.written("its quota", self.files.set_cfs_quota(quota))
+        self.explained("its quota", self.files.set_cfs_quota(quota))
     }
 
-    fn number<T>(&self, file: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T> {
+    /// Reads `file` of the cgroup and parses it. Fails with `NotFound` when the cgroup is gone.
+    fn parse<T>(&self, file: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T> {
         let path = self.cgroup.directory.join(file);
         let text = fs::read_to_string(&path).map_err(|e| match self.cgroup.present() {
             Err(gone) => gone,
@@ -226,7 +187,8 @@ impl<'a> Site<'a> {
         })
     }
 
-    fn written(&self, what: &str, done: cgroups_rs::fs::error::Result<()>) -> Result<()> {
+    /// Turns a failure to write `what` into an error that says why the kernel refused.
+    fn explained(&self, what: &str, done: cgroups_rs::fs::error::Result<()>) -> Result<()> {
         done.map_err(|e| {
             let cause = e.source().and_then(|cause| cause.downcast_ref::<io::Error>());
             let errno = cause.and_then(io::Error::raw_os_error);
@@ -243,8 +205,8 @@ impl<'a> Site<'a> {
     }
 }
 
-/// `cpu.max`: the quota or `max`, and the period.
-fn maximum(text: &str) -> Option<Bandwidth> {
+/// Parses `cpu.max`: the quota or `max`, and the period.
+fn cpu_max(text: &str) -> Option<Bandwidth> {
     let (quota, period) = text.split_once(' ')?;
     let quota = if quota == "max" { Quota::Unlimited } else { Quota::Micros(quota.parse().ok()?) };
     Some(Bandwidth { quota, period: period.parse().ok()? })

@@ -8,27 +8,28 @@
 //! GET /healthz                     200 "ok", or 503 and one line that says why not
 //! ```
 //!
-//! Whoever asks for statistics gets them from a pass over all containers that began after the question came: questions
-//! that come while a pass runs wait for its end, and the next pass answers all of them (`pass`). So no answer is older
-//! than its question, and there is never more than one pass, however many ask. Nothing is locked meanwhile.
+//! A request for statistics is answered by a pass over the containers that begins after the request came. Requests that
+//! come while a pass runs wait, and the next pass answers all of them (`pass`). So no answer is older than its request, and
+//! at most one pass runs, however many clients ask. A pass holds no lock.
 //!
-//! One thread speaks HTTP and never blocks; another reads, with helpers of its own for many containers, which enter
-//! namespaces and come back; a third looks at the counters again and again where rate percentiles are configured. What
-//! cannot be read of a container is left out, and the reason is in the log.
+//! One thread speaks HTTP and never blocks. A second thread makes the passes; for many containers it starts helpers, which
+//! enter the containers' namespaces. A third thread samples counters, where rate percentiles are configured. Counters that
+//! cannot be read are left out, and the reason is logged.
 //!
-//! Nobody is asked who he is: it listens on the loopback address unless told otherwise, where containers are not
-//! answered, and a unix socket is for root and the socket's group.
+//! Clients are not authenticated. By default the server listens on the loopback address, and does not answer containers
+//! there. A unix socket is open to root and the socket's group only.
 //!
-//! As root it needs no more than two capabilities:
+//! As root the server needs two capabilities:
 //!
-//! * `CAP_SYS_ADMIN`: enter the containers' namespaces, and read BPF maps (for which alone CAP_BPF would do),
-//! * `CAP_SYS_PTRACE`: open `/proc/PID/ns/net` of processes that may do more than it, or that are another user's.
+//! * `CAP_SYS_ADMIN`: to enter the containers' namespaces, and to read BPF maps (for the maps alone CAP_BPF would do),
+//! * `CAP_SYS_PTRACE`: to open `/proc/PID/ns/net` of processes that have more capabilities, or belong to another user.
 //!
-//! As anybody else `CAP_DAC_OVERRIDE` besides: the state directory is root's, and so are the pinned maps, which are
-//! opened for writing, too.
+//! As another user it also needs `CAP_DAC_OVERRIDE`: the state directory and the pinned maps belong to root, and the maps
+//! are opened for writing too.
 
 mod connection;
 mod listen;
+mod lock;
 mod pass;
 mod rates;
 mod router;
@@ -46,12 +47,12 @@ use crate::error::{Error, Result};
 use crate::lease::{Leases, Ledger};
 pub use listen::Listen;
 
-/// How long answers that are being given may take when the server is told to end.
+/// The time for clients to fetch answers that are under way when the server ends.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// Threads that read leases for `/containers` and `/healthz`.
+/// The number of threads that read leases for `/containers` and `/healthz`.
 const READERS: usize = 2;
 
-/// Serves until SIGTERM or SIGINT. `listen` may be empty: then on the sockets that systemd handed over, else on the
+/// Serves until SIGTERM or SIGINT, on the places `listen` and the sockets that systemd handed over. Without either, on the
 /// default place.
 pub fn run(config: Config, listen: &[Listen]) -> Result<()> {
     let sockets = listen::open(listen)?;
@@ -75,7 +76,7 @@ pub fn run(config: Config, listen: &[Listen]) -> Result<()> {
         let containers = config.ephemeral_ports.ports().union(&config.ports);
         connection::serve(&sockets, router::router(passes, leases, config), &containers, end, FAREWELL).await
     });
-    // a reader that hangs must not keep the process from ending
+    // the process must end even if a thread that reads leases hangs
     runtime.shutdown_background();
     served
 }

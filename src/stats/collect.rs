@@ -1,20 +1,21 @@
-//! Many containers at once: a sample of each, taken by a few threads.
+//! Samples of many containers, taken by a few threads.
 //!
-//! Nothing is locked while reading: a container that ends meanwhile has fewer fields, and may be missing.
+//! Nothing is locked while reading: the sample of a container that ends meanwhile has fewer fields.
 
 use std::thread;
 
-use super::sample::{Monitored, Sources, sample};
+use super::sample::{Monitored, sample};
+use super::sources::Sources;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
 use crate::net::Netlink;
 
-/// With more threads the kernel's own locks (RTNL) only make them wait.
+/// The most threads. More of them would only wait for the kernel's own lock (RTNL).
 const MOST: usize = 4;
-/// What one thread does faster than a second one starts.
+/// The fewest containers for each thread. One thread reads fewer of them faster than a second one starts.
 const FEW: usize = 16;
 
-/// Samples of all `leases`, in their order.
+/// Takes a sample of each lease, in the order of `leases`.
 pub fn collect(leases: &[Lease], from: &Sources<'_>) -> Result<Vec<Monitored>> {
     let some = |leases: &[Lease]| -> Result<Vec<Monitored>> {
         let mut netlink = Netlink::route()?;

@@ -1,7 +1,6 @@
-//! What a container's limits did: read from the queues in which packets wait, beside what queues that are gone had
-//! dropped.
+//! Reads limit counters: live queues plus the drops saved from removed ones.
 
-use super::sample::Sources;
+use super::sources::Sources;
 use crate::error::Result;
 use crate::lease::record::{SHAPER, shaper_class};
 use crate::lease::{Dropped, Lease, Placed};
@@ -9,17 +8,17 @@ use crate::net::Netlink;
 use crate::net::qdisc::{self, Load};
 use crate::steer::SlotEntry;
 
-/// How the queues of a container stand; `None` for a direction without a limit.
+/// The counters of a container's live queues; `None` for a direction without a limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Queues {
-    /// Of what it sends.
+    /// The queue of what the container sends.
     pub egress: Option<Load>,
-    /// Of what it receives.
+    /// The queue of what the container receives.
     pub ingress: Option<Load>,
 }
 
 impl Queues {
-    /// Packets that its limits dropped so far. A GSO packet counts as one.
+    /// The packets that the container's limits dropped so far, in live and in removed queues. A GSO packet counts as one.
     pub fn dropped(&self, lease: &Lease) -> Dropped {
         let drops = |load: Option<Load>| load.map_or(0, |load| load.leaf.drops);
         let Dropped { egress, ingress } = lease.dropped;
@@ -27,7 +26,7 @@ impl Queues {
     }
 }
 
-/// Reads the queues of one container, whose devices are `ends`.
+/// Reads the live queues of one container. `ends`: the container's two devices.
 pub fn queues(lease: &Lease, ends: SlotEntry, from: &Sources<'_>, netlink: &mut Netlink) -> Result<Queues> {
     let terms = &lease.terms;
     let mut queues = Queues::default();

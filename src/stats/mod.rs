@@ -1,5 +1,5 @@
-//! Statistics: one container's counters as one value, and its renderings. Names, units and meaning follow Mesos
-//! (`ResourceStatistics`), seen from inside the container: rx is what it received.
+//! Statistics: one container's counters as one value, and its renderings. Names, units and meaning follow Mesos'
+//! `ResourceStatistics`. Directions are the container's: rx is what the container received.
 
 pub mod cgroup;
 pub mod collect;
@@ -7,11 +7,13 @@ pub mod limits;
 pub mod net;
 pub mod openmetrics;
 pub mod rates;
+pub mod reported;
 pub mod sample;
 pub mod snmp;
+pub mod sources;
 pub mod table;
-pub mod told;
 
 pub use collect::collect;
-pub use sample::{Groups, Monitored, Sources, Statistics, sample};
-pub use told::Told;
+pub use reported::Reported;
+pub use sample::{Monitored, Statistics, sample};
+pub use sources::{Groups, Sources};

@@ -1,9 +1,9 @@
 //! The network part of [`super::Statistics`]: what each field is and where it comes from.
 //!
-//! Packets and bytes are the data path's own counts: they cover every way a packet takes, which the device's do not
-//! (redirect_peer passes it by). Errors, and drops behind the data path, are the device's; what limits dropped is the
-//! queues'. What programs do with their sockets is asked inside the namespace. A source that fails leaves out its own
-//! fields and is told beside them; it never turns into zeros.
+//! Packets and bytes are counted by the data path: its counts cover every way a packet takes, while bpf_redirect_peer
+//! bypasses the device's counters. Errors, and drops behind the data path, are counted by the device. Drops by limits are
+//! counted by the queues. Counters of sockets are read inside the container's namespace. When a source fails, its own
+//! fields are left out, never zero, and [`Reading::troubles`] says why.
 
 use std::fs;
 
@@ -11,9 +11,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::limits::{self, Queues};
-use super::rates::RateStatistics;
-use super::sample::Sources;
+use super::rates::{RateStatistics, Snapshot};
 use super::snmp;
+use super::sources::Sources;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
 use crate::net::qdisc::Counts;
@@ -23,7 +23,7 @@ use crate::rate::Shape;
 use crate::steer::SlotEntry;
 use crate::steer::maps::REASONS;
 
-/// Counters and limits, under Mesos' names where it had one. Bytes include Ethernet headers.
+/// Counters and limits of a container's network, under Mesos' names where Mesos has one. Bytes include Ethernet headers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "the names are Mesos' own")]
 pub struct Net {
@@ -43,21 +43,21 @@ pub struct Net {
     pub net_tx_errors: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_tx_packets: Option<u64>,
-    /// Bytes per second it may receive; absent without a limit, like the next two.
+    /// Bytes per second that the container may receive; absent without a limit, like the next two.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_rx_rate_limit: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_rx_burst_rate_limit: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_rx_burst_size: Option<u64>,
-    /// Bytes per second it may send.
+    /// Bytes per second that the container may send; absent without a limit, like the next two.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_tx_rate_limit: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_tx_burst_rate_limit: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_tx_burst_size: Option<u64>,
-    /// Its block.
+    /// The container's block of ports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_ephemeral_ports: Option<Block>,
     /// IPv4 sockets neither closed nor in TIME_WAIT.
@@ -65,7 +65,7 @@ pub struct Net {
     pub net_tcp_active_connections: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_tcp_time_wait_connections: Option<f64>,
-    /// Percentiles over its TCP sockets that measured a round trip, IPv4 and IPv6: all four or none.
+    /// Percentiles over the container's TCP sockets, IPv4 and IPv6, that measured a round trip: all four or none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_tcp_rtt_microsecs_p50: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,24 +74,24 @@ pub struct Net {
     pub net_tcp_rtt_microsecs_p95: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_tcp_rtt_microsecs_p99: Option<f64>,
-    /// Percentiles of its rates, where the server keeps them.
+    /// Percentiles of the container's rates. Only the server has them, if it is configured to sample rates.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_rate_statistics: Option<RateStatistics>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_snmp_statistics: Option<Map<String, Value>>,
-    /// What its limits did; absent without a limit.
+    /// The counters of the container's limits; absent without a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_traffic_control_statistics: Option<Vec<TrafficControl>>,
     /// Beyond Mesos: packets that were dropped, by reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_dropped_reasons: Option<Map<String, Value>>,
-    /// Beyond Mesos: how many ports of its block sockets hold. TCP connections in TIME_WAIT do not count.
+    /// Beyond Mesos: how many ports of the container's block are held by sockets. TCP connections in TIME_WAIT do not count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_ephemeral_ports_in_use: Option<u64>,
-    /// Beyond Mesos: segments its namespace sent again.
+    /// Beyond Mesos: TCP segments that the container's namespace sent again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_tcp_retransmits: Option<u64>,
-    /// Beyond Mesos: connections that a full queue of a listening socket turned away.
+    /// Beyond Mesos: TCP connections that listening sockets turned away, because their queue was full.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_tcp_listen_drops: Option<u64>,
 }
@@ -100,8 +100,8 @@ pub struct Net {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "the names are Mesos' own")]
 pub struct TrafficControl {
-    /// `bw_limit` holds what it sends to the rate, in `bloat_reduction` packets wait; `ingress_` before both for what
-    /// it receives.
+    /// `bw_limit` holds what the container sends to its rate, `bloat_reduction` is the queue in which its packets wait.
+    /// For what the container receives, both begin with `ingress_`.
     pub id: &'static str,
     pub backlog: u64,
     pub bytes: u64,
@@ -109,49 +109,65 @@ pub struct TrafficControl {
     pub overlimits: u64,
     pub packets: u64,
     pub qlen: u64,
-    /// No estimator runs, here as in Mesos.
+    /// Always 0, as in Mesos: no estimator runs.
     pub ratebps: u64,
     pub ratepps: u64,
     pub requeues: u64,
 }
 
-/// What was read, and why what is missing could not be: one line for each source.
+/// The counters that could be read, and why others could not.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
-    /// What is known.
+    /// The counters. A field that could not be read is `None`.
     pub net: Net,
-    /// What failed.
+    /// Why fields are missing, one line for each source that failed.
     pub troubles: Vec<String>,
 }
 
-/// Reads everything that is wanted.
+/// Reads the network counters of one container. `netlink` is a socket in the host's namespace.
 pub fn read(lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> Reading {
     let mut reading = Reading::default();
     reading.net.net_ephemeral_ports = Some(lease.block);
-    let alive = reading.count(lease, from, netlink);
-    reading.limit(lease);
-    // inode numbers of namespaces are given out again: without its device it may be anybody's by now
-    if from.groups.needs_namespace() && alive {
-        let looked = reading.look_inside(lease, from);
-        reading.noted(looked);
+    let has_device = reading.read_counters(lease, from, netlink);
+    reading.enter_limits(lease);
+    // the kernel reuses inode numbers of namespaces: without the device, the namespace may be another container's by now
+    if from.groups.needs_namespace() && has_device {
+        let read = reading.read_inside(lease, from);
+        reading.noted(read);
     }
     reading
 }
 
+impl Net {
+    /// Returns the counters from which rates are computed; `None` unless all of them are known.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        Some(Snapshot([
+            self.net_rx_bytes?,
+            self.net_rx_packets?,
+            self.net_rx_dropped?,
+            self.net_rx_errors?,
+            self.net_tx_bytes?,
+            self.net_tx_packets?,
+            self.net_tx_dropped?,
+            self.net_tx_errors?,
+        ]))
+    }
+}
+
 impl Reading {
-    /// Returns whether its device is there.
-    fn count(&mut self, lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> bool {
-        // a slot that is nobody's, or another's by now, has no device of this container
+    /// Reads the counters of the data path, the device and the queues. Returns whether the device is there.
+    fn read_counters(&mut self, lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> bool {
+        // a slot that is free, or another container's by now, has no device of this container
         let own = |ends: &SlotEntry| ends.ifindex != 0 && ends.epoch == lease.epoch;
         let ends = self.noted(from.maps.slot(lease.slot)).filter(own).unwrap_or_default();
-        let looked = match ends.ifindex {
+        let link = match ends.ifindex {
             0 => Ok(None),
             device => link::counters(netlink, device),
         };
-        if matches!(looked, Ok(None)) {
-            self.troubles.push(format!("its device {} is gone, and what that counted", lease.link()));
+        if matches!(link, Ok(None)) {
+            self.troubles.push(format!("its device {} is gone, and the device's counters with it", lease.link()));
         }
-        let device = self.noted(looked).flatten();
+        let device = self.noted(link).flatten();
         let queues = match device {
             Some(_) => self.noted(limits::queues(lease, ends, from, netlink)),
             None => (lease.terms.ingress.is_none() && lease.terms.egress.is_none()).then(Queues::default),
@@ -183,7 +199,8 @@ impl Reading {
         device.is_some()
     }
 
-    fn limit(&mut self, lease: &Lease) {
+    /// Enters the limits that the lease has.
+    fn enter_limits(&mut self, lease: &Lease) {
         let burst = |shape: &Shape| (shape.ceil != shape.rate).then(|| shape.ceil.bytes_per_second());
         if let Some(shape) = &lease.terms.ingress {
             self.net.net_rx_rate_limit = Some(shape.rate.bytes_per_second());
@@ -197,7 +214,8 @@ impl Reading {
         }
     }
 
-    fn look_inside(&mut self, lease: &Lease, from: &Sources<'_>) -> Result<()> {
+    /// Reads the wanted groups inside the container's namespace.
+    fn read_inside(&mut self, lease: &Lease, from: &Sources<'_>) -> Result<()> {
         let groups = &from.groups;
         from.holders.reach(&lease.netns, lease.netns_id)?.inside(|| {
             let text = |name: &str| {
@@ -222,14 +240,14 @@ impl Reading {
                 self.net.net_tcp_listen_drops = snmp::counter(&text, "TcpExt", "ListenDrops");
             }
             if groups.socket_details {
-                self.sockets(lease)?;
+                self.read_sockets(lease)?;
             }
             Ok(())
         })
     }
 
-    /// Round trips and ports in use. The kernel looks through the sockets of the whole machine for it.
-    fn sockets(&mut self, lease: &Lease) -> Result<()> {
+    /// Reads round trips and ports in use. Expensive: the kernel goes through the sockets of the whole host.
+    fn read_sockets(&mut self, lease: &Lease) -> Result<()> {
         let mut netlink = Netlink::diag()?;
         let mut rtts: Vec<u32> = diag::paths(&mut netlink)?.iter().map(|p| p.rtt).filter(|rtt| *rtt != 0).collect();
         rtts.sort_unstable();
@@ -242,6 +260,7 @@ impl Reading {
         Ok(())
     }
 
+    /// Returns the value; notes the error of a source that failed.
     fn noted<T>(&mut self, read: Result<T>) -> Option<T> {
         read.inspect_err(|e| self.troubles.push(e.to_string())).ok()
     }
@@ -270,7 +289,7 @@ fn traffic_control(queues: &Queues) -> Option<Vec<TrafficControl>> {
     (!all.is_empty()).then_some(all)
 }
 
-/// Mesos' rule: the element at count * percent / 100 of the sorted values.
+/// The percentile by Mesos' rule: the element at count * percent / 100 of the sorted values.
 fn percentile(sorted: &[u32], percent: usize) -> Option<f64> {
     sorted.get(sorted.len() * percent / 100).map(|value| f64::from(*value))
 }
@@ -285,5 +304,23 @@ mod tests {
         assert_eq!([50, 90, 95, 99].map(|p| percentile(&hundred, p)), [51.0, 91.0, 96.0, 100.0].map(Some));
         assert_eq!(percentile(&[7], 99), Some(7.0));
         assert_eq!(percentile(&[], 50), None);
+    }
+
+    #[test]
+    fn a_snapshot_needs_every_counter() {
+        let mut net = Net { net_rx_bytes: Some(1), ..Net::default() };
+        assert_eq!(net.snapshot(), None);
+        for field in [
+            &mut net.net_rx_packets,
+            &mut net.net_rx_dropped,
+            &mut net.net_rx_errors,
+            &mut net.net_tx_bytes,
+            &mut net.net_tx_packets,
+            &mut net.net_tx_dropped,
+            &mut net.net_tx_errors,
+        ] {
+            *field = Some(2);
+        }
+        assert_eq!(net.snapshot(), Some(Snapshot([1, 2, 2, 2, 2, 2, 2, 2])));
     }
 }

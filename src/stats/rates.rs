@@ -1,39 +1,39 @@
-//! Percentiles of what a container sends and receives a second, over a window that moves on. Pure: counters in, numbers
-//! out. What does not live here: who looks at the counters, and when (`face::serve`).
+//! Percentiles of what a container sends and receives in a second, over a moving window.
+//!
+//! No I/O. What does not live here: reading the counters (`net`), and the thread that does so at every interval
+//! (`face::serve`).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::net::Net;
-
-/// Mesos' least number of samples.
+/// The fewest samples that a window holds, as in Mesos.
 const FEWEST: usize = 3;
-/// What is looked at: received, then sent, each bytes, packets, drops, errors.
+/// The number of counters in a [`Snapshot`].
 const SERIES: usize = 8;
 
-/// How rates are sampled.
+/// The configured sampling of rates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sampling {
-    /// How far back samples count.
+    /// Samples older than this no longer count.
     pub window: Duration,
-    /// How often one is taken.
+    /// The time between two samples.
     pub interval: Duration,
 }
 
-/// One look at the counters of a container.
+/// A container's counters at one moment: bytes, packets, drops and errors, first received, then sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look([u64; SERIES]);
+pub struct Snapshot(pub [u64; SERIES]);
 
 /// The last samples of one container.
 #[derive(Clone, Debug, Default)]
 pub struct Rates {
-    last: Option<(Instant, Look)>,
+    last: Option<(Instant, Snapshot)>,
     samples: VecDeque<[f64; SERIES]>,
 }
 
-/// `net_rate_statistics`, as Mesos names it. Per second; bytes include Ethernet headers.
+/// Mesos' object `net_rate_statistics`. Rates are per second; bytes include Ethernet headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "the names are Mesos' own")]
 pub struct RateStatistics {
@@ -61,57 +61,42 @@ pub struct Percentiles {
     pub p99: f64,
     pub p999: f64,
     pub p9999: f64,
-    /// Of how many samples.
+    /// The number of samples.
     pub samples: u64,
 }
 
 impl Sampling {
-    /// As configured; `None` when it is off.
+    /// The sampling that the configuration asks for; `None` when it is turned off.
     pub fn of(config: &crate::config::Config) -> Option<Self> {
         let (window, interval) = (config.rate_statistics_window, config.rate_statistics_interval);
         (!window.is_zero() && !interval.is_zero()).then_some(Self { window, interval })
     }
 
-    /// How many samples the window holds.
+    /// The number of samples that the window holds.
     fn capacity(&self) -> usize {
         ((self.window.as_nanos() / self.interval.as_nanos().max(1)) as usize).max(FEWEST)
     }
 }
 
-impl Look {
-    /// `None` unless all counters are known.
-    pub fn of(net: &Net) -> Option<Self> {
-        Some(Look([
-            net.net_rx_bytes?,
-            net.net_rx_packets?,
-            net.net_rx_dropped?,
-            net.net_rx_errors?,
-            net.net_tx_bytes?,
-            net.net_tx_packets?,
-            net.net_tx_dropped?,
-            net.net_tx_errors?,
-        ]))
-    }
-}
-
 impl Rates {
-    /// Takes one more look into account. Counters that went back began anew, and so do the samples.
-    pub fn add(&mut self, at: Instant, look: Look, sampling: &Sampling) {
+    /// Adds a sample: the rates between the last snapshot and this one. If a counter went back, counting has begun anew, and
+    /// all samples are dropped.
+    pub fn add(&mut self, at: Instant, snapshot: Snapshot, sampling: &Sampling) {
         if let Some((then, before)) = self.last {
             let seconds = at.saturating_duration_since(then).as_secs_f64();
-            if look.0.iter().zip(&before.0).any(|(now, before)| now < before) {
+            if snapshot.0.iter().zip(&before.0).any(|(now, before)| now < before) {
                 self.samples.clear();
             } else if seconds > 0.0 {
                 while self.samples.len() >= sampling.capacity() {
                     self.samples.pop_front();
                 }
-                self.samples.push_back(std::array::from_fn(|i| (look.0[i] - before.0[i]) as f64 / seconds));
+                self.samples.push_back(std::array::from_fn(|i| (snapshot.0[i] - before.0[i]) as f64 / seconds));
             }
         }
-        self.last = Some((at, look));
+        self.last = Some((at, snapshot));
     }
 
-    /// `None` before there are two samples.
+    /// Computes the percentiles of all samples; `None` before there are two samples.
     pub fn statistics(&self, sampling: &Sampling) -> Option<RateStatistics> {
         if self.samples.len() < 2 {
             return None;
@@ -133,7 +118,8 @@ impl Rates {
 }
 
 impl Percentiles {
-    /// Interpolates between the two samples next to `p * (n - 1)`. There is at least one.
+    /// Computes the percentiles of at least one sample. Percentile `p` is at position `p * (n - 1)` of the sorted samples,
+    /// interpolated between the two samples next to that position.
     fn of(mut samples: Vec<f64>) -> Self {
         samples.sort_unstable_by(f64::total_cmp);
         let last = samples.len() - 1;
@@ -163,12 +149,12 @@ mod tests {
 
     const SAMPLING: Sampling = Sampling { window: Duration::from_secs(5), interval: Duration::from_secs(1) };
 
-    /// Looks a second apart at counters that all have the same value.
+    /// The rates after snapshots a second apart, in each of which all counters have the same value.
     fn after(counters: &[u64]) -> Rates {
         let start = Instant::now();
         let mut rates = Rates::default();
         for (n, counter) in counters.iter().enumerate() {
-            rates.add(start + Duration::from_secs(n as u64), Look([*counter; SERIES]), &SAMPLING);
+            rates.add(start + Duration::from_secs(n as u64), Snapshot([*counter; SERIES]), &SAMPLING);
         }
         rates
     }
@@ -206,23 +192,5 @@ mod tests {
         assert_eq!(after(&[100, 200, 300, 0]).statistics(&SAMPLING), None);
         let rx = after(&[100, 200, 300, 0, 5, 15]).statistics(&SAMPLING).unwrap().rx_rate;
         assert_eq!((rx.samples, rx.min, rx.max), (2, 5.0, 10.0));
-    }
-
-    #[test]
-    fn a_look_needs_every_counter() {
-        let mut net = Net { net_rx_bytes: Some(1), ..Net::default() };
-        assert_eq!(Look::of(&net), None);
-        for field in [
-            &mut net.net_rx_packets,
-            &mut net.net_rx_dropped,
-            &mut net.net_rx_errors,
-            &mut net.net_tx_bytes,
-            &mut net.net_tx_packets,
-            &mut net.net_tx_dropped,
-            &mut net.net_tx_errors,
-        ] {
-            *field = Some(2);
-        }
-        assert_eq!(Look::of(&net), Some(Look([1, 2, 2, 2, 2, 2, 2, 2])));
     }
 }

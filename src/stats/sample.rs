@@ -1,4 +1,4 @@
-//! Taking a sample: one container -> [`Monitored`].
+//! Samples: the statistics of one container at one time, as [`Monitored`].
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,92 +6,44 @@ use serde::Serialize;
 
 use super::cgroup::{self, Usage};
 use super::net::{self, Net};
-use crate::config::Config;
+use super::sources::Sources;
 use crate::lease::Lease;
-use crate::net::{Holders, Netlink};
-use crate::steer::Maps;
+use crate::net::Netlink;
 
-/// Everything about one container at one time, as in Mesos' `statistics` object. A field that is not known is not there.
+/// The statistics of one container at one time: Mesos' `statistics` object. A field that could not be read is left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Statistics {
-    /// CPU, memory, processes.
+    /// CPU, memory and processes.
     #[serde(flatten)]
     pub usage: Usage,
-    /// Network.
+    /// The network.
     #[serde(flatten)]
     pub net: Net,
-    /// Unix time in seconds, after everything was read.
+    /// Unix time in seconds at which everything had been read.
     pub timestamp: f64,
 }
 
-/// One element of `/monitor/statistics`: Mesos' fields, and the container's id.
+/// One element of `/monitor/statistics`: a container's ids and names, as Mesos has them, and its statistics.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Monitored {
-    /// The container.
+    /// The container's id.
     pub container_id: String,
-    /// Its executor; the container id when it has no such label.
+    /// The id of the container's executor; the container's id when there is no such label.
     pub executor_id: String,
-    /// Its executor's name.
+    /// The executor's name.
     pub executor_name: String,
-    /// Its framework.
+    /// The id of the container's framework.
     pub framework_id: String,
-    /// Where it came from.
+    /// The label `source`.
     pub source: String,
     /// The counters.
     pub statistics: Statistics,
-    /// What could not be read of them, one line for each source: for the log.
+    /// Why counters are missing, one line for each source that could not be read. For the log.
     #[serde(skip)]
     pub troubles: Vec<String>,
 }
 
-/// Which groups of statistics are wanted beside those that cost next to nothing. Mesos had a flag for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Groups {
-    /// `network_enable_socket_statistics_summary`
-    pub socket_summary: bool,
-    /// `network_enable_socket_statistics_details`
-    pub socket_details: bool,
-    /// `network_enable_snmp_statistics`
-    pub snmp: bool,
-    /// `cgroups_cpu_enable_pids_and_tids_count`
-    pub pids_and_tids: bool,
-}
-
-impl Groups {
-    /// None of them.
-    pub const NONE: Groups = Groups { socket_summary: false, socket_details: false, snmp: false, pids_and_tids: false };
-
-    /// Those that the configuration turns on.
-    pub fn of(config: &Config) -> Self {
-        Groups {
-            socket_summary: config.socket_statistics_summary,
-            socket_details: config.socket_statistics_details,
-            snmp: config.snmp_statistics,
-            pids_and_tids: config.pids_and_tids_count,
-        }
-    }
-
-    /// Must somebody go into the container's namespace for them?
-    pub fn needs_namespace(&self) -> bool {
-        self.socket_summary || self.socket_details || self.snmp
-    }
-}
-
-/// Where the counters of this host's containers are, and how they are to be read.
-pub struct Sources<'a> {
-    /// The data path's maps.
-    pub maps: &'a Maps,
-    /// The device that limits what containers send, if there is one.
-    pub shaper: Option<u32>,
-    /// CPUs of the host.
-    pub cpus: u32,
-    /// Which groups are wanted.
-    pub groups: Groups,
-    /// Who holds the containers' namespaces.
-    pub holders: Holders,
-}
-
-/// Reads what is known of one container now. `netlink` is in the host's namespace.
+/// Reads the statistics of one container. `netlink` is a socket in the host's namespace.
 pub fn sample(lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> Monitored {
     let (usage, mut troubles) = usage(lease, from);
     let net::Reading { net, troubles: more } = net::read(lease, from, netlink);
@@ -110,7 +62,7 @@ pub fn sample(lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> Monit
     }
 }
 
-/// From the container's cgroups.
+/// Reads the container's cgroups. Returns what was read, and one line for each source that could not be read.
 fn usage(lease: &Lease, from: &Sources<'_>) -> (Usage, Vec<String>) {
     let cgroup::Reading { mut usage, notes } = match &lease.cgroups {
         Some(place) => cgroup::read(place, from.groups.pids_and_tids)

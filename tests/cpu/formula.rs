@@ -1,6 +1,6 @@
 //! What is asked for -> what is written, with Mesos' own numbers.
 
-use portslice::cpu::share::PERIOD;
+use portslice::cpu::values::PERIOD;
 use portslice::cpu::{Asked, CpuLimit, Policy, Quota, Settings, Version, settings};
 use portslice::cpus::Cpus;
 use proptest::prelude::*;

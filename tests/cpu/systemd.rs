@@ -6,7 +6,8 @@ use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use portslice::cpu::systemd::{kept, properties, unit};
+use portslice::cpu::systemd::{in_whole_percents, properties};
+use portslice::cpu::unit::unit_of;
 use portslice::cpu::{Bandwidth, Quota, Systemd, Units, Values, Version};
 use zvariant::serialized::{Context, Data};
 use zvariant::{LE, ObjectPath, Signature, Value};
@@ -45,7 +46,7 @@ fn a_unit_is_told_by_where_its_cgroup_is() {
         ("", None),
         ("relative.scope", None),
     ] {
-        assert_eq!(unit(path), expected, "{path}");
+        assert_eq!(unit_of(path), expected, "{path}");
     }
 }
 
@@ -75,9 +76,9 @@ fn properties_come_to_the_same_values() {
 #[test]
 fn quotas_are_kept_in_whole_percents() {
     for (exact, rounded) in [(1000, 1000), (1001, 2000), (35_000, 35_000), (35_500, 36_000), (10_050_000, 10_050_000)] {
-        assert_eq!(kept(Quota::Micros(exact)), Quota::Micros(rounded));
+        assert_eq!(in_whole_percents(Quota::Micros(exact)), Quota::Micros(rounded));
     }
-    assert_eq!(kept(Quota::Unlimited), Quota::Unlimited);
+    assert_eq!(in_whole_percents(Quota::Unlimited), Quota::Unlimited);
 }
 
 /// What the bus does.
@@ -307,7 +308,7 @@ fn an_answer_is_not_waited_for_without_end() {
             waiting.push(UnixStream::connect(&path).unwrap());
         }
         let start = Instant::now();
-        let systemd = Systemd::running(&tree.roots()).unwrap().within(Duration::from_millis(300));
+        let systemd = Systemd::running(&tree.roots()).unwrap().with_timeout(Duration::from_millis(300));
         let error = systemd.set("web.scope", &[("CPUWeight", 50)]).unwrap_err().to_string();
         let waited = start.elapsed();
         assert!(error.contains("private: no answer in 300ms"), "{name}: {error}");

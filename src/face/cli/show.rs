@@ -16,7 +16,7 @@ use crate::net::Netlink;
 use crate::rate::{Direction, Limit, Rate, Shape};
 use crate::request::ContainerId;
 use crate::slice::prepare;
-use crate::stats::{Groups, Statistics, Told, sample, table};
+use crate::stats::{Groups, Reported, Statistics, sample, table};
 
 #[derive(Serialize)]
 struct Shown {
@@ -46,7 +46,7 @@ pub fn run(config: &Config, id: &ContainerId, json: bool) -> Result<()> {
         let mut netlink = Netlink::route()?;
         let from = host.sources(Groups::of(config));
         let monitored = sample(&shown.lease, &from, &mut netlink);
-        Told::default().tell(slice::from_ref(&monitored));
+        Reported::default().log_new(slice::from_ref(&monitored));
         let statistics = monitored.statistics;
         shown.drops.clone_from(&statistics.net.net_dropped_reasons);
         shown.statistics = Some(statistics);

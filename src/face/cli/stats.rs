@@ -15,7 +15,7 @@ use crate::request::ContainerId;
 use crate::slice::account::{self, Finished};
 use crate::slice::prepare;
 use crate::stats::table::{bytes, columns};
-use crate::stats::{Groups, Monitored, Told, collect};
+use crate::stats::{Groups, Monitored, Reported, collect};
 
 const HEADING: [&str; 8] =
     ["CONTAINER", "RX PACKETS", "RX BYTES", "RX DROPPED", "TX PACKETS", "TX BYTES", "TX DROPPED", "ERRORS"];
@@ -24,9 +24,9 @@ pub fn run(config: &Config, args: &Stats) -> Result<()> {
     if args.finished {
         return finished(config, args);
     }
-    let mut told = Told::default();
+    let mut reported = Reported::default();
     loop {
-        let samples = look(config, &args.ids, &mut told)?;
+        let samples = look(config, &args.ids, &mut reported)?;
         match (args.json, args.all) {
             (true, _) => print_json(&samples)?,
             (_, true) => print(&figures(&samples))?,
@@ -39,8 +39,8 @@ pub fn run(config: &Config, args: &Stats) -> Result<()> {
     }
 }
 
-/// What is known now of the containers `ids`, of all without an id.
-pub fn look(config: &Config, ids: &[ContainerId], told: &mut Told) -> Result<Vec<Monitored>> {
+/// Takes samples of the containers `ids`; of all containers if `ids` is empty.
+pub fn look(config: &Config, ids: &[ContainerId], reported: &mut Reported) -> Result<Vec<Monitored>> {
     let leases = if ids.is_empty() {
         Ledger::at(&config.state_dir).all()?
     } else {
@@ -51,7 +51,7 @@ pub fn look(config: &Config, ids: &[ContainerId], told: &mut Told) -> Result<Vec
         Some(host) => collect(&leases, &host.sources(Groups::of(config)))?,
         None => Vec::new(),
     };
-    told.tell(&samples);
+    reported.log_new(&samples);
     Ok(samples)
 }
 

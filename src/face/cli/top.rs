@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::refusal::unknown;
 use crate::stats::table::{bytes, columns};
-use crate::stats::{Monitored, Told};
+use crate::stats::{Monitored, Reported};
 
 /// The columns by which containers can be sorted.
 const SORTS: [&str; 6] = ["rx", "tx", "drops", "cpu", "memory", "id"];
@@ -20,12 +20,12 @@ pub fn run(config: &Config, args: &Top) -> Result<()> {
     if !SORTS.contains(&args.sort.as_str()) {
         return Err(Error::invalid("--sort", unknown("column", &args.sort, &SORTS)));
     }
-    let mut told = Told::default();
-    let mut before = stats::look(config, &[], &mut told)?;
+    let mut reported = Reported::default();
+    let mut before = stats::look(config, &[], &mut reported)?;
     let mut left = args.count;
     while left != Some(0) {
         sleep(Duration::from_secs(args.interval));
-        let now = stats::look(config, &[], &mut told)?;
+        let now = stats::look(config, &[], &mut reported)?;
         let clear = if stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
         print(&format!("{clear}{}", page(&before, &now, &args.sort)))?;
         before = now;
@@ -34,7 +34,7 @@ pub fn run(config: &Config, args: &Top) -> Result<()> {
     Ok(())
 }
 
-/// What one container did between two looks, per second.
+/// One container's rates per second between two looks.
 struct Line {
     id: String,
     rx: f64,

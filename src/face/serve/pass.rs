@@ -1,15 +1,17 @@
-//! Passes over the containers: one at a time, on a thread of their own, each for everybody who asked before it began.
+//! Passes over the containers: each reads all of them once, and answers every request that came before the pass began.
+//! One thread makes the passes, one at a time.
 
 use std::collections::HashMap;
 use std::iter;
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
 use hyper::body::Bytes;
 use tokio::sync::oneshot;
 
+use super::lock::locked;
 use super::rates::Sampled;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -20,10 +22,10 @@ use crate::ports::PortSet;
 use crate::request::ContainerId;
 use crate::slice::prepare;
 use crate::stats::openmetrics::{self, HostFigures, Page};
-use crate::stats::{Groups, Monitored, Told, collect};
+use crate::stats::{Groups, Monitored, Reported, collect};
 use crate::steer::maps::MAX_SLOTS;
 
-/// What is asked for.
+/// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
     /// All containers as JSON.
@@ -34,10 +36,10 @@ pub enum Form {
     One(ContainerId),
 }
 
-/// The rendered form; `None`: there is no such container. A failure in one line.
+/// The rendered form; `None`: there is no such container. The error is one line.
 pub type Answer = Result<Option<Bytes>, String>;
 
-/// The way to the thread that makes passes.
+/// Hands requests to the thread that makes passes.
 #[derive(Clone)]
 pub struct Passes(mpsc::Sender<Want>);
 
@@ -47,7 +49,7 @@ struct Want {
 }
 
 impl Passes {
-    /// Waits for the first pass that begins after now.
+    /// Returns the answer of the next pass that begins.
     pub async fn ask(&self, form: Form) -> Answer {
         let (reply, answer) = oneshot::channel();
         let ended = || "the server is ending".to_owned();
@@ -56,10 +58,10 @@ impl Passes {
     }
 }
 
-/// Starts the thread. It ends with the process.
+/// Starts the thread that makes passes. The thread ends with the process.
 pub fn start(config: Arc<Config>, leases: Arc<Mutex<Leases>>, rates: Option<Sampled>) -> Result<Passes> {
     let (send, wants) = mpsc::channel();
-    let reader = Reader { config, leases, rates, told: Told::default(), passes: 0, errors: 0 };
+    let reader = Reader { config, leases, rates, reported: Reported::default(), passes: 0, errors: 0 };
     thread::Builder::new()
         .name("statistics".into())
         .spawn(move || reader.run(&wants))
@@ -71,18 +73,18 @@ struct Reader {
     config: Arc<Config>,
     leases: Arc<Mutex<Leases>>,
     rates: Option<Sampled>,
-    told: Told,
-    /// Those over all containers.
+    reported: Reported,
+    /// The number of passes over all containers so far.
     passes: u64,
     errors: u64,
 }
 
 impl Reader {
     fn run(mut self, wants: &mpsc::Receiver<Want>) {
-        // a container that starts must not wait for somebody who only looks
+        // reading must not slow down the start of a container
         stand_back();
         while let Ok(first) = wants.recv() {
-            // whoever gave up waiting is not read for
+            // a client that closed its connection needs no answer
             let wants = iter::once(first).chain(wants.try_iter()).filter(|want| !want.reply.is_closed());
             let mut by_form: HashMap<Form, Vec<oneshot::Sender<Answer>>> = HashMap::new();
             wants.for_each(|want| by_form.entry(want.form).or_default().push(want.reply));
@@ -110,7 +112,7 @@ impl Reader {
         }
     }
 
-    /// Reads all containers, or only some.
+    /// Reads the containers `only`; all containers if that is `None`.
     fn read(&mut self, only: Option<&[&ContainerId]>) -> Result<Page> {
         let begun = Instant::now();
         let leases = locked(&self.leases).now()?;
@@ -132,7 +134,7 @@ impl Reader {
             rates.enter(wanted, &mut containers);
         }
         if only.is_none() {
-            self.told.tell(&containers);
+            self.reported.log_new(&containers);
             self.passes += 1;
             self.errors += containers.iter().zip(wanted).map(|(m, lease)| missing(m, lease, &groups)).sum::<u64>();
         }
@@ -153,7 +155,7 @@ impl Reader {
             pool_ports: pool.len(),
             pool_ports_leased: pool.len() - free.len(),
             block_ports: size.get().into(),
-            // nothing left is no pool, and no block
+            // an empty set is no pool: no block is free
             blocks_free: Pool::new(free).map_or(0, |free| free.capacity(size)),
             passes: self.passes,
             errors: self.errors,
@@ -162,7 +164,7 @@ impl Reader {
     }
 }
 
-/// A pass in the form that is asked for.
+/// Renders the result of a pass in the form that is asked for.
 fn render(page: &Page, form: &Form) -> Result<Option<Bytes>> {
     let json = |containers: &[Monitored]| {
         let text = serde_json::to_vec(containers);
@@ -178,8 +180,8 @@ fn render(page: &Page, form: &Form) -> Result<Option<Bytes>> {
     }
 }
 
-/// How many sources of the network of a container that is there could not be read. Cgroups do not count: a process
-/// without one of its own is no error.
+/// Counts the sources of network counters that could not be read, if the container is attached. Cgroups do not count: a
+/// process without a cgroup of its own is no error.
 fn missing(monitored: &Monitored, lease: &Lease, groups: &Groups) -> u64 {
     let net = &monitored.statistics.net;
     let gone = [
@@ -191,9 +193,4 @@ fn missing(monitored: &Monitored, lease: &Lease, groups: &Groups) -> u64 {
     ];
     let expected = lease.stage == Stage::Attached;
     gone.into_iter().filter(|gone| *gone && expected).count() as u64
-}
-
-/// A thread that panicked left it whole: it is only written in one piece.
-pub(super) fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

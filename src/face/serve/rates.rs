@@ -1,28 +1,28 @@
-//! The look at every container's counters, again and again, from which rate percentiles are computed.
+//! A thread that reads every container's counters at an interval, for the percentiles of rates.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
-use super::pass::locked;
+use super::lock::locked;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::stand_back;
 use crate::lease::{Lease, Leases};
 use crate::net::Netlink;
 use crate::slice::prepare;
-use crate::stats::rates::{Look, Rates, Sampling};
+use crate::stats::rates::{Rates, Sampling, Snapshot};
 use crate::stats::{Groups, Monitored, net};
 
-/// The samples so far, by epoch: a container that comes again under the same id begins anew.
+/// The samples so far, by the lease's epoch: a new container under the same id has a new epoch, and no samples yet.
 #[derive(Clone)]
 pub struct Sampled {
     sampling: Sampling,
     by_epoch: Arc<Mutex<HashMap<u32, Rates>>>,
 }
 
-/// Starts looking, if it is configured. The thread ends with the process.
+/// Starts the thread, if the configuration asks for rates. The thread ends with the process.
 pub fn start(config: Arc<Config>, leases: Arc<Mutex<Leases>>) -> Result<Option<Sampled>> {
     let Some(sampling) = Sampling::of(&config) else { return Ok(None) };
     let sampled = Sampled { sampling, by_epoch: Arc::default() };
@@ -35,7 +35,7 @@ pub fn start(config: Arc<Config>, leases: Arc<Mutex<Leases>>) -> Result<Option<S
 }
 
 impl Sampled {
-    /// Enters what is known into the samples of `leases`, which are in the same order.
+    /// Enters the rates of `leases` into `containers`, which are in the same order.
     pub fn enter(&self, leases: &[Lease], containers: &mut [Monitored]) {
         let by_epoch = locked(&self.by_epoch);
         for (lease, container) in leases.iter().zip(containers) {
@@ -47,17 +47,17 @@ impl Sampled {
     fn run(&self, config: &Config, leases: &Mutex<Leases>) {
         stand_back();
         let mut next = Instant::now();
-        let mut told = None;
+        let mut logged = None;
         loop {
             let done = self.look(config, leases).map_err(|e| e.to_string());
-            // the same trouble at every look is one line
+            // an error that comes again at every look is logged once
             if let Err(e) = &done
-                && told.as_ref() != Some(e)
+                && logged.as_ref() != Some(e)
             {
                 log::error!("{e}: no rates are sampled");
             }
-            told = done.err();
-            // a look that took too long is not made up for
+            logged = done.err();
+            // after a look that took too long, the interval begins anew
             next = (next + self.sampling.interval).max(Instant::now());
             thread::sleep(next.saturating_duration_since(Instant::now()));
         }
@@ -72,14 +72,14 @@ impl Sampled {
         let sources = host.sources(Groups::NONE);
         let mut netlink = Netlink::route()?;
         let read = |lease: &Lease| {
-            let look = Look::of(&net::read(lease, &sources, &mut netlink).net)?;
-            Some((lease.epoch, Instant::now(), look))
+            let snapshot = net::read(lease, &sources, &mut netlink).net.snapshot()?;
+            Some((lease.epoch, Instant::now(), snapshot))
         };
-        let looks: Vec<(u32, Instant, Look)> = leases.iter().filter_map(read).collect();
+        let snapshots: Vec<(u32, Instant, Snapshot)> = leases.iter().filter_map(read).collect();
         let mut by_epoch = locked(&self.by_epoch);
         by_epoch.retain(|epoch, _| leases.iter().any(|lease| lease.epoch == *epoch));
-        for (epoch, at, look) in looks {
-            by_epoch.entry(epoch).or_default().add(at, look, &self.sampling);
+        for (epoch, at, snapshot) in snapshots {
+            by_epoch.entry(epoch).or_default().add(at, snapshot, &self.sampling);
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! From a request to its answer.
+//! HTTP requests and their answers.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::pass::{Form, Passes, locked};
+use super::lock::locked;
+use super::pass::{Form, Passes};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lease::{Lease, Leases};
@@ -23,8 +24,8 @@ use crate::request::ContainerId;
 use crate::slice::prepare;
 use crate::stats::openmetrics;
 
-/// How long an answer may take: a kernel that is slower is stuck.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest time to make an answer. A kernel that needs longer is stuck.
+const TIMEOUT: Duration = Duration::from_secs(30);
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -40,7 +41,7 @@ struct Filter {
     container_id: Option<String>,
 }
 
-/// All that can be asked.
+/// The routes, and the bounds that hold for every request.
 pub fn router(passes: Passes, leases: Arc<Mutex<Leases>>, config: Arc<Config>) -> Router {
     Router::new()
         .route("/monitor/statistics", get(statistics))
@@ -49,9 +50,9 @@ pub fn router(passes: Passes, leases: Arc<Mutex<Leases>>, config: Arc<Config>) -
         .route("/containers", get(containers))
         .route("/containers/{id}", get(container))
         .route("/healthz", get(health))
-        .fallback(|| async { said(StatusCode::NOT_FOUND, "there is nothing here") })
-        .method_not_allowed_fallback(|| async { said(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD") })
-        .layer(middleware::from_fn(bounded))
+        .fallback(|| async { plain_text(StatusCode::NOT_FOUND, "there is nothing here") })
+        .method_not_allowed_fallback(|| async { plain_text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD") })
+        .layer(middleware::from_fn(within_bounds))
         .with_state(Server { passes, leases, config })
 }
 
@@ -60,26 +61,26 @@ async fn statistics(State(server): State<Server>, Query(filter): Query<Filter>) 
         None => Form::Statistics,
         Some(id) => match id.parse() {
             Ok(id) => Form::One(id),
-            Err(_) => return unknown(),
+            Err(_) => return no_such_container(),
         },
     };
-    server.passed(form, JSON).await
+    server.from_pass(form, JSON).await
 }
 
 async fn metrics(State(server): State<Server>) -> Response {
-    server.passed(Form::Metrics, openmetrics::CONTENT_TYPE).await
+    server.from_pass(Form::Metrics, openmetrics::CONTENT_TYPE).await
 }
 
 async fn containers(State(server): State<Server>) -> Response {
-    server.of_leases(|leases| encoded(leases).map(Some)).await
+    server.from_leases(|leases| to_json(leases).map(Some)).await
 }
 
 async fn container(State(server): State<Server>, Path(id): Path<String>) -> Response {
-    let Ok(id) = id.parse::<ContainerId>() else { return unknown() };
-    server.of_leases(move |leases| leases.iter().find(|lease| lease.id == id).map(encoded).transpose()).await
+    let Ok(id) = id.parse::<ContainerId>() else { return no_such_container() };
+    server.from_leases(move |leases| leases.iter().find(|lease| lease.id == id).map(to_json).transpose()).await
 }
 
-/// Can the server do its work?
+/// Answers whether the server can do its work.
 async fn health(State(server): State<Server>) -> Response {
     let config = server.config.clone();
     let look = move |leases: &Mutex<Leases>| {
@@ -87,48 +88,49 @@ async fn health(State(server): State<Server>) -> Response {
         prepare::peek(&config)
     };
     match server.blocking(look).await {
-        Ok(Some(_)) => said(StatusCode::OK, "ok"),
-        Ok(None) => said(StatusCode::SERVICE_UNAVAILABLE, "the host is not prepared: run `portslice setup`"),
-        Err(e) => said(StatusCode::SERVICE_UNAVAILABLE, &e.to_string()),
+        Ok(Some(_)) => plain_text(StatusCode::OK, "ok"),
+        Ok(None) => plain_text(StatusCode::SERVICE_UNAVAILABLE, "the host is not prepared: run `portslice setup`"),
+        Err(e) => plain_text(StatusCode::SERVICE_UNAVAILABLE, &e.to_string()),
     }
 }
 
-/// What holds for every request: it has no body, and its answer comes in time.
-async fn bounded(request: Request, next: Next) -> Response {
+/// Refuses a request that has a body, and answers with an error when the answer takes too long.
+async fn within_bounds(request: Request, next: Next) -> Response {
     if !request.body().is_end_stream() {
-        let mut refused = said(StatusCode::PAYLOAD_TOO_LARGE, "no request here has a body");
+        let mut refused = plain_text(StatusCode::PAYLOAD_TOO_LARGE, "no request here has a body");
         refused.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         return refused;
     }
-    match timeout(PATIENCE, next.run(request)).await {
+    match timeout(TIMEOUT, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => said(StatusCode::SERVICE_UNAVAILABLE, "reading the statistics took too long"),
+        Err(_) => plain_text(StatusCode::SERVICE_UNAVAILABLE, "reading the statistics took too long"),
     }
 }
 
 impl Server {
-    async fn passed(&self, form: Form, kind: &'static str) -> Response {
+    /// Answers from a pass over the containers.
+    async fn from_pass(&self, form: Form, kind: &'static str) -> Response {
         match self.passes.ask(form).await {
-            Ok(Some(body)) => typed(kind, body),
-            Ok(None) => unknown(),
-            Err(why) => said(StatusCode::SERVICE_UNAVAILABLE, &why),
+            Ok(Some(body)) => answer_of_type(kind, body),
+            Ok(None) => no_such_container(),
+            Err(why) => plain_text(StatusCode::SERVICE_UNAVAILABLE, &why),
         }
     }
 
-    /// An answer from the leases alone, `None` when there is no such one.
-    async fn of_leases(&self, answer: impl FnOnce(&[Lease]) -> Result<Option<Bytes>> + Send + 'static) -> Response {
+    /// Answers from the leases alone. `answer` returns `None` when there is no such container.
+    async fn from_leases(&self, answer: impl FnOnce(&[Lease]) -> Result<Option<Bytes>> + Send + 'static) -> Response {
         let read = move |leases: &Mutex<Leases>| {
             let leases = locked(leases).now()?;
             answer(&leases)
         };
         match self.blocking(read).await {
-            Ok(Some(body)) => typed(JSON, body),
-            Ok(None) => unknown(),
-            Err(e) => said(StatusCode::SERVICE_UNAVAILABLE, &e.to_string()),
+            Ok(Some(body)) => answer_of_type(JSON, body),
+            Ok(None) => no_such_container(),
+            Err(e) => plain_text(StatusCode::SERVICE_UNAVAILABLE, &e.to_string()),
         }
     }
 
-    /// On a thread that may wait for files. None of this enters a namespace.
+    /// Does `work` on a thread that may block on files. The work never enters a namespace.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Mutex<Leases>) -> Result<T> + Send + 'static,
@@ -139,19 +141,19 @@ impl Server {
     }
 }
 
-fn encoded(value: &(impl Serialize + ?Sized)) -> Result<Bytes> {
+fn to_json(value: &(impl Serialize + ?Sized)) -> Result<Bytes> {
     let text = serde_json::to_vec(value).map_err(|e| Error::Failed(format!("cannot encode JSON: {e}")))?;
     Ok(text.into())
 }
 
-fn typed(kind: &'static str, body: Bytes) -> Response {
+fn answer_of_type(kind: &'static str, body: Bytes) -> Response {
     ([(CONTENT_TYPE, kind)], body).into_response()
 }
 
-fn unknown() -> Response {
-    said(StatusCode::NOT_FOUND, "no such container is attached: /containers lists those that are")
+fn no_such_container() -> Response {
+    plain_text(StatusCode::NOT_FOUND, "no such container is attached: /containers lists those that are")
 }
 
-fn said(status: StatusCode, line: &str) -> Response {
+fn plain_text(status: StatusCode, line: &str) -> Response {
     (status, [(CONTENT_TYPE, TEXT)], format!("{line}\n")).into_response()
 }

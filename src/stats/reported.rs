@@ -1,17 +1,17 @@
-//! What the log is told about statistics that could not be read.
+//! Logs why statistics are missing, each reason once for as long as it lasts.
 
 use std::collections::HashMap;
 use std::mem;
 
-use super::Monitored;
+use super::sample::Monitored;
 
-/// What was told at the last look: the same trouble at every look is one line, for as long as it lasts.
+/// The troubles of the last look, by container. A trouble that comes again at every look is logged only once.
 #[derive(Debug, Default)]
-pub struct Told(HashMap<String, Vec<String>>);
+pub struct Reported(HashMap<String, Vec<String>>);
 
-impl Told {
-    /// Tells what is new.
-    pub fn tell(&mut self, containers: &[Monitored]) {
+impl Reported {
+    /// Logs the troubles of `containers` that the last look did not have.
+    pub fn log_new(&mut self, containers: &[Monitored]) {
         let before = mem::take(&mut self.0);
         for container in containers.iter().filter(|container| !container.troubles.is_empty()) {
             let id = &container.container_id;
