@@ -11,8 +11,8 @@ use crate::host::{Facts, features};
 use crate::lease::Ledger;
 use crate::net::Netlink;
 use crate::plan::grant;
-use crate::slice::prepare;
-use crate::slice::reclaim::{self, State};
+use crate::slice::ready::peek;
+use crate::slice::state::{State, state};
 
 /// Entering namespaces, mounting the BPF file system and changing devices take root's powers.
 pub fn privileges() -> Finding {
@@ -71,7 +71,7 @@ pub fn uplink(config: &Config) -> Vec<Finding> {
 
 /// Loaded once per boot, by setup or by the first container.
 pub fn data_path(config: &Config) -> Finding {
-    match prepare::peek(config) {
+    match peek(config) {
         Ok(Some(_)) => ok("data path", "loaded and attached"),
         Ok(None) => Finding {
             check: "data path",
@@ -88,11 +88,10 @@ pub fn leases(config: &Config) -> Finding {
     let counted = || -> crate::error::Result<(usize, usize)> {
         let ledger = Ledger::at(&config.state_dir);
         let leases = ledger.all()?;
-        let Some(host) = prepare::peek(config)? else { return Ok((leases.len(), leases.len())) };
-        let mut netlink = Netlink::route()?;
+        let Some(host) = peek(config)? else { return Ok((leases.len(), leases.len())) };
         let mut dead = 0;
         for lease in &leases {
-            dead += usize::from(reclaim::state(lease, &ledger, &host, &mut netlink)? == State::Dead);
+            dead += usize::from(state(lease, &ledger, &host)? == State::Dead);
         }
         Ok((leases.len(), dead))
     };

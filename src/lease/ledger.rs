@@ -144,6 +144,11 @@ impl Ledger {
         file::remove(&path).map_err(Error::file("remove", path))
     }
 
+    /// Forgets a member that may be none.
+    pub fn unlink_if_there(&self, member: &ContainerId) -> Result<()> {
+        if self.path("members").exists() { self.unlink(member) } else { Ok(()) }
+    }
+
     /// Forgets a lease: its links, its file, its record in the kernel.
     pub fn erase(&self, lease: &Lease, book: &Book) -> Result<()> {
         let before = lease.before.iter().flat_map(|before| &before.members);

@@ -10,7 +10,9 @@ pub mod journal;
 pub mod ledger;
 pub mod lock;
 pub mod member;
+pub mod names;
 pub mod record;
+pub mod view;
 
 pub use cached::Leases;
 pub use desk::Desk;

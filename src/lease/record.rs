@@ -222,6 +222,12 @@ impl State {
     }
 }
 
+/// The members of a slice; `None` alone for one that all of them left.
+pub fn members_of(lease: &Lease) -> impl Iterator<Item = Option<&Member>> {
+    let none = lease.members.is_empty().then_some(None);
+    lease.members.iter().map(Some).chain(none)
+}
+
 /// The sum of what is known of the members' CPUs.
 pub fn cpus_of(members: &[Member]) -> Option<Cpus> {
     let known: Vec<u64> = members.iter().filter_map(Member::cpus).map(|cpus| cpus.thousandths()).collect();

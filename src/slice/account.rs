@@ -29,7 +29,7 @@ pub struct Finished {
 /// Counts a member for the last time. Its namespace is gone, or about to go, so nothing is asked there.
 pub fn last(lease: &Lease, member: &Member, host: &Host, netlink: &mut Netlink) -> String {
     let from = host.sources(Groups::NONE);
-    let monitored = serde_json::to_value(sample(lease, member, &from, netlink)).unwrap_or_default();
+    let monitored = serde_json::to_value(sample(lease, Some(member), &from, netlink)).unwrap_or_default();
     let line = Finished { created: member.created, finished: unix_now(), epoch: lease.epoch, monitored };
     serde_json::to_string(&line).unwrap_or_default()
 }

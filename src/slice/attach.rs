@@ -46,8 +46,10 @@ impl Container<'_> {
 }
 
 /// Leases and wires. Attaching what is attached already is a check that changes nothing. On failure the host is as it
-/// was before. Returns the lease of the slice in which the container is a member.
-pub fn attach(config: &Config, request: &Request, container: Container<'_>, prepare: Preparer<'_>) -> Result<Lease> {
+/// was before. Returns the lease of the slice in which the container is a member; `None` for a container of a pod that asks
+/// for nothing and whose pod has no slice.
+pub fn attach(config: &Config, request: &Request, container: Container<'_>, prepare: Preparer<'_>,
+) -> Result<Option<Lease>> {
     Attach::begin(config, request, container)?.carry_out(prepare)
 }
 
@@ -78,6 +80,8 @@ pub(super) struct Attach<'a> {
 enum Entered {
     /// It is attached as it is asked for.
     Already(Box<Lease>),
+    /// It asks for nothing, and its namespace has no slice.
+    Nothing,
     /// A slice of its own was granted.
     New(Box<Lease>),
     /// It has its place in the slice of its namespace; what is left to do.
@@ -122,16 +126,17 @@ impl<'a> Attach<'a> {
         Ok(Attach { config, request, ledger, proc, netns, netlink, facts, terms, member, holders, used })
     }
 
-    fn carry_out(mut self, prepare: Preparer<'_>) -> Result<Lease> {
+    fn carry_out(mut self, prepare: Preparer<'_>) -> Result<Option<Lease>> {
         let start = Instant::now();
         let mut swept = false;
         loop {
             let host = self.ready(prepare)?;
             let waited = start.elapsed() > lock::PATIENCE;
             match self.enter(&host)? {
-                Entered::Already(lease) => return Ok(*lease),
-                Entered::New(lease) => return self.wire(*lease, &host),
-                Entered::Joined(turn) => return turn.carry_out(&self.ledger, &host, &self.proc),
+                Entered::Already(lease) => return Ok(Some(*lease)),
+                Entered::Nothing => return Ok(None),
+                Entered::New(lease) => return self.wire(*lease, &host).map(Some),
+                Entered::Joined(turn) => return turn.carry_out(&self.ledger, &host, &self.proc).map(Some),
                 Entered::InTheWay(lease) => end::end(&self.ledger, &host, &lease)?,
                 Entered::Torn(lease) => super::turn::settle(&self.ledger, &host, &lease)?,
                 Entered::Worked(lease) if waited => return Err(worked(&self.request.id, &lease)),
@@ -202,6 +207,9 @@ impl<'a> Attach<'a> {
                 State::Worked => Ok(Entered::Worked(Box::new(lease))),
                 State::Dead => Ok(Entered::InTheWay(Box::new(lease))),
             };
+        }
+        if self.request.only_joins {
+            return Ok(Entered::Nothing);
         }
         if let Some(other) = self.ledger.read(&self.request.id)? {
             return self.meet(other, host);
@@ -385,7 +393,7 @@ pub(super) fn worked(id: &ContainerId, lease: &Lease) -> Error {
 
 /// What is known of a member's CPU limits once they are written: of what stood there before, only what is still replaced.
 pub(super) fn trim(member: &mut Member) {
-    member.cpu.before = member.cpu.before.like(&member.cpu.now);
+    member.cpu.before = member.cpu.before.only_fields_of(&member.cpu.now);
 }
 
 /// The ports in which a socket of the host would be in the way.

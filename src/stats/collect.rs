@@ -8,6 +8,7 @@ use super::sample::{Monitored, sample};
 use super::sources::Sources;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
+use crate::lease::record::members_of;
 use crate::net::Netlink;
 
 /// The most threads. More of them would only wait for the kernel's own lock (RTNL).
@@ -15,11 +16,15 @@ const MOST: usize = 4;
 /// The fewest containers for each thread. One thread reads fewer of them faster than a second one starts.
 const FEW: usize = 16;
 
-/// Takes a sample of each lease, in the order of `leases`.
+/// Takes a sample of each member, in the order of `leases`.
 pub fn collect(leases: &[Lease], from: &Sources<'_>) -> Result<Vec<Monitored>> {
     let some = |leases: &[Lease]| -> Result<Vec<Monitored>> {
         let mut netlink = Netlink::route()?;
-        Ok(leases.iter().map(|lease| sample(lease, from, &mut netlink)).collect())
+        let mut samples = Vec::with_capacity(leases.len());
+        for lease in leases {
+            samples.extend(members_of(lease).map(|member| sample(lease, member, from, &mut netlink)));
+        }
+        Ok(samples)
     };
     let workers = thread::available_parallelism().map_or(1, |n| n.get().min(MOST)).min(leases.len() / FEW).max(1);
     if workers == 1 {

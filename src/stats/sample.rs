@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::cgroup::{self, Usage};
 use super::net::{self, Net};
 use super::sources::Sources;
-use crate::lease::Lease;
+use crate::lease::{Lease, Member, Stage};
 use crate::net::Netlink;
 
 /// The statistics of one container at one time: Mesos' `statistics` object. A field that could not be read is left out.
@@ -28,6 +28,9 @@ pub struct Statistics {
 pub struct Monitored {
     /// The container's id.
     pub container_id: String,
+    /// The id of the slice it is in. The network belongs to the slice, so that its counters stand in the entry of the first
+    /// member alone, and sums hold.
+    pub slice: String,
     /// The id of the container's executor; the container's id when there is no such label.
     pub executor_id: String,
     /// The executor's name.
@@ -41,35 +44,47 @@ pub struct Monitored {
     /// Why counters are missing, one line for each source that could not be read. For the log.
     #[serde(skip)]
     pub troubles: Vec<String>,
+    /// The epoch of the slice's lease.
+    #[serde(skip)]
+    pub epoch: u32,
+    /// Whether the network's counters are to be here: it is the first member, and nobody works on the slice.
+    #[serde(skip)]
+    pub counts_network: bool,
 }
 
-/// Reads the statistics of one container. `netlink` is a socket in the host's namespace.
-pub fn sample(lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> Monitored {
-    let (usage, mut troubles) = usage(lease, from);
-    let net::Reading { net, troubles: more } = net::read(lease, from, netlink);
+/// Reads the statistics of one member of a slice; `None`: of a slice without any. `netlink` is a socket in the host's
+/// namespace.
+pub fn sample(lease: &Lease, member: Option<&Member>, from: &Sources<'_>, netlink: &mut Netlink) -> Monitored {
+    let (usage, mut troubles) = member.map(|member| usage(member, from)).unwrap_or_default();
+    let first = lease.members.first().map(|member| &member.id) == member.map(|member| &member.id);
+    let net::Reading { net, troubles: more } =
+        if first { net::read(lease, from, netlink) } else { net::Reading::default() };
     troubles.extend(more);
     let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-    let labels = &lease.labels;
-    let text = |label: &Option<String>| label.clone().unwrap_or_default();
+    let id = member.map_or(&lease.id, |member| &member.id).to_string();
+    let labels = member.map(|member| member.labels.clone()).unwrap_or_default();
     Monitored {
-        container_id: lease.id.to_string(),
-        executor_id: labels.executor_id.clone().unwrap_or_else(|| lease.id.to_string()),
-        executor_name: text(&labels.executor_name),
-        framework_id: text(&labels.framework_id),
-        source: text(&labels.source),
+        executor_id: labels.executor_id.unwrap_or_else(|| id.clone()),
+        executor_name: labels.executor_name.unwrap_or_default(),
+        framework_id: labels.framework_id.unwrap_or_default(),
+        source: labels.source.unwrap_or_default(),
+        container_id: id,
+        slice: lease.id.to_string(),
         statistics: Statistics { usage, net, timestamp },
         troubles,
+        epoch: lease.epoch,
+        counts_network: first && lease.stage == Stage::Attached,
     }
 }
 
 /// Reads the container's cgroups. Returns what was read, and one line for each source that could not be read.
-fn usage(lease: &Lease, from: &Sources<'_>) -> (Usage, Vec<String>) {
-    let cgroup::Reading { mut usage, notes } = match &lease.cgroups {
+fn usage(member: &Member, from: &Sources<'_>) -> (Usage, Vec<String>) {
+    let cgroup::Reading { mut usage, notes } = match &member.cgroups {
         Some(place) => cgroup::read(place, from.groups.pids_and_tids)
             .unwrap_or_else(|e| cgroup::Reading { notes: vec![e.to_string()], ..cgroup::Reading::default() }),
         None => cgroup::Reading::default(),
     };
     (usage.cpus_limit, usage.cpus_soft_limit) =
-        cgroup::limits(&lease.terms.asked.cpu(), lease.cpu.now.bandwidth, from.cpus);
+        cgroup::limits(&member.asked.terms(), member.cpu.now.bandwidth, from.cpus);
     (usage, notes)
 }

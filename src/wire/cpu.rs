@@ -60,7 +60,7 @@ pub fn undo(it: &CpuStep, doubtful: bool) -> Result<()> {
     let CpuTerms { now, before, .. } = it.terms;
     let (Some(place), true) = (&it.cgroups, before != Values::default()) else { return Ok(()) };
     let systemd = Systemd::running(&Roots::default());
-    let ours = |found: Values| if doubtful { before } else { found.agreeing(&now, before) };
+    let ours = |found: Values| if doubtful { before } else { before.where_unchanged(&now, &found) };
     match cpu::read(place, &before).and_then(|found| cpu::set(place, &ours(found), units(&systemd))) {
         Err(Error::NotFound(_)) => cpu::forget(place, &before, units(&systemd)),
         done => done,

@@ -35,10 +35,13 @@ pub enum Command {
     Attach(Box<Attach>),
     /// Change limits and ports of a container that runs, all of them or none
     Set(Box<Set>),
-    /// Take a container's slice back; an unknown container is no error
+    /// Take a container out of its slice; the last one ends it. An unknown container is no error
     Detach {
-        /// Container id
-        id: ContainerId,
+        /// Container: id, name, or as much of either as only it begins with
+        id: String,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
     },
     /// List containers with their ports
     List {
@@ -48,8 +51,8 @@ pub enum Command {
     },
     /// Show everything about one container, dropped packets by reason among it
     Show {
-        /// Container id
-        id: ContainerId,
+        /// Container: id, name, or as much of either as only it begins with
+        id: String,
         /// As a JSON object
         #[arg(long)]
         json: bool,
@@ -69,7 +72,12 @@ pub enum Command {
         /// As a JSON array
         #[arg(long)]
         json: bool,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
     },
+    /// Compare everything with the kernel and say what differs; exits 1 if something does
+    Fsck(Fsck),
     /// Check the host and say how to mend what is wrong
     Doctor {
         /// As a JSON array
@@ -79,9 +87,24 @@ pub enum Command {
 }
 
 #[derive(Debug, ArgsDerive)]
+pub struct Fsck {
+    /// Restore from the kernel what is lost of the state directory, and from the leases what is lost in the kernel
+    #[arg(long)]
+    pub rebuild: bool,
+
+    /// Only say what --rebuild would do
+    #[arg(long, requires = "rebuild")]
+    pub dry_run: bool,
+
+    /// As a JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ArgsDerive)]
 pub struct Stats {
-    /// Container ids
-    pub ids: Vec<ContainerId>,
+    /// Containers: ids, names, or as much of either as only one begins with
+    pub ids: Vec<String>,
 
     /// As the JSON array that Mesos' /monitor/statistics served
     #[arg(long)]
@@ -128,6 +151,10 @@ pub struct Setup {
     /// Only say what would be done
     #[arg(long)]
     pub dry_run: bool,
+
+    /// Also make what containers need that are limited on the host
+    #[arg(long, hide = true)]
+    pub shaper: bool,
 }
 
 #[derive(Debug, ArgsDerive)]
@@ -147,14 +174,22 @@ pub struct Attach {
     #[arg(long)]
     pub json: bool,
 
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+
     #[command(flatten)]
     pub keys: Keys,
 }
 
 #[derive(Debug, ArgsDerive)]
 pub struct Set {
-    /// Container id
-    pub id: ContainerId,
+    /// Container: id, name, or as much of either as only it begins with
+    pub id: String,
+
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
 
     /// Also take ports away that have open connections
     #[arg(long)]

@@ -1,10 +1,12 @@
 //! `portslice attach`.
 
 use super::args::Attach;
-use super::{print, print_json, warn_of_cpus};
+use super::{print, print_actions, print_json, warn_of_cpus};
 use crate::config::Config;
 use crate::error::Result;
+use crate::lease::view::view;
 use crate::request::Request;
+use crate::slice::setup::prepare;
 use crate::slice::{self, Container};
 
 pub fn run(config: &Config, args: &Attach) -> Result<()> {
@@ -17,12 +19,17 @@ pub fn run(config: &Config, args: &Attach) -> Result<()> {
         (None, Some(pid)) => Container::Pid(pid),
         (None, None) => unreachable!("clap asks for one of them"),
     };
-    let lease = slice::attach(config, &request, container)?;
-    if args.json {
-        return print_json(&lease);
+    if args.dry_run {
+        return print_actions(&slice::attach::plan(config, &request, container)?);
     }
-    warn_of_cpus(&lease);
-    let ports = &lease.terms.ports;
+    let Some(lease) = slice::attach(config, &request, container, &prepare)? else { return Ok(()) };
+    let member = lease.member(&args.id);
+    if args.json {
+        return print_json(&view(&lease, member));
+    }
+    let none = Default::default();
+    let ports = member.map_or(&none, |member| &member.ports);
+    member.iter().for_each(|member| warn_of_cpus(member));
     let ports = if ports.is_empty() { String::new() } else { format!(", ports {ports}") };
-    print(&format!("{}: block {}{ports}\n", lease.id, lease.block))
+    print(&format!("{}: block {}{ports}\n", args.id, lease.block))
 }

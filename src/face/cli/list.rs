@@ -1,37 +1,57 @@
 //! `portslice list`.
 
+use serde_json::Value;
+
 use super::{print, print_json};
 use crate::config::Config;
 use crate::error::Result;
-use crate::lease::{Ledger, Stage};
+use crate::lease::record::members_of;
+use crate::lease::view::{gone, view};
+use crate::lease::{Lease, Ledger, Member};
+use crate::slice::ready::peek;
+use crate::slice::state::{State, state};
 use crate::stats::table::columns;
 
 pub fn run(config: &Config, json: bool) -> Result<()> {
-    let leases = Ledger::at(&config.state_dir).all()?;
+    let ledger = Ledger::at(&config.state_dir);
+    let leases = ledger.all()?;
+    let host = peek(config)?;
+    let dead = |lease: &Lease| match &host {
+        Some(host) => state(lease, &ledger, host).is_ok_and(|state| state == State::Dead),
+        // Not prepared in this boot: whatever it was, it is gone.
+        None => true,
+    };
     if json {
-        return print_json(&leases);
+        let one = |lease: &Lease| if dead(lease) { gone(view(lease, None)) } else { view(lease, None) };
+        return print_json(&leases.iter().map(one).collect::<Vec<Value>>());
     }
-    let rows: Vec<Vec<String>> = leases
-        .iter()
-        .map(|l| {
-            vec![
-                l.id.to_string(),
-                l.slot.to_string(),
-                l.block.to_string(),
-                if l.terms.ports.is_empty() { "-".into() } else { l.terms.ports.to_string() },
-                l.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
-                stage(l.stage).into(),
-            ]
-        })
-        .collect();
-    print(&columns(&["CONTAINER", "SLOT", "BLOCK", "PORTS", "PID", "STAGE"], &rows, &[1, 4]))
+    let mut rows = Vec::new();
+    for lease in &leases {
+        let stage = if dead(lease) { "GONE" } else { lease.stage.name() };
+        rows.extend(members_of(lease).enumerate().map(|(n, member)| row(lease, member, n == 0, stage)));
+    }
+    print(&columns(&["CONTAINER", "NAME", "ENGINE", "SLOT", "BLOCK", "PORTS", "PID", "STAGE"], &rows, &[3, 6]))
 }
 
-/// As in JSON.
-pub fn stage(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Attaching => "attaching",
-        Stage::Attached => "attached",
-        Stage::Detaching => "detaching",
-    }
+/// One line a member; what belongs to the slice stands in the first one's.
+fn row(lease: &Lease, member: Option<&Member>, first: bool, stage: &str) -> Vec<String> {
+    let text = |text: Option<&str>| text.unwrap_or("-").to_owned();
+    let of_slice = |text: String| if first { text } else { "\"".to_owned() };
+    let ports = member.map(|member| member.ports.to_string()).filter(|ports| !ports.is_empty());
+    vec![
+        short(member.map_or(&lease.id, |member| &member.id).as_str()),
+        text(member.and_then(|member| member.name.as_deref())),
+        text(member.and_then(|member| member.engine.as_deref())),
+        of_slice(lease.slot.to_string()),
+        of_slice(lease.block.to_string()),
+        ports.unwrap_or_else(|| "-".into()),
+        member.and_then(|member| member.pid).map_or_else(|| "-".into(), |pid| pid.to_string()),
+        of_slice(stage.to_owned()),
+    ]
+}
+
+/// Engines call their containers by 64 digits, and show 12.
+fn short(id: &str) -> String {
+    let digits = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if digits { id[..12].to_owned() } else { id.to_owned() }
 }

@@ -3,6 +3,7 @@
 mod args;
 mod attach;
 mod doctor;
+mod fsck;
 mod list;
 mod set;
 mod setup;
@@ -24,7 +25,7 @@ use crate::face::{complain, serve};
 use crate::lease::{Lease, Ledger};
 use crate::refusal::one_line;
 use crate::request::ContainerId;
-use crate::slice::{self, reclaim};
+use crate::slice::{self, By, detach, reclaim};
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -71,26 +72,40 @@ fn run(args: &Args) -> Result<ExitCode> {
         Command::Setup(setup) => setup::run(&config, setup),
         Command::Attach(attach) => attach::run(&config, attach),
         Command::Set(set) => set::run(&config, set),
-        Command::Detach { id } => detach(&config, id),
+        Command::Detach { id, dry_run } => end(&config, id, *dry_run),
         Command::List { json } => list::run(&config, *json),
         Command::Show { id, json } => show::run(&config, id, *json),
         Command::Stats(stats) => stats::run(&config, stats),
         Command::Top(top) => top::run(&config, top),
         Command::Serve { listen } => serve::run(config, listen),
-        Command::Gc { json } => gc(&config, *json),
+        Command::Gc { json, dry_run } => gc(&config, *json, *dry_run),
+        Command::Fsck(fsck) => return fsck::run(&config, fsck),
         Command::Doctor { json } => return doctor::run(&config, *json),
     }?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn detach(config: &Config, id: &ContainerId) -> Result<()> {
-    if slice::detach(config, id)?.is_none() {
+fn end(config: &Config, text: &str, dry: bool) -> Result<()> {
+    let leases = Ledger::at(&config.state_dir).all()?;
+    let id = match named(&leases, text) {
+        Ok(found) => id_of(found).clone(),
+        // Detaching what is not attached is success; what could be no container's name is a mistake.
+        Err(Error::NotFound(_)) => text.parse()?,
+        Err(e) => return Err(e),
+    };
+    if dry {
+        return print_actions(&detach::plan(config, &id)?);
+    }
+    if slice::detach(config, &id, &By::Operator)?.is_none() {
         log::debug!("{id}: nothing is attached");
     }
     Ok(())
 }
 
-fn gc(config: &Config, json: bool) -> Result<()> {
+fn gc(config: &Config, json: bool, dry: bool) -> Result<()> {
+    if dry {
+        return print_actions(&reclaim::plan(config)?);
+    }
     let ended = if config.state_dir.exists() { reclaim::gc(config)? } else { Vec::new() };
     if json {
         return print_json(&ended);
@@ -98,16 +113,24 @@ fn gc(config: &Config, json: bool) -> Result<()> {
     ended.iter().try_for_each(|id| print(&format!("{id}\n")))
 }
 
-/// The container `id`, which has to exist.
-fn lease_of(config: &Config, id: &ContainerId) -> Result<Lease> {
-    Ledger::at(&config.state_dir)
-        .read(id)?
-        .ok_or_else(|| Error::NotFound(format!("no container {id} is attached: `portslice list` shows those that are")))
+/// What `text` names among `leases`: a slice, and the member unless all left it.
+fn named<'a>(leases: &'a [Lease], text: &str) -> Result<(&'a Lease, Option<&'a Member>)> {
+    names::find(leases, text)
+}
+
+/// The id of what was found.
+fn id_of<'a>((lease, member): (&'a Lease, Option<&'a Member>)) -> &'a ContainerId {
+    member.map_or(&lease.id, |member| &member.id)
 }
 
 /// Where its CPUs are not what was asked for.
-fn warn_of_cpus(lease: &Lease) {
-    lease.cpu.notes.iter().for_each(|note| complain(&format!("portslice: warning: {}: {note}", lease.id)));
+fn warn_of_cpus(member: &Member) {
+    member.cpu.notes.iter().for_each(|note| complain(&format!("portslice: warning: {}: {note}", member.id)));
+}
+
+/// One line an action, as a run logs them with -v.
+fn print_actions(actions: &[Action]) -> Result<()> {
+    print(&actions.iter().map(|action| format!("{action}\n")).collect::<String>())
 }
 
 fn print_json(value: &impl Serialize) -> Result<()> {

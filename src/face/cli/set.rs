@@ -1,11 +1,14 @@
 //! `portslice set`.
 
 use super::args::Set;
-use super::{print, print_json, warn_of_cpus};
+use super::{id_of, named, print, print_actions, print_json, warn_of_cpus};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::lease::Ledger;
+use crate::lease::view::view;
 use crate::request::Change;
 use crate::slice;
+use crate::slice::setup::prepare;
 
 pub fn run(config: &Config, args: &Set) -> Result<()> {
     let mut change = Change::default();
@@ -15,12 +18,17 @@ pub fn run(config: &Config, args: &Set) -> Result<()> {
     if change.is_empty() {
         return Err(Error::invalid("portslice set", "nothing to change; give an option (see `portslice set --help`)"));
     }
-    let lease = slice::change(config, &args.id, &change, args.force)?;
+    let id = id_of(named(&Ledger::at(&config.state_dir).all()?, &args.id)?).clone();
+    if args.dry_run {
+        return print_actions(&slice::change::plan(config, &id, &change, args.force)?);
+    }
+    let lease = slice::change(config, &id, &change, args.force, &prepare)?;
+    let member = lease.member(&id);
     if args.json {
-        return print_json(&lease);
+        return print_json(&view(&lease, member));
     }
     if change.cpus.is_some() || change.cpus_limit.is_some() || change.cpus_revocable.is_some() {
-        warn_of_cpus(&lease);
+        member.iter().for_each(|member| warn_of_cpus(member));
     }
-    print(&format!("{}: changed\n", lease.id))
+    print(&format!("{id}: changed\n"))
 }

@@ -5,8 +5,7 @@ use std::slice;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::list::stage;
-use super::{lease_of, print, print_json};
+use super::{named, print, print_json};
 use crate::config::Config;
 use crate::cpu::{Bandwidth, Quota, Values};
 use crate::error::Result;
@@ -15,13 +14,18 @@ use crate::lease::{Lease, Placed};
 use crate::net::Netlink;
 use crate::rate::{Direction, Limit, Rate, Shape};
 use crate::request::ContainerId;
-use crate::slice::prepare;
+use crate::slice::ready::peek;
+use crate::slice::state::{State, state};
 use crate::stats::{Groups, Reported, Statistics, sample, table};
 
 #[derive(Serialize)]
 struct Shown {
     #[serde(flatten)]
+    view: Value,
+    #[serde(skip)]
     lease: Lease,
+    #[serde(skip)]
+    member: Option<Member>,
     configured: Configured,
     #[serde(skip_serializing_if = "Option::is_none")]
     statistics: Option<Statistics>,
@@ -38,14 +42,20 @@ struct Configured {
     ingress: Option<Shape>,
 }
 
-pub fn run(config: &Config, id: &ContainerId, json: bool) -> Result<()> {
-    let lease = lease_of(config, id)?;
-    let configured = configured(config, &lease);
-    let mut shown = Shown { lease, configured, statistics: None, drops: None };
-    if let Some(host) = prepare::peek(config)? {
+pub fn run(config: &Config, id: &str, json: bool) -> Result<()> {
+    let ledger = Ledger::at(&config.state_dir);
+    let leases = ledger.all()?;
+    let (lease, member) = named(&leases, id)?;
+    let (lease, member) = (lease.clone(), member.cloned());
+    let (configured, view) = (configured(config, &lease), view(&lease, member.as_ref()));
+    let mut shown = Shown { view, lease, member, configured, statistics: None, drops: None };
+    if let Some(host) = peek(config)? {
+        if state(&shown.lease, &ledger, &host)? == State::Dead {
+            shown.view = gone(shown.view);
+        }
         let mut netlink = Netlink::route()?;
         let from = host.sources(Groups::of(config));
-        let monitored = sample(&shown.lease, &from, &mut netlink);
+        let monitored = sample(&shown.lease, shown.member.as_ref(), &from, &mut netlink);
         Reported::default().log_new(slice::from_ref(&monitored));
         let statistics = monitored.statistics;
         shown.drops.clone_from(&statistics.net.net_dropped_reasons);
@@ -60,7 +70,7 @@ fn configured(config: &Config, lease: &Lease) -> Configured {
     let of = |direction| {
         config
             .policy(direction)
-            .shape(&Limit::default(), lease.terms.asked.cpus.or(lease.bundle_cpus), &machine)
+            .shape(&Limit::default(), cpus_of(&lease.members), &machine)
             .ok()
             .flatten()
     };
@@ -82,9 +92,9 @@ fn limit(effective: Option<Shape>, place: &str, asked: &Limit, configured: Optio
 }
 
 /// `1.5, limit 2; weight 1536; at most 200000 of 100000 us`
-fn cpus(lease: &Lease) -> String {
-    let asked = &lease.terms.asked;
-    let mut words = match (asked.cpus, lease.bundle_cpus) {
+fn cpus(member: &Member) -> String {
+    let asked = &member.asked;
+    let mut words = match (asked.cpus, member.bundle_cpus) {
         (Some(cpus), _) => cpus.to_string(),
         (None, Some(cpus)) => format!("{cpus} by its bundle"),
         (None, None) => "unknown".to_owned(),
@@ -95,7 +105,7 @@ fn cpus(lease: &Lease) -> String {
     if asked.cpus_revocable == Some(true) {
         words.push_str(", revocable");
     }
-    let Values { weight, bandwidth } = lease.cpu.now;
+    let Values { weight, bandwidth } = member.cpu.now;
     if let Some(weight) = weight {
         words.push_str(&format!("; weight {weight}"));
     }
@@ -106,8 +116,17 @@ fn cpus(lease: &Lease) -> String {
         Some(Bandwidth { quota: Quota::Unlimited, .. }) => words.push_str("; without a limit"),
         None => {}
     }
-    lease.cpu.notes.iter().for_each(|note| words.push_str(&format!("; {note}")));
+    member.cpu.notes.iter().for_each(|note| words.push_str(&format!("; {note}")));
     words
+}
+
+/// `pod (2 members: one, two)`
+fn slice_of(lease: &Lease) -> String {
+    let names: Vec<&str> = lease.members.iter().map(|member| member.id.as_str()).collect();
+    match names.as_slice() {
+        [only] if *only == lease.id.as_str() => "its own".into(),
+        names => format!("{} ({} members: {})", lease.id, names.len(), names.join(", ")),
+    }
 }
 
 fn text(shown: &Shown) -> String {
@@ -118,16 +137,18 @@ fn text(shown: &Shown) -> String {
         Placed::Inside => ", held on its own device",
     };
     let mut lines = vec![
-        ("container", lease.id.to_string()),
-        ("stage", stage(lease.stage).to_owned()),
+        ("container", shown.member.as_ref().map_or(&lease.id, |member| &member.id).to_string()),
+        ("name", shown.member.as_ref().and_then(|member| member.name.clone()).unwrap_or_else(|| "-".into())),
+        ("slice", slice_of(lease)),
+        ("stage", shown.view["stage"].as_str().unwrap_or_default().to_owned()),
         ("block", format!("{} ({} ports)", lease.block, lease.block.size())),
-        ("ports", if terms.ports.is_empty() { "none".into() } else { terms.ports.to_string() }),
+        ("ports", shown.member.as_ref().map(|m| m.ports.to_string()).filter(|p| !p.is_empty()).unwrap_or("none".into())),
         ("device", format!("{} on the host, {} inside", lease.link(), lease.device)),
         ("namespace", lease.netns.display().to_string()),
         ("egress", limit(terms.egress, place, &terms.asked.egress, configured.egress)),
         ("ingress", limit(terms.ingress, "", &terms.asked.ingress, configured.ingress)),
         ("limits count", if terms.limit_local { "everything" } else { "what leaves or enters this host" }.to_owned()),
-        ("cpus", cpus(lease)),
+        ("cpus", shown.member.as_ref().map_or_else(|| "-".into(), cpus)),
         ("host loopback", if lease.host_loopback { "yes" } else { "no" }.to_owned()),
     ];
     if let Some(s) = shown.statistics.as_ref().map(|s| &s.net) {

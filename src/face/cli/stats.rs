@@ -7,13 +7,13 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::args::Stats;
-use super::{lease_of, print, print_json};
+use super::{named, print, print_json};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lease::Ledger;
 use crate::request::ContainerId;
 use crate::slice::account::{self, Finished};
-use crate::slice::prepare;
+use crate::slice::ready::peek;
 use crate::stats::table::{bytes, columns};
 use crate::stats::{Groups, Monitored, Reported, collect};
 
@@ -39,18 +39,23 @@ pub fn run(config: &Config, args: &Stats) -> Result<()> {
     }
 }
 
-/// Takes samples of the containers `ids`; of all containers if `ids` is empty.
-pub fn look(config: &Config, ids: &[ContainerId], reported: &mut Reported) -> Result<Vec<Monitored>> {
+/// Takes samples of the containers that `ids` name; of all containers if `ids` is empty.
+pub fn look(config: &Config, ids: &[String], reported: &mut Reported) -> Result<Vec<Monitored>> {
+    let mut wanted = BTreeSet::new();
+    let all = Ledger::at(&config.state_dir).all()?;
     let leases = if ids.is_empty() {
-        Ledger::at(&config.state_dir).all()?
+        all
     } else {
-        let once: BTreeSet<&ContainerId> = ids.iter().collect();
-        once.into_iter().map(|id| lease_of(config, id)).collect::<Result<_>>()?
+        let found = ids.iter().map(|text| named(&all, text)).collect::<Result<Vec<_>>>()?;
+        wanted.extend(found.iter().map(|(lease, member)| member.map_or(&lease.id, |member| &member.id).to_string()));
+        let slices: BTreeSet<&ContainerId> = found.iter().map(|(lease, _)| &lease.id).collect();
+        all.iter().filter(|lease| slices.contains(&lease.id)).cloned().collect()
     };
-    let samples = match prepare::peek(config)? {
+    let mut samples = match peek(config)? {
         Some(host) => collect(&leases, &host.sources(Groups::of(config)))?,
         None => Vec::new(),
     };
+    samples.retain(|sample| wanted.is_empty() || wanted.contains(&sample.container_id));
     reported.log_new(&samples);
     Ok(samples)
 }
@@ -59,11 +64,11 @@ fn finished(config: &Config, args: &Stats) -> Result<()> {
     let mut all = account::finished(&Ledger::at(&config.state_dir))?;
     let id_of = |one: &Finished| one.monitored["container_id"].as_str().unwrap_or_default().to_owned();
     for id in &args.ids {
-        if !all.iter().any(|one| id_of(one) == id.as_str()) {
+        if !all.iter().any(|one| id_of(one) == **id) {
             return Err(Error::NotFound(format!("the journal does not know a container {id}")));
         }
     }
-    all.retain(|one| args.ids.is_empty() || args.ids.iter().any(|id| id.as_str() == id_of(one)));
+    all.retain(|one| args.ids.is_empty() || args.ids.iter().any(|id| **id == id_of(one)));
     if args.json {
         return print_json(&all);
     }

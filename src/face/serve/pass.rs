@@ -16,11 +16,11 @@ use super::rates::Sampled;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::stand_back;
-use crate::lease::{Lease, Leases, Stage};
+use crate::lease::{Lease, Leases};
 use crate::ports::Pool;
 use crate::ports::PortSet;
 use crate::request::ContainerId;
-use crate::slice::prepare;
+use crate::slice::ready::peek;
 use crate::stats::openmetrics::{self, HostFigures, Page};
 use crate::stats::{Groups, Monitored, Reported, collect};
 use crate::steer::maps::MAX_SLOTS;
@@ -120,23 +120,23 @@ impl Reader {
         let wanted = match only {
             None => leases.as_slice(),
             Some(ids) => {
-                some = leases.iter().filter(|lease| ids.contains(&&lease.id)).cloned().collect();
+                some = leases.iter().filter(|lease| lease.members.iter().any(|member| ids.contains(&&member.id))).cloned().collect();
                 &some
             }
         };
         let groups = Groups::of(&self.config);
-        let host = prepare::peek(&self.config)?;
+        let host = peek(&self.config)?;
         let mut containers = match &host {
             Some(host) => collect(wanted, &host.sources(groups))?,
             None => Vec::new(),
         };
         if let Some(rates) = &self.rates {
-            rates.enter(wanted, &mut containers);
+            rates.enter(&mut containers);
         }
         if only.is_none() {
             self.reported.log_new(&containers);
             self.passes += 1;
-            self.errors += containers.iter().zip(wanted).map(|(m, lease)| missing(m, lease, &groups)).sum::<u64>();
+            self.errors += containers.iter().map(|monitored| missing(monitored, &groups)).sum::<u64>();
         }
         let mut figures = self.figures(&leases);
         figures.ready = host.is_some();
@@ -180,9 +180,9 @@ fn render(page: &Page, form: &Form) -> Result<Option<Bytes>> {
     }
 }
 
-/// Counts the sources of network counters that could not be read, if the container is attached. Cgroups do not count: a
+/// Counts the sources of network counters that could not be read of an attached slice. Cgroups do not count: a
 /// process without a cgroup of its own is no error.
-fn missing(monitored: &Monitored, lease: &Lease, groups: &Groups) -> u64 {
+fn missing(monitored: &Monitored, groups: &Groups) -> u64 {
     let net = &monitored.statistics.net;
     let gone = [
         net.net_rx_packets.is_none(),
@@ -191,6 +191,5 @@ fn missing(monitored: &Monitored, lease: &Lease, groups: &Groups) -> u64 {
         groups.socket_details && net.net_ephemeral_ports_in_use.is_none(),
         groups.snmp && net.net_snmp_statistics.is_none(),
     ];
-    let expected = lease.stage == Stage::Attached;
-    gone.into_iter().filter(|gone| *gone && expected).count() as u64
+    gone.into_iter().filter(|gone| *gone && monitored.counts_network).count() as u64
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::host::process::stand_back;
 use crate::lease::{Lease, Leases};
 use crate::net::Netlink;
-use crate::slice::prepare;
+use crate::slice::ready::peek;
 use crate::stats::rates::{Rates, Sampling, Snapshot};
 use crate::stats::{Groups, Monitored, net};
 
@@ -35,11 +35,11 @@ pub fn start(config: Arc<Config>, leases: Arc<Mutex<Leases>>) -> Result<Option<S
 }
 
 impl Sampled {
-    /// Enters the rates of `leases` into `containers`, which are in the same order.
-    pub fn enter(&self, leases: &[Lease], containers: &mut [Monitored]) {
+    /// Enters the rates of each slice where its network's counters are.
+    pub fn enter(&self, containers: &mut [Monitored]) {
         let by_epoch = locked(&self.by_epoch);
-        for (lease, container) in leases.iter().zip(containers) {
-            let rates = by_epoch.get(&lease.epoch);
+        for container in containers.iter_mut().filter(|container| container.counts_network) {
+            let rates = by_epoch.get(&container.epoch);
             container.statistics.net.net_rate_statistics = rates.and_then(|rates| rates.statistics(&self.sampling));
         }
     }
@@ -65,7 +65,7 @@ impl Sampled {
 
     fn look(&self, config: &Config, leases: &Mutex<Leases>) -> Result<()> {
         let leases = locked(leases).now()?;
-        let Some(host) = prepare::peek(config)? else {
+        let Some(host) = peek(config)? else {
             locked(&self.by_epoch).clear();
             return Ok(());
         };

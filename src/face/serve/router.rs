@@ -19,9 +19,10 @@ use super::lock::locked;
 use super::pass::{Form, Passes};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::lease::view::view;
 use crate::lease::{Lease, Leases};
 use crate::request::ContainerId;
-use crate::slice::prepare;
+use crate::slice::ready::peek;
 use crate::stats::openmetrics;
 
 /// The longest time to make an answer. A kernel that needs longer is stuck.
@@ -72,12 +73,16 @@ async fn metrics(State(server): State<Server>) -> Response {
 }
 
 async fn containers(State(server): State<Server>) -> Response {
-    server.from_leases(|leases| to_json(leases).map(Some)).await
+    server.from_leases(|leases| to_json(&leases.iter().map(|lease| view(lease, None)).collect::<Vec<_>>()).map(Some)).await
 }
 
 async fn container(State(server): State<Server>, Path(id): Path<String>) -> Response {
     let Ok(id) = id.parse::<ContainerId>() else { return no_such_container() };
-    server.from_leases(move |leases| leases.iter().find(|lease| lease.id == id).map(to_json).transpose()).await
+    let find = move |leases: &[Lease]| {
+        let lease = leases.iter().find(|lease| lease.id == id || lease.member(&id).is_some());
+        lease.map(|lease| to_json(&view(lease, lease.member(&id)))).transpose()
+    };
+    server.from_leases(find).await
 }
 
 /// Answers whether the server can do its work.
@@ -85,7 +90,7 @@ async fn health(State(server): State<Server>) -> Response {
     let config = server.config.clone();
     let look = move |leases: &Mutex<Leases>| {
         locked(leases).now()?;
-        prepare::peek(&config)
+        peek(&config)
     };
     match server.blocking(look).await {
         Ok(Some(_)) => plain_text(StatusCode::OK, "ok"),

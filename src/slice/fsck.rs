@@ -1,0 +1,201 @@
+//! Fsck: compare everything that is remembered with the kernel, and rebuild what is lost.
+//!
+//! A lease stands in two places, as a file and in the kernel's book; maps and devices follow from it. Each is compared with
+//! the others. Rebuilding writes the file from the book or the book from the file, and the maps from both.
+
+use serde::Serialize;
+
+use super::ready::{open, peek};
+use super::run;
+use super::state::{State, state};
+use crate::config::Config;
+use crate::error::Result;
+use crate::host::process::boot_id;
+use crate::host::sysctl::Proc;
+use crate::host::{Facts, HostRecord};
+use crate::lease::ledger::{decode, encode};
+use crate::lease::{Desk, Lease, Ledger, Stage};
+use crate::net::{Netlink, Netns};
+use crate::plan::slice::{Surroundings, slice, steered};
+use crate::plan::{Step, host as host_plan};
+use crate::steer::{TenantState, find};
+use crate::wire::{Host, HostSite, Site};
+
+/// Something that is not as it is remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// The container, or `host`.
+    pub of: String,
+    /// What differs, one line.
+    pub what: String,
+    /// Whether it was put right.
+    pub mended: bool,
+}
+
+/// Looks at everything.
+pub fn fsck(config: &Config) -> Result<Vec<Difference>> {
+    let ledger = Ledger::at(&config.state_dir);
+    let Some(host) = peek(config)? else {
+        return Ok(lost_record(config)?.map(|_| differs("host", RECORD_LOST)).into_iter().collect());
+    };
+    let mut netlink = Netlink::route()?;
+    let facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
+    let mut all = look_at_host(config, &facts, &ledger, &mut netlink)?;
+    let desk = Desk::of(&host.maps);
+    let mut slots = Vec::new();
+    for id in ledger.ids()? {
+        match ledger.read(&id) {
+            Ok(Some(lease)) => {
+                slots.push(lease.slot);
+                all.extend(look_at_lease(&lease, &ledger, &host, &facts, &mut netlink)?);
+            }
+            Ok(None) => {}
+            Err(e) => all.push(differs(id.as_str(), e.to_string())),
+        }
+    }
+    for slot in desk.leased().filter(|slot| !slots.contains(slot)) {
+        all.push(differs(&desk.name(slot), format!("slot {slot} is leased, and its lease is lost")));
+    }
+    Ok(all)
+}
+
+/// Restores what is lost. `dry`: only says what would be restored.
+pub fn rebuild(config: &Config, dry: bool) -> Result<Vec<Difference>> {
+    let mut all = Vec::new();
+    let ledger = Ledger::at(&config.state_dir);
+    if let Some(record) = lost_record(config)? {
+        all.push(Difference { mended: !dry, ..differs("host", RECORD_LOST) });
+        if dry {
+            return Ok(all);
+        }
+        ledger.create()?;
+        let _lock = ledger.lock()?;
+        ledger.replace(&HostRecord::path(&config.state_dir), &record)?;
+    }
+    let Some(host) = peek(config)? else { return Ok(all) };
+    if !dry {
+        ledger.create()?;
+        restore(&ledger, &host, &mut all)?;
+    }
+    let left = fsck(config)?;
+    all.extend(left.into_iter().filter(|difference| dry || difference.of != "host" || difference.what != RECORD_LOST));
+    Ok(all)
+}
+
+const RECORD_LOST: &str = "its record is lost, and the kernel still has it";
+
+fn differs(of: &str, what: impl Into<String>) -> Difference {
+    Difference { of: of.to_owned(), what: what.into(), mended: false }
+}
+
+/// The host record that only the kernel has: of an installation of this state directory, in this namespace.
+fn lost_record(config: &Config) -> Result<Option<Vec<u8>>> {
+    let path = HostRecord::path(&config.state_dir);
+    if path.exists() && HostRecord::read(&config.state_dir, &boot_id()).is_ok() {
+        return Ok(None);
+    }
+    let here = Netns::current()?.id;
+    for other in find::installations()? {
+        let Ok(record) = serde_json::from_slice::<HostRecord>(&other.record) else { continue };
+        if record.ready && record.netns == Some(here) && record.state_dir == config.state_dir {
+            // It is of use only where what it speaks of is to be seen.
+            open(config, &record)?;
+            return Ok(Some(other.record));
+        }
+    }
+    Ok(None)
+}
+
+/// Writes what is lost: files from the book, the book from files, and the tables from both. Under the lock, since it decides
+/// what is taken.
+fn restore(ledger: &Ledger, host: &Host, all: &mut Vec<Difference>) -> Result<()> {
+    let _lock = ledger.lock()?;
+    let desk = Desk::of(&host.maps);
+    let mut mended = |of: &str, what: String| all.push(Difference { mended: true, ..differs(of, what) });
+    for slot in host.maps.book.slots()? {
+        let Some(bytes) = host.maps.book.read(slot)? else { continue };
+        let lease = decode(&bytes, std::path::Path::new("the kernel's book"))?;
+        if ledger.read(&lease.id).is_ok_and(|there| there.is_some()) {
+            continue;
+        }
+        ledger.write(&lease, &host.maps.book)?;
+        mended(lease.id.as_str(), "its lease was restored from the kernel".into());
+    }
+    for lease in ledger.all()? {
+        if host.maps.book.read(lease.slot).ok().flatten() != Some(encode(&lease)?) {
+            ledger.write(&lease, &host.maps.book)?;
+            mended(lease.id.as_str(), "the kernel's copy of its lease was written again".into());
+        }
+        if lease.stage != Stage::Attached || state(&lease, ledger, host)? != State::Live {
+            continue;
+        }
+        if !as_entered(&lease, host) {
+            let cursor = desk.cursor();
+            desk.enter(&lease);
+            // What was given out last is not what is entered again.
+            if cursor.epoch >= lease.epoch {
+                host.maps.tenants.set_cursor(cursor);
+            }
+            host.maps.publish(&steered(&lease, &lease.state()), lease.slot);
+            mended(lease.id.as_str(), "its slot and its ports were entered again".into());
+        }
+    }
+    Ok(())
+}
+
+/// Do the tables say of a lease what it says itself?
+fn as_entered(lease: &Lease, host: &Host) -> bool {
+    let tenant = host.maps.tenants.get(lease.slot);
+    let (is, reserved) = host.maps.owned(lease.slot);
+    tenant.state == TenantState::Leased
+        && tenant.netns == lease.netns_id.ino
+        && is == steered(lease, &lease.state())
+        && is.union(&reserved) == lease.all_ports()
+}
+
+fn look_at_lease(
+    lease: &Lease,
+    ledger: &Ledger,
+    host: &Host,
+    facts: &Facts,
+    netlink: &mut Netlink,
+) -> Result<Vec<Difference>> {
+    let name = lease.id.as_str();
+    match state(lease, ledger, host)? {
+        State::Worked => return Ok(Vec::new()),
+        State::Dead => return Ok(vec![differs(name, "its container is gone: `portslice gc` takes it back")]),
+        State::Torn => return Ok(vec![differs(name, "a change of it was interrupted: `portslice gc` takes that back")]),
+        State::Live => {}
+    }
+    let mut lines = Vec::new();
+    match host.maps.book.read(lease.slot) {
+        Ok(Some(bytes)) if Some(&bytes) == ledger.bytes(&lease.id)?.as_ref() => {}
+        Ok(Some(_)) => lines.push("its lease and the kernel's copy of it differ".to_owned()),
+        Ok(None) => lines.push("the kernel has no copy of its lease".to_owned()),
+        Err(e) => lines.push(e.to_string()),
+    }
+    if !as_entered(lease, host) {
+        lines.push("the data path's tables do not say of it what its lease says".to_owned());
+    }
+    let around = Surroundings {
+        facts,
+        instance: host.instance,
+        leaf: host.leaf.unwrap_or_default(),
+        copied: &host.copied,
+        own: &[],
+    };
+    let proc = Proc::private();
+    let mut site = Site::of(lease, host, &proc, netlink);
+    let steps: Vec<Step> = slice(lease, &around);
+    lines.extend(run::differences(&mut site, &steps));
+    Ok(lines.into_iter().map(|line| differs(name, line)).collect())
+}
+
+fn look_at_host(config: &Config, facts: &Facts, ledger: &Ledger, netlink: &mut Netlink) -> Result<Vec<Difference>> {
+    let record = HostRecord::read(&config.state_dir, &boot_id())?;
+    let shaper = record.shaper != 0;
+    let mut site = HostSite::new(config, Some(facts), ledger, record, netlink);
+    let plan = host_plan::host(config, facts, &[], shaper);
+    let lines = run::differences(&mut site, &plan);
+    Ok(lines.into_iter().map(|line| differs("host", line)).collect())
+}
