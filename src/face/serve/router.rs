@@ -65,15 +65,15 @@ async fn statistics(State(server): State<Server>, Query(filter): Query<Filter>) 
             Err(_) => return no_such_container(),
         },
     };
-    server.from_pass(form, JSON).await
+    server.answer_from_pass(form, JSON).await
 }
 
 async fn metrics(State(server): State<Server>) -> Response {
-    server.from_pass(Form::Metrics, openmetrics::CONTENT_TYPE).await
+    server.answer_from_pass(Form::Metrics, openmetrics::CONTENT_TYPE).await
 }
 
 async fn containers(State(server): State<Server>) -> Response {
-    server.from_leases(|leases| to_json(&leases.iter().map(|lease| view(lease, None)).collect::<Vec<_>>()).map(Some)).await
+    server.answer_from_leases(|leases| to_json(&leases.iter().map(|lease| view(lease, None)).collect::<Vec<_>>()).map(Some)).await
 }
 
 async fn container(State(server): State<Server>, Path(id): Path<String>) -> Response {
@@ -82,7 +82,7 @@ async fn container(State(server): State<Server>, Path(id): Path<String>) -> Resp
         let lease = leases.iter().find(|lease| lease.id == id || lease.member(&id).is_some());
         lease.map(|lease| to_json(&view(lease, lease.member(&id)))).transpose()
     };
-    server.from_leases(find).await
+    server.answer_from_leases(find).await
 }
 
 /// Answers whether the server can do its work.
@@ -114,7 +114,7 @@ async fn within_bounds(request: Request, next: Next) -> Response {
 
 impl Server {
     /// Answers from a pass over the containers.
-    async fn from_pass(&self, form: Form, kind: &'static str) -> Response {
+    async fn answer_from_pass(&self, form: Form, kind: &'static str) -> Response {
         match self.passes.ask(form).await {
             Ok(Some(body)) => answer_of_type(kind, body),
             Ok(None) => no_such_container(),
@@ -123,7 +123,10 @@ impl Server {
     }
 
     /// Answers from the leases alone. `answer` returns `None` when there is no such container.
-    async fn from_leases(&self, answer: impl FnOnce(&[Lease]) -> Result<Option<Bytes>> + Send + 'static) -> Response {
+    async fn answer_from_leases(
+        &self,
+        answer: impl FnOnce(&[Lease]) -> Result<Option<Bytes>> + Send + 'static,
+    ) -> Response {
         let read = move |leases: &Mutex<Leases>| {
             let leases = locked(leases).now()?;
             answer(&leases)
