@@ -10,6 +10,7 @@ mod fair;
 mod isolated;
 mod lab;
 mod mesos;
+mod own_devices;
 mod path_matrix;
 mod processor;
 mod refusals;

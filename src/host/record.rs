@@ -1,7 +1,7 @@
 //! What was done to the host, so that it is done once and can be undone: `<state_dir>/host.json`.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,9 @@ pub struct HostRecord {
     pub boot: String,
     /// The namespace the programs are attached in.
     pub netns: Option<NetnsId>,
+    /// Which installation this is: 24 random bits, never 0 once the host was prepared. The Ethernet addresses of our
+    /// devices carry them.
+    pub instance: u32,
     /// Are programs loaded and attached?
     pub ready: bool,
     /// Settings of the host that differ from what a fresh namespace has: containers get them.
@@ -93,6 +96,17 @@ impl HostRecord {
     /// Where it is.
     pub fn path(state_dir: &Path) -> PathBuf {
         state_dir.join("host.json")
+    }
+
+    /// Gives the installation its number, once.
+    pub fn identify(&mut self) -> Result<()> {
+        const SOURCE: &str = "/dev/urandom";
+        while self.instance == 0 {
+            let mut random = [0; 4];
+            File::open(SOURCE).and_then(|mut f| f.read_exact(&mut random[1..])).map_err(Error::file("read", SOURCE))?;
+            self.instance = u32::from_be_bytes(random);
+        }
+        Ok(())
     }
 
     /// Remembers what a setting was, unless an earlier value is remembered already.

@@ -16,6 +16,21 @@ use crate::error::Result;
 /// A six-byte Ethernet address.
 pub type Mac = [u8; 6];
 
+/// How the names of all our devices on the host begin.
+const OURS: &str = "portslice";
+
+/// The Ethernet address of a device of ours on the host: locally administered, then 24 bits of the installation's
+/// `instance`, then the slot. No device of the host carries the same one. In particular it is not the uplink's: network
+/// managers match devices by MAC address and would give ours the uplink's configuration.
+pub fn own_mac(instance: u32, slot: u16) -> Mac {
+    let [_, a, b, c] = instance.to_be_bytes();
+    let [high, low] = slot.to_be_bytes();
+    [LOCALLY_ADMINISTERED, a, b, c, high, low]
+}
+
+/// First byte of an Ethernet address that no vendor gave out.
+const LOCALLY_ADMINISTERED: u8 = 2;
+
 /// Longest alias, in bytes: IFALIASZ less the NUL (include/uapi/linux/if.h); container ids are ASCII.
 const ALIAS: usize = 254;
 
@@ -40,6 +55,14 @@ pub struct Link {
     pub stats: Option<Stats64>,
 }
 
+impl Link {
+    /// Is this a device that we made on the host? Such a device is never an uplink, whatever addresses and routes
+    /// somebody gave it.
+    pub fn is_ours(&self) -> bool {
+        self.name.starts_with(OURS) && self.mac.is_some_and(|mac| mac[0] == LOCALLY_ADMINISTERED)
+    }
+}
+
 /// A veth pair to be made: one end here, one in the container.
 #[derive(Clone, Debug)]
 pub struct Pair<'a> {
@@ -49,8 +72,10 @@ pub struct Pair<'a> {
     pub alias: &'a str,
     /// The container's end.
     pub inner_name: &'a str,
-    /// Ethernet address of both ends.
+    /// Ethernet address of the host's end.
     pub mac: Mac,
+    /// Ethernet address of the container's end.
+    pub inner_mac: Mac,
     /// Bytes of an IP packet, both ends.
     pub mtu: u32,
 }
@@ -64,7 +89,7 @@ impl Pair<'_> {
         inner.attributes = vec![
             LinkAttribute::IfName(self.inner_name.into()),
             LinkAttribute::Mtu(self.mtu),
-            LinkAttribute::Address(self.mac.to_vec()),
+            LinkAttribute::Address(self.inner_mac.to_vec()),
             LinkAttribute::NumTxQueues(1),
             LinkAttribute::NumRxQueues(1),
             LinkAttribute::NetNsFd(container.as_fd().as_raw_fd()),

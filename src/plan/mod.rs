@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use crate::host::Facts;
 use crate::host::sysctl::Setting;
 use crate::lease::{Lease, Terms};
-use crate::net::link::Mac;
+use crate::net::link::{self, Mac};
 use crate::net::qdisc::{Leaf, Throttle};
 use crate::plan::limits::Place;
 use crate::ports::PortSet;
@@ -35,8 +35,10 @@ pub enum Step {
         alias: String,
         /// The container's end.
         inner: String,
-        /// Address of both.
+        /// Ethernet address of the host's end.
         mac: Mac,
+        /// Ethernet address of the container's end.
+        inner_mac: Mac,
     },
     /// Hold a direction to its limit. Inverse: take the class off the shaper; the rest goes with the pair.
     Throttle {
@@ -100,16 +102,25 @@ pub struct InnerRoute {
     pub mtu: u32,
 }
 
-/// The steps that make `lease` work, in order. `copied` are settings of the host that the container shall share, `own`
+/// The steps that make `lease` work, in order. `instance` is that of the host's record. `copied` are settings of the host that the container shall share, `own`
 /// names those it brings along. Queues come before their device is up: giving a live one another root qdisc waits for an
 /// RCU grace period.
-pub fn attach(lease: &Lease, facts: &Facts, leaf: Leaf, copied: &[Setting], own: &[String]) -> Vec<Step> {
+pub fn attach(
+    lease: &Lease,
+    facts: &Facts,
+    instance: u32,
+    leaf: Leaf,
+    copied: &[Setting],
+    own: &[String],
+) -> Vec<Step> {
     let slot = lease.slot;
     let mut steps = vec![Step::CreatePair {
         name: lease.link(),
         alias: lease.id.to_string(),
         inner: lease.device.clone(),
-        mac: facts.mac,
+        mac: link::own_mac(instance, slot),
+        // as on the host: what leaves the container carries it as source, and what comes for it as destination
+        inner_mac: facts.mac,
     }];
     let queues = limits::queues(&lease.terms, leaf);
     steps.extend(queues.into_iter().map(|(place, throttle)| Step::Throttle { slot, place, throttle }));

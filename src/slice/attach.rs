@@ -125,7 +125,8 @@ fn finish(lease: Lease, entry: &Entry<'_>, proc: &Proc, netlink: &mut Netlink) -
 /// Makes the lease work and records that it does; undoes everything when it cannot.
 fn wire(lease: &mut Lease, entry: &Entry<'_>, proc: &Proc, netlink: &mut Netlink) -> Result<()> {
     let leaf = entry.host.leaf.unwrap_or_default();
-    let steps = plan::attach(lease, entry.facts, leaf, &entry.host.copied, &entry.request.own_settings);
+    let steps =
+        plan::attach(lease, entry.facts, entry.host.instance, leaf, &entry.host.copied, &entry.request.own_settings);
     let container = entry.netns;
     let device = lease.device.clone();
     let mut wiring = Wiring { netlink, host: entry.host, container, inner_name: &device, proc, outer: None };

@@ -52,6 +52,8 @@ pub struct Host {
     pub leaf: Option<Leaf>,
     /// The device whose classes shape what containers send, if there was need for one.
     pub shaper: Option<u32>,
+    /// `HostRecord::instance`.
+    pub instance: u32,
     generation: u64,
 }
 
@@ -167,7 +169,7 @@ fn is_current(
 /// Makes the shaper, and in it the classes of all containers that had one.
 fn make_shaper(config: &Config, netlink: &mut Netlink, ledger: &Ledger, mut record: HostRecord) -> Result<u32> {
     let directory = bpf_directory(&config.state_dir);
-    record.shaper = shaper::make(netlink, &Programs::at(&directory))?;
+    record.shaper = shaper::make(netlink, &Programs::at(&directory), record.instance)?;
     for lease in ledger.all()? {
         if let (Some(shape), true, Some(leaf)) = (lease.terms.egress, limits::need_shaper(&lease.terms), record.leaf) {
             let throttle = limits::throttle(Place::Shaper, shape, leaf);
@@ -207,6 +209,7 @@ pub(super) fn open(config: &Config, record: &HostRecord) -> Result<Host> {
         copied: record.copied.clone(),
         leaf: record.leaf,
         shaper: (record.shaper != 0).then_some(record.shaper),
+        instance: record.instance,
         generation: record.generation,
     })
 }
@@ -229,6 +232,7 @@ fn prepare(
     if config.egress_unique_flow_per_container {
         fair::check(netlink, &probed, &facts.uplink)?;
     }
+    record.identify()?;
     record.copied = Proc::default().here().copied()?;
     record.copied.retain(|setting| !probed.fresh.contains(setting));
     if record.ready && record.layout != maps::LAYOUT && !ledger.all()?.is_empty() {

@@ -34,14 +34,18 @@ pub fn find(netlink: &mut Netlink) -> Result<Option<u32>> {
     Ok(link::find(netlink, NAME)?.map(|link| link.index))
 }
 
+/// Slots that no container has, for the Ethernet addresses of both ends.
+const SLOTS: [u16; 2] = [0, u16::MAX];
+
 /// Makes it; returns its index. One that is there is replaced.
-pub fn make(netlink: &mut Netlink, programs: &Programs) -> Result<u32> {
+pub fn make(netlink: &mut Netlink, programs: &Programs, instance: u32) -> Result<u32> {
     remove(netlink)?;
     let pair = Pair {
         name: NAME,
         alias: "portslice: holds containers to their egress limits",
         inner_name: AFTER,
-        mac: [2, 0x70, 0x73, 0, 0, 1],
+        mac: link::own_mac(instance, SLOTS[0]),
+        inner_mac: link::own_mac(instance, SLOTS[1]),
         mtu: PAIR_MTU,
     };
     netlink.send(pair.create(&Netns::current()?))?;

@@ -60,8 +60,8 @@ impl Wiring<'_> {
 
     fn perform(&mut self, step: &Step) -> Result<()> {
         match step {
-            Step::CreatePair { name, alias, inner, mac } => {
-                let pair = Pair { name, alias, inner_name: inner, mac: *mac, mtu: PAIR_MTU };
+            Step::CreatePair { name, alias, inner, mac, inner_mac } => {
+                let pair = Pair { name, alias, inner_name: inner, mac: *mac, inner_mac: *inner_mac, mtu: PAIR_MTU };
                 self.create_pair(&pair)
             }
             Step::Throttle { slot, place, throttle } => {

@@ -8,8 +8,8 @@ use super::args::Setup;
 use super::print;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::host::Facts;
 use crate::host::sysctl::Proc;
+use crate::host::{Facts, unmanaged};
 use crate::net::{Netlink, Netns};
 use crate::plan::grant;
 use crate::ports::PortSet;
@@ -38,6 +38,11 @@ fn set_up(config: &Config) -> Result<()> {
     }
     if persistent()? {
         keep(&config.ephemeral_ports.ports().union(&config.ports))?;
+        let written = unmanaged::install(Path::new("/"))?;
+        if !written.is_empty() {
+            let files: Vec<String> = written.iter().map(|p| p.display().to_string()).collect();
+            print(&format!("told network managers to leave devices portslice* alone ({})\n", files.join(", ")))?;
+        }
     }
     let facts = Facts { reserved: proc.here().reserved_ports()?, ..facts };
     grant::check_host(config, &facts)?;
@@ -59,6 +64,7 @@ fn undo(config: &Config) -> Result<()> {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::file("remove", SYSCTL_FILE)(e)),
             _ => {}
         }
+        unmanaged::remove(Path::new("/"))?;
     }
     Ok(())
 }
@@ -78,7 +84,7 @@ fn dry_run(config: &Config) -> Result<()> {
     print(&text)
 }
 
-/// sysctl.d speaks of the machine's first namespace, so only a setup there is kept across boots.
+/// The files below /etc speak of the machine's first namespace, so only a setup there writes them.
 fn persistent() -> Result<bool> {
     let first = Netns::open(Path::new("/proc/1/ns/net"));
     let here = Netns::current()?.id;
