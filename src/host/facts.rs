@@ -118,25 +118,41 @@ pub fn kernel_version() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
+/// The device of the best default route, IPv4 before IPv6. Routes through devices of ours do not count: a network
+/// manager that takes one for its own makes such routes.
+fn default_device(netlink: &mut Netlink, routes: &[Route]) -> Result<Link> {
+    let mut defaults: Vec<&Route> = routes.iter().filter(|r| r.is_default()).collect();
+    defaults.sort_by_key(|r| (r.destination.is_ipv6(), r.metric));
+    for route in defaults {
+        let link = link::at(netlink, route.link)?;
+        let link = link
+            .ok_or_else(|| Error::Failed(format!("the default route's device {} vanished: try again", route.link)))?;
+        if !link.is_ours() {
+            return Ok(link);
+        }
+    }
+    Err(Error::unsupported(
+        "the host has no default route that would tell its uplink",
+        "name the device that carries the host's address in the config key uplink",
+    ))
+}
+
 fn find_uplink(netlink: &mut Netlink, configured: Option<&str>, routes: &[Route]) -> Result<Link> {
     let found = match configured {
-        Some(name) => link::find(netlink, name)?.ok_or_else(|| {
-            Error::unsupported(
-                format!("there is no device {name}, which the config names as uplink"),
-                "correct the config key uplink, or leave it out to take the device of the default route",
-            )
-        })?,
-        None => {
-            let default = routes.iter().filter(|r| r.is_default()).min_by_key(|r| (r.destination.is_ipv6(), r.metric));
-            let index = default.map(|r| r.link).ok_or_else(|| {
-                Error::unsupported(
-                    "the host has no default route that would tell its uplink",
-                    "name the device that carries the host's address in the config key uplink",
-                )
+        Some(name) => {
+            let correct = "correct the config key uplink, or leave it out to take the device of the default route";
+            let link = link::find(netlink, name)?.ok_or_else(|| {
+                Error::unsupported(format!("there is no device {name}, which the config names as uplink"), correct)
             })?;
-            link::at(netlink, index)?
-                .ok_or_else(|| Error::Failed(format!("the default route's device {index} vanished: try again")))?
+            if link.is_ours() {
+                return Err(Error::unsupported(
+                    format!("{name}, which the config names as uplink, is a device that portslice made"),
+                    correct,
+                ));
+            }
+            link
         }
+        None => default_device(netlink, routes)?,
     };
     if !found.up {
         return Err(Error::unsupported(format!("uplink {} is down", found.name), "bring it up first"));

@@ -85,7 +85,14 @@ pub fn require(probes: &[Probe]) -> Result<()> {
 fn try_devices() -> Result<Vec<Probe>> {
     let mut netlink = Netlink::route()?;
     let here = Netns::current()?;
-    let pair = Pair { name: "probe0", alias: "probe", inner_name: "probe1", mac: [2, 0, 0, 0, 0, 1], mtu: 65535 };
+    let pair = Pair {
+        name: "probe0",
+        alias: "probe",
+        inner_name: "probe1",
+        mac: [2, 0, 0, 0, 0, 1],
+        inner_mac: [2, 0, 0, 0, 0, 2],
+        mtu: 65535,
+    };
     let mut probes = Vec::new();
     let mut report = |name, remedy, required, outcome: Result<()>| {
         let missing = outcome.err().map(|e| match e {

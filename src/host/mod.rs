@@ -1,6 +1,6 @@
 //! Facts about this host: its uplink, addresses and routes, its ephemeral ports, what its kernel can do.
 //!
-//! Everything here only looks, except [`sysctl`], which also writes where a verb tells it to. What does not live
+//! Everything here only looks, except [`sysctl`] and [`unmanaged`], which also write where a verb tells them to. What does not live
 //! here: what follows from the facts ([`crate::plan`]).
 
 pub mod facts;

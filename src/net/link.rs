@@ -11,10 +11,25 @@ use netlink_packet_route::link::{
 use netlink_packet_route::stats::{StatsAttribute, StatsFilterMask, StatsMessage};
 
 use super::{Netlink, Netns, Request};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A six-byte Ethernet address.
 pub type Mac = [u8; 6];
+
+/// How the names of all our devices on the host begin.
+const OURS: &str = "portslice";
+
+/// The Ethernet address of a device of ours on the host: locally administered, then 24 bits of the installation's
+/// `instance`, then the slot. No device of the host carries the same one. In particular it is not the uplink's: network
+/// managers match devices by MAC address and would give ours the uplink's configuration.
+pub fn own_mac(instance: u32, slot: u16) -> Mac {
+    let [_, a, b, c] = instance.to_be_bytes();
+    let [high, low] = slot.to_be_bytes();
+    [LOCALLY_ADMINISTERED, a, b, c, high, low]
+}
+
+/// First byte of an Ethernet address that no vendor gave out.
+const LOCALLY_ADMINISTERED: u8 = 2;
 
 /// Longest alias, in bytes: IFALIASZ less the NUL (include/uapi/linux/if.h); container ids are ASCII.
 const ALIAS: usize = 254;
@@ -36,8 +51,18 @@ pub struct Link {
     pub ethernet: bool,
     /// The other end of a veth pair (IFLA_LINK), in the other end's namespace.
     pub peer: Option<u32>,
+    /// The id that this namespace has for the other end's (IFLA_LINK_NETNSID), where that is another one.
+    pub peer_netns: Option<i32>,
     /// Kernel counters.
     pub stats: Option<Stats64>,
+}
+
+impl Link {
+    /// Is this a device that we made on the host? Such a device is never an uplink, whatever addresses and routes
+    /// somebody gave it.
+    pub fn is_ours(&self) -> bool {
+        self.name.starts_with(OURS) && self.mac.is_some_and(|mac| mac[0] == LOCALLY_ADMINISTERED)
+    }
 }
 
 /// A veth pair to be made: one end here, one in the container.
@@ -49,8 +74,10 @@ pub struct Pair<'a> {
     pub alias: &'a str,
     /// The container's end.
     pub inner_name: &'a str,
-    /// Ethernet address of both ends.
+    /// Ethernet address of the host's end.
     pub mac: Mac,
+    /// Ethernet address of the container's end.
+    pub inner_mac: Mac,
     /// Bytes of an IP packet, both ends.
     pub mtu: u32,
 }
@@ -64,7 +91,7 @@ impl Pair<'_> {
         inner.attributes = vec![
             LinkAttribute::IfName(self.inner_name.into()),
             LinkAttribute::Mtu(self.mtu),
-            LinkAttribute::Address(self.mac.to_vec()),
+            LinkAttribute::Address(self.inner_mac.to_vec()),
             LinkAttribute::NumTxQueues(1),
             LinkAttribute::NumRxQueues(1),
             LinkAttribute::NetNsFd(container.as_fd().as_raw_fd()),
@@ -175,6 +202,25 @@ pub fn counters(netlink: &mut Netlink, index: u32) -> Result<Option<Stats64>> {
     }))
 }
 
+/// Does the namespace of a pair's other end live? One that nobody holds any more is being taken apart, and its device with
+/// it: the kernel does not find it by its id then (net/core/net_namespace.c, get_net_ns_by_id). One that only sockets with
+/// unsent data keep lives.
+pub fn namespace_lives(netlink: &mut Netlink, pair: &Link) -> Result<bool> {
+    let (Some(id), Some(peer)) = (pair.peer_netns, pair.peer) else {
+        // Both ends are here.
+        return Ok(pair.peer.is_some());
+    };
+    let mut message = LinkMessage::default();
+    message.header.index = peer;
+    message.attributes = vec![LinkAttribute::IfNetnsId(id)];
+    match netlink.get(&format!("look up the peer of {}", pair.name), RouteNetlinkMessage::GetLink(message)) {
+        Ok(found) => Ok(found.is_some()),
+        // rtnl_get_net_ns_capable: EINVAL for an id without a namespace
+        Err(Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// All links of the namespace.
 pub fn all(netlink: &mut Netlink) -> Result<Vec<Link>> {
     let answers = netlink.dump("list links", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
@@ -200,6 +246,7 @@ fn decode(message: RouteNetlinkMessage) -> Option<Link> {
         up: message.header.flags.contains(LinkFlags::Up),
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         peer: None,
+        peer_netns: None,
         stats: None,
     };
     for attribute in message.attributes {
@@ -208,6 +255,7 @@ fn decode(message: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Link(peer) => link.peer = Some(peer),
+            LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(id),
             LinkAttribute::Stats64(stats) => link.stats = Some(stats),
             _ => {}
         }

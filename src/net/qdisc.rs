@@ -215,6 +215,16 @@ pub fn root(netlink: &mut Netlink, link: u32, name: &str) -> Result<Option<Root>
     Ok(kind.map(|kind| Root { kind, major: (handle >> 16) as u16 }))
 }
 
+/// The kind of the qdisc on which filters of what enters hang: `ingress` or `clsact`; `None` when there is none.
+pub fn ingress(netlink: &mut Netlink, link: u32) -> Result<Option<String>> {
+    /// include/uapi/linux/pkt_sched.h: TC_H_INGRESS.
+    const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff1 };
+    let message = object(link, TcHandle { major: 0xffff, minor: 0 }, INGRESS, "");
+    let answer = netlink.get_raw("read the ingress qdisc", RouteNetlinkMessage::GetQueueDiscipline(message))?;
+    let kind = answer.and_then(|answer| attribute(answer.get(TCMSG..).unwrap_or_default(), TCA_KIND));
+    Ok(kind.map(|kind| String::from_utf8_lossy(&kind).trim_end_matches('\0').to_owned()))
+}
+
 /// Fast enough that nothing waits: what a class is set to before it goes, so that it goes empty.
 pub fn wide_open(shape: &Shape) -> Shape {
     let rate = Rate::from_bits_per_second(1_000_000_000_000);

@@ -47,6 +47,11 @@ pub fn all(netlink: &mut Netlink) -> Result<Vec<Route>> {
     Ok(answers.into_iter().flat_map(decode).collect())
 }
 
+/// Unicast routes of the main table out of one link.
+pub fn of_link(netlink: &mut Netlink, link: u32) -> Result<Vec<Route>> {
+    Ok(all(netlink)?.into_iter().filter(|route| route.link == link).collect())
+}
+
 /// Every address that the host takes for its own, loopback ones included: the local table, which is short however
 /// many devices there are.
 pub fn local_addresses(netlink: &mut Netlink) -> Result<Vec<IpAddr>> {

@@ -7,7 +7,7 @@ use super::step::{CpuStep, Furniture, InnerRoute, Step};
 use crate::host::Facts;
 use crate::host::sysctl::Setting;
 use crate::lease::{Lease, Member, State, Terms};
-use crate::net::link::Mac;
+use crate::net::link::{Mac, own_mac};
 use crate::net::qdisc::Leaf;
 use crate::ports::PortSet;
 use crate::steer::SlotEntry;
@@ -21,7 +21,7 @@ pub const PAIR_MTU: u32 = 65535;
 pub struct Surroundings<'a> {
     /// The host as it is now.
     pub facts: &'a Facts,
-    /// Which installation this is; see [`outer_mac`].
+    /// Which installation this is; see [`own_mac`].
     pub instance: u32,
     /// What packets wait in behind a limit.
     pub leaf: Leaf,
@@ -101,15 +101,6 @@ pub fn terms(lease: &Lease, state: &State, leaf: Leaf) -> Vec<Step> {
     steps
 }
 
-/// Address of the host's end of a slice's pair: locally administered, and like no other device's. It names the installation
-/// and the slot, so that a device is known for ours whatever it is called. Never the uplink's: a network manager that
-/// matches devices by address would take the pair for the uplink.
-pub fn outer_mac(instance: u32, slot: u16) -> Mac {
-    let [_, a, b, c] = instance.to_be_bytes();
-    let [high, low] = slot.to_be_bytes();
-    [2, a, b, c, high, low]
-}
-
 /// Flags of a slot.
 pub fn slot_flags(host_loopback: bool, terms: &Terms) -> u32 {
     [
@@ -134,7 +125,7 @@ fn pair(lease: &Lease, instance: u32, inner_mac: Mac) -> Step {
     Step::Pair {
         slot: lease.slot,
         alias: lease.id.to_string(),
-        mac: outer_mac(instance, lease.slot),
+        mac: own_mac(instance, lease.slot),
         inner: lease.device.clone(),
         inner_mac,
     }

@@ -137,7 +137,11 @@ impl<'a> Attach<'a> {
                 Entered::Nothing => return Ok(None),
                 Entered::New(lease) => return self.wire(*lease, &host).map(Some),
                 Entered::Joined(turn) => return turn.carry_out(&self.ledger, &host, &self.proc).map(Some),
-                Entered::InTheWay(lease) => end::end(&self.ledger, &host, &lease)?,
+                Entered::InTheWay(lease) => {
+                    if !end::end(&self.ledger, &host, &lease)? {
+                        thread::sleep(Duration::from_millis(2));
+                    }
+                }
                 Entered::Torn(lease) => super::turn::settle(&self.ledger, &host, &lease)?,
                 Entered::Worked(lease) if waited => return Err(worked(&self.request.id, &lease)),
                 Entered::Worked(_) => thread::sleep(Duration::from_millis(2)),

@@ -8,10 +8,9 @@ use super::{end, run};
 use crate::config::Config;
 use crate::error::Result;
 use crate::lease::{Desk, Lease, Ledger};
-use crate::net::link::{self, Link};
+use crate::net::link::{self, Link, own_mac};
 use crate::net::{Netlink, Request};
 use crate::plan::Action;
-use crate::plan::slice::outer_mac;
 use crate::request::ContainerId;
 use crate::steer::MAX_SLOTS;
 use crate::wire::Host;
@@ -95,7 +94,7 @@ pub fn sweep(_config: &Config, ledger: &Ledger, host: &Host) -> Result<usize> {
 pub fn slot_of(device: &Link, instance: u32) -> Option<u16> {
     let mac = device.mac?;
     let slot = u16::from_be_bytes([mac[4], mac[5]]);
-    (slot != 0 && slot < MAX_SLOTS && mac == outer_mac(instance, slot)).then_some(slot)
+    (slot != 0 && slot < MAX_SLOTS && mac == own_mac(instance, slot)).then_some(slot)
 }
 
 /// The host was never prepared in this boot: whatever the ledger holds of a container died with the last one.

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::host::process::Worker;
 use crate::host::sysctl::Proc;
 use crate::lease::lock::Lock;
-use crate::lease::{Desk, Dropped, Lease, Ledger, Stage, State};
+use crate::lease::{Dropped, Lease, Ledger, Stage, State};
 use crate::net::Netlink;
 use crate::plan::{Action, change};
 use crate::ports::PortSet;

@@ -55,8 +55,8 @@ pub struct HostFacts {
     pub pad: u16,
     /// IPv4 primary address, on-link network, its mask and the gateway, in network byte order; 0 for none.
     pub v4: [[u8; 4]; 4],
-    /// Unused.
-    pub pad2: u32,
+    /// The broadcast address of the uplink's network; 0 for none.
+    pub v4_broadcast: [u8; 4],
     /// The same for IPv6.
     pub v6: [[u8; 16]; 4],
 }
@@ -337,6 +337,34 @@ impl Maps {
         sys::update(self.counters.as_fd(), &key(slot), &zero).map_err(failed("reset counters of slot", slot))
     }
 
+    /// Do the programs know the host as it is?
+    pub fn has_host(&self, facts: &HostFacts, uplink: &[IpAddr], others: &[IpAddr]) -> Result<bool> {
+        let mut now = [0u8; size_of::<HostFacts>()];
+        if sys::lookup(self.host.as_fd(), &0u32.to_ne_bytes(), &mut now).is_err() || now != facts.bytes() {
+            return Ok(false);
+        }
+        let addresses = self.addresses.as_fd();
+        let kinds = uplink.iter().map(|ip| (ip, ADDRESS_OF_UPLINK)).chain(others.iter().map(|ip| (ip, ADDRESS_OF_HOST)));
+        let mut known: Vec<[u8; 16]> = Vec::new();
+        for (ip, kind) in kinds {
+            let (address, mut now) = (mapped(*ip), [0u8; 4]);
+            if known.contains(&address) {
+                continue;
+            }
+            if sys::lookup(addresses, &address, &mut now).is_err() || now != kind.to_ne_bytes() {
+                return Ok(false);
+            }
+            known.push(address);
+        }
+        let fail = |e: io::Error| Error::Bpf { doing: "read the host's addresses".into(), why: e.to_string() };
+        let (mut at, mut next, mut count) = (None, [0u8; 16], 0);
+        while sys::next_key(addresses, at.as_ref().map(|k: &[u8; 16]| &k[..]), &mut next).map_err(fail)? {
+            count += 1;
+            at = Some(next);
+        }
+        Ok(count == known.len())
+    }
+
     /// Tells the programs what the host looks like. Writes only what differs.
     pub fn set_host(&self, facts: &HostFacts, uplink: &[IpAddr], others: &[IpAddr]) -> Result<()> {
         // addresses first: while they are being added the old facts still say "look them up"
@@ -384,6 +412,7 @@ impl HostFacts {
         bytes[8..12].copy_from_slice(&self.mtu.to_ne_bytes());
         bytes[12..18].copy_from_slice(&self.mac);
         bytes[20..36].copy_from_slice(self.v4.as_flattened());
+        bytes[36..40].copy_from_slice(&self.v4_broadcast);
         bytes[40..104].copy_from_slice(self.v6.as_flattened());
         bytes
     }

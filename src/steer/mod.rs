@@ -15,6 +15,6 @@ pub mod program;
 pub mod tenants;
 
 pub use book::Book;
-pub use maps::{Counters, HostFacts, Maps, Owner, SlotEntry};
+pub use maps::{Counters, HostFacts, MAX_SLOTS, Maps, Owner, SlotEntry};
 pub use program::Programs;
 pub use tenants::{Cursor, Tenant, TenantState, Tenants};

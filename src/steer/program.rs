@@ -79,6 +79,18 @@ impl Programs {
         super::find::program(book, name)
     }
 
+    /// Where they are pinned.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Is the program as it is pinned hooked to the tcx ingress of a device?
+    pub fn is_hooked(&self, name: &str, ifindex: u32) -> bool {
+        let link = sys::object_get(&self.link_path(name)).and_then(|link| sys::link_info(link.as_fd()));
+        let program = sys::object_get(&self.path(name)).and_then(|program| sys::program_info(program.as_fd()));
+        matches!((link, program), (Ok(link), Ok(program)) if link.tcx == Some(ifindex) && link.program == program.id)
+    }
+
     /// A pinned program.
     pub fn open(&self, name: &str) -> Result<OwnedFd> {
         let path = self.path(name);

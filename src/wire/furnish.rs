@@ -84,8 +84,7 @@ pub fn look(site: &mut Site<'_>, it: &Furniture) -> Result<Vec<String>> {
         let mut lines = Vec::new();
         for (device, index, program) in [("lo", LO, "inner_lo"), (it.device.as_str(), inner, "inner_eth")] {
             let filters = filter::ingress(&mut netlink, index)?;
-            let has = |name: &Option<String>| name.as_deref().is_some_and(|name| name.contains(program));
-            if !filters.iter().any(|filter| has(&filter.name)) {
+            if !filters.iter().any(|filter| filter.runs(program)) {
                 lines.push(format!("its {device} has no filter {program}"));
             }
             if !link::at(&mut netlink, index)?.is_some_and(|link| link.up) {

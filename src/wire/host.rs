@@ -109,7 +109,10 @@ impl Carry for HostSite<'_> {
             Step::Mount { directory } => programs::is_mounted(directory),
             Step::Load { version } => programs::is_loaded(self, version),
             Step::Hook { program, index, .. } => programs::is_hooked(self, program, *index)?,
-            Step::Fair { index, .. } => self.record.fair == *index && fair::is_made(self.netlink, self.uplink()?)?,
+            Step::Fair { index, .. } => {
+                let uplink = self.uplink()?.clone();
+                self.record.fair == *index && fair::is_made(self.netlink, &uplink)?
+            }
             Step::Shaper => {
                 let found = shaper::find(self.netlink, self.record.instance)?;
                 found.is_some() && found == Some(self.record.shaper)

@@ -119,8 +119,7 @@ pub fn is_hooked(site: &mut HostSite<'_>, program: &str, index: u32) -> Result<b
     if site.record.tcx {
         return Ok(site.programs.is_hooked(program, index));
     }
-    let named = |filter: &filter::Attached| filter.name.as_deref().is_some_and(|name| name.contains(program));
-    Ok(filter::ingress(site.netlink, index)?.iter().any(named))
+    Ok(filter::ingress(site.netlink, index)?.iter().any(|filter| filter.runs(program)))
 }
 
 /// Takes it off, and clsact with it if that was ours.

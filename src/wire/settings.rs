@@ -74,7 +74,7 @@ pub fn is_set(key: &str, value: &str) -> Result<bool> {
     Ok(sysctl::read(key)?.as_deref() == Some(value))
 }
 
-/// Writes a file of the host's configuration.
+/// Writes a file of the host's configuration. One of that name that we did not write is somebody's decision and stays.
 pub fn keep(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).map_err(Error::file("write", path))
 }
@@ -85,7 +85,7 @@ pub fn forget(path: &Path) -> Result<()> {
     if ours { file::remove(path).map_err(Error::file("remove", path)) } else { Ok(()) }
 }
 
-/// Is it there as it is to be?
+/// Is it there as it is to be, or somebody else's?
 pub fn is_kept(path: &Path, text: &str) -> bool {
-    file::read(path).is_ok_and(|bytes| bytes == text.as_bytes())
+    file::read(path).is_ok_and(|bytes| bytes == text.as_bytes() || !bytes.starts_with(MARK.as_bytes()))
 }

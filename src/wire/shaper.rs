@@ -11,10 +11,10 @@ use std::os::fd::AsFd;
 
 use crate::error::{Error, Result};
 use crate::host::sysctl::Proc;
-use crate::net::link::{self, Link, Pair};
+use crate::net::link::{self, Link, Pair, own_mac};
 use crate::net::qdisc;
 use crate::net::{Netlink, Netns, filter};
-use crate::plan::slice::{PAIR_MTU, outer_mac};
+use crate::plan::slice::PAIR_MTU;
 use crate::rate::{Limit, Rate, Shape};
 use crate::steer::Programs;
 use crate::steer::maps::MAX_SLOTS;
@@ -31,7 +31,7 @@ const NOBODY: u16 = MAX_SLOTS;
 
 /// Its index, if it is there and is of installation `instance`.
 pub fn find(netlink: &mut Netlink, instance: u32) -> Result<Option<u32>> {
-    let ours = |link: &Link| link.mac == Some(outer_mac(instance, NOBODY));
+    let ours = |link: &Link| link.mac == Some(own_mac(instance, NOBODY));
     Ok(link::find(netlink, NAME)?.filter(ours).map(|link| link.index))
 }
 
@@ -41,9 +41,9 @@ pub fn make(netlink: &mut Netlink, programs: &Programs, instance: u32) -> Result
     let pair = Pair {
         name: NAME,
         alias: "portslice: holds containers to their egress limits",
-        mac: outer_mac(instance, NOBODY),
+        mac: own_mac(instance, NOBODY),
         inner_name: AFTER,
-        inner_mac: outer_mac(instance, NOBODY + 1),
+        inner_mac: own_mac(instance, NOBODY + 1),
         mtu: PAIR_MTU,
     };
     netlink.send(pair.create(&Netns::current()?))?;

@@ -6,11 +6,10 @@ use crate::host::facts::online_cpus;
 use crate::host::sysctl::{Proc, Setting};
 use crate::lease::record::{Dropped, Found, link_name};
 use crate::lease::{Lease, Placed, State};
-use crate::net::link::{self, Link};
+use crate::net::link::{self, Link, own_mac};
 use crate::net::qdisc::Leaf;
 use crate::net::{Holders, Netlink, Netns};
 use crate::plan::limits::{self, Place};
-use crate::plan::slice::outer_mac;
 use crate::plan::{Action, Step, Verb};
 use crate::stats::{Groups, Sources};
 use crate::steer::{Maps, Programs};
@@ -104,7 +103,7 @@ impl<'a> Site<'a> {
     /// is, and the data path's table, once the slice is in it, which device of that slot.
     pub fn pair(&mut self) -> Result<Option<Link>> {
         if self.pair.is_none() {
-            let (slot, mac) = (self.lease.slot, outer_mac(self.host.instance, self.lease.slot));
+            let (slot, mac) = (self.lease.slot, own_mac(self.host.instance, self.lease.slot));
             let entry = self.host.maps.slot(slot)?;
             let own = |link: &Link| {
                 link.mac == Some(mac) && (entry.ifindex == 0 || (entry.epoch, entry.ifindex) == (self.lease.epoch, link.index))
