@@ -1,22 +1,21 @@
-//! The maps from user space: who owns a port, where a slot leads, what the host looks like, what was counted.
+//! The maps from user space: who has a port, where a slot leads, what the host looks like, what was counted.
 //!
 //! Layouts mirror `bpf/maps.h`. Ports are written through shared memory: ten thousand of them cost no system call.
 
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
-use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::ptr::NonNull;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-
+use super::book::Book;
+use super::shared::Words;
 use super::sys;
+use super::tenants::Tenants;
 use crate::error::{Error, Result};
 use crate::net::link::Mac;
-use crate::ports::PortSet;
+use crate::ports::{PortRange, PortSet};
 
 /// Largest number of containers on a host, plus one: slot 0 is the host (`MAX_SLOTS`).
 pub const MAX_SLOTS: u16 = 4096;
@@ -126,44 +125,171 @@ const _: () = assert!(size_of::<HostFacts>() == 20 + 16 + 4 + 64);
 const _: () = assert!(size_of::<SlotEntry>() == 16);
 const _: () = assert!(size_of::<Counters>() == 8 * (4 + REASONS.len()));
 
+/// Words of the port table.
+const PORTS: usize = 65536;
+/// Bytes of a value of `devices`: `struct bpf_devmap_val`.
+const DEVICE: usize = 8;
 const COUNTER_WORDS: usize = size_of::<Counters>() / 8;
 const ADDRESS_OF_UPLINK: u32 = 1;
 const ADDRESS_OF_HOST: u32 = 2;
 
-/// The pinned maps.
+/// Who has a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its slot.
+    pub slot: u16,
+    /// Do packets go there? Otherwise the port is only kept for it.
+    pub steered: bool,
+}
+
+impl Owner {
+    /// The low half of a port's word is all that the programs read: the slot that packets go to. The high half is the
+    /// slot that the port is reserved for while they do not.
+    fn of(word: u64) -> Option<Self> {
+        let (steered, reserved) = (word as u32, (word >> 32) as u32);
+        match (steered, reserved) {
+            (0, 0) => None,
+            (0, slot) => Some(Self { slot: slot as u16, steered: false }),
+            (slot, _) => Some(Self { slot: slot as u16, steered: true }),
+        }
+    }
+
+    fn word(self) -> u64 {
+        if self.steered { self.slot.into() } else { u64::from(self.slot) << 32 }
+    }
+}
+
+/// The maps.
 pub struct Maps {
-    directory: PathBuf,
-    ports: Ports,
+    ports: Words,
     slots: OwnedFd,
     counters: OwnedFd,
+    host: OwnedFd,
+    addresses: OwnedFd,
+    devices: OwnedFd,
     cpus: usize,
+    /// The lease records.
+    pub book: Book,
+    /// Who has which slot.
+    pub tenants: Tenants,
 }
 
 impl Maps {
     /// Opens the maps pinned under `directory`.
     pub fn open(directory: &Path) -> Result<Self> {
-        let ports = Ports::map(&open(directory, "ports")?)
-            .map_err(|e| Error::Bpf { doing: "map the port table into memory".into(), why: e.to_string() })?;
+        Self::from_fds(|name| open(directory, name))
+    }
+
+    /// Takes the maps from descriptors, which `fd` has by name.
+    pub fn from_fds(mut fd: impl FnMut(&str) -> Result<OwnedFd>) -> Result<Self> {
         Ok(Self {
-            directory: directory.to_owned(),
-            ports,
-            slots: open(directory, "slots")?,
-            counters: open(directory, "counters")?,
+            ports: Words::map(&fd("ports")?, "ports", PORTS)?,
+            slots: fd("slots")?,
+            counters: fd("counters")?,
+            host: fd("host")?,
+            addresses: fd("addresses")?,
+            devices: fd("devices")?,
             cpus: possible_cpus()?,
+            book: Book::from_fd(fd("book")?),
+            tenants: Tenants::from_fd(&fd("tenants")?)?,
         })
+    }
+
+    /// Keeps `ports` for `slot`; packets to them go to the host's stack.
+    pub fn reserve(&self, ports: &PortSet, slot: u16) {
+        self.store(ports, Owner { slot, steered: false });
     }
 
     /// Makes `slot` the owner of `ports`. From this moment packets to them are steered.
     pub fn publish(&self, ports: &PortSet, slot: u16) {
+        self.store(ports, Owner { slot, steered: true });
+    }
+
+    /// Stops steering those of `ports` that are steered to `slot`. They stay reserved for it.
+    pub fn unpublish(&self, ports: &PortSet, slot: u16) {
+        let kept = Owner { slot, steered: false }.word();
+        self.exchange(ports, |owner| owner == Owner { slot, steered: true }, kept);
+    }
+
+    /// Gives back those of `ports` that `slot` still has, steered or reserved.
+    pub fn withdraw(&self, ports: &PortSet, slot: u16) {
+        self.exchange(ports, |owner| owner.slot == slot, 0);
+    }
+
+    /// Who has `port`; `None` for a free one.
+    pub fn owner(&self, port: u16) -> Option<Owner> {
+        Owner::of(self.port(port).load(Ordering::Acquire))
+    }
+
+    /// The ports of `within` that somebody has.
+    pub fn taken(&self, within: PortRange) -> PortSet {
+        let mut taken = Runs::default();
+        for port in within.begin()..=within.end() {
+            if self.owner(port).is_some() {
+                taken.add(port);
+            }
+        }
+        taken.finish()
+    }
+
+    /// The ports that are steered to `slot`, and those that are only reserved for it.
+    pub fn owned(&self, slot: u16) -> (PortSet, PortSet) {
+        let (mut steered, mut reserved) = (Runs::default(), Runs::default());
+        for port in 1..=u16::MAX {
+            match self.owner(port) {
+                Some(owner) if owner.slot != slot => {}
+                Some(Owner { steered: true, .. }) => steered.add(port),
+                Some(_) => reserved.add(port),
+                None => {}
+            }
+        }
+        (steered.finish(), reserved.finish())
+    }
+
+    fn store(&self, ports: &PortSet, owner: Owner) {
         for port in ports.iter() {
-            self.ports.at(port).store(u64::from(slot), Ordering::Release);
+            self.port(port).store(owner.word(), Ordering::Release);
         }
     }
 
-    /// Gives back those of `ports` that `slot` still owns.
-    pub fn withdraw(&self, ports: &PortSet, slot: u16) {
+    fn exchange(&self, ports: &PortSet, chosen: impl Fn(Owner) -> bool, new: u64) {
         for port in ports.iter() {
-            let _ = self.ports.at(port).compare_exchange(u64::from(slot), 0, Ordering::AcqRel, Ordering::Relaxed);
+            let change = |word| Owner::of(word).is_some_and(&chosen).then_some(new);
+            let _ = self.port(port).fetch_update(Ordering::AcqRel, Ordering::Acquire, change);
+        }
+    }
+
+    fn port(&self, port: u16) -> &AtomicU64 {
+        &self.ports.all()[usize::from(port)]
+    }
+
+    /// Enters the host's end of a slot's pair. The kernel looks the device up in the calling thread's network namespace,
+    /// and takes the entry out when the device goes.
+    pub fn set_device(&self, slot: u16, ifindex: u32) -> Result<()> {
+        // struct bpf_devmap_val: the device, and no program
+        let mut value = [0u8; DEVICE];
+        value[..4].copy_from_slice(&ifindex.to_ne_bytes());
+        sys::update(self.devices.as_fd(), &key(slot), &value).map_err(failed("enter the device of slot", slot))
+    }
+
+    /// Forgets the device of a slot; success when there is none.
+    pub fn clear_device(&self, slot: u16) -> Result<()> {
+        match sys::delete(self.devices.as_fd(), &key(slot)) {
+            Err(e) if e.raw_os_error() != Some(libc::ENOENT) => Err(failed("forget the device of slot", slot)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Interface index of the host's end of a slot's pair, as long as that exists.
+    pub fn device(&self, slot: u16) -> Result<Option<u32>> {
+        let mut value = [0u8; DEVICE];
+        match sys::lookup(self.devices.as_fd(), &key(slot), &mut value) {
+            Ok(()) => {
+                let ifindex = u32::from_ne_bytes([value[0], value[1], value[2], value[3]]);
+                Ok(Some(ifindex).filter(|ifindex| *ifindex != 0))
+            }
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(e) => Err(failed("look up the device of slot", slot)(e)),
         }
     }
 
@@ -221,7 +347,7 @@ impl Maps {
     /// Tells the programs what the host looks like. Writes only what differs.
     pub fn set_host(&self, facts: &HostFacts, uplink: &[IpAddr], others: &[IpAddr]) -> Result<()> {
         // addresses first: while they are being added the old facts still say "look them up"
-        let addresses = open(&self.directory, "addresses")?;
+        let addresses = self.addresses.as_fd();
         let wanted: Vec<([u8; 16], u32)> = uplink
             .iter()
             .map(|ip| (mapped(*ip), ADDRESS_OF_UPLINK))
@@ -230,29 +356,28 @@ impl Maps {
         let fail = |e: io::Error| Error::Bpf { doing: "write the host's addresses".into(), why: e.to_string() };
         for (address, kind) in &wanted {
             let mut now = [0u8; 4];
-            if sys::lookup(addresses.as_fd(), address, &mut now).is_err() || now != kind.to_ne_bytes() {
-                sys::update(addresses.as_fd(), address, &kind.to_ne_bytes()).map_err(fail)?;
+            if sys::lookup(addresses, address, &mut now).is_err() || now != kind.to_ne_bytes() {
+                sys::update(addresses, address, &kind.to_ne_bytes()).map_err(fail)?;
             }
         }
         let mut stale = Vec::new();
         let (mut at, mut next) = (None, [0u8; 16]);
-        while sys::next_key(addresses.as_fd(), at.as_ref().map(|k: &[u8; 16]| &k[..]), &mut next).map_err(fail)? {
+        while sys::next_key(addresses, at.as_ref().map(|k: &[u8; 16]| &k[..]), &mut next).map_err(fail)? {
             if !wanted.iter().any(|(address, _)| *address == next) {
                 stale.push(next);
             }
             at = Some(next);
         }
 
-        let host = open(&self.directory, "host")?;
         let value = facts.bytes();
         let mut now = [0u8; size_of::<HostFacts>()];
         let zero = 0u32.to_ne_bytes();
-        if sys::lookup(host.as_fd(), &zero, &mut now).is_err() || now != value {
-            sys::update(host.as_fd(), &zero, &value)
+        if sys::lookup(self.host.as_fd(), &zero, &mut now).is_err() || now != value {
+            sys::update(self.host.as_fd(), &zero, &value)
                 .map_err(|e| Error::Bpf { doing: "write the host's facts".into(), why: e.to_string() })?;
         }
         for address in stale {
-            let _ = sys::delete(addresses.as_fd(), &address);
+            let _ = sys::delete(addresses, &address);
         }
         Ok(())
     }
@@ -271,37 +396,26 @@ impl HostFacts {
     }
 }
 
-/// The port table in memory: 65 536 words.
-struct Ports(NonNull<AtomicU64>);
-
-// SAFETY: a pointer to shared memory that everybody, other processes among them, accesses as atomic words only; it is
-// unmapped when the one owner goes.
-unsafe impl Send for Ports {}
-// SAFETY: the same.
-unsafe impl Sync for Ports {}
-
-const PORT_TABLE: NonZeroUsize = NonZeroUsize::new(65536 * 8).unwrap();
-
-impl Ports {
-    fn map(fd: &OwnedFd) -> io::Result<Self> {
-        // SAFETY: a fresh mapping at an address of the kernel's choice overlaps nothing.
-        let address = unsafe {
-            mmap(None, PORT_TABLE, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)
-        }?;
-        Ok(Self(address.cast()))
-    }
-
-    fn at(&self, port: u16) -> &AtomicU64 {
-        // SAFETY: the mapping holds 65 536 aligned words and lives as long as self; others (programs, other
-        // processes) only access them as single words.
-        unsafe { self.0.add(usize::from(port)).as_ref() }
-    }
+/// Ports that come in ascending order, as ranges.
+#[derive(Default)]
+struct Runs {
+    done: Vec<PortRange>,
+    run: Option<(u16, u16)>,
 }
 
-impl Drop for Ports {
-    fn drop(&mut self) {
-        // SAFETY: this is the mapping made in `map`, and no reference into it outlives self.
-        let _ = unsafe { munmap(self.0.cast(), PORT_TABLE.get()) };
+impl Runs {
+    fn add(&mut self, port: u16) {
+        match &mut self.run {
+            Some((_, end)) if u32::from(*end) + 1 == u32::from(port) => *end = port,
+            run => {
+                self.done.extend(run.replace((port, port)).and_then(|(begin, end)| PortRange::new(begin, end)));
+            }
+        }
+    }
+
+    fn finish(self) -> PortSet {
+        let last = self.run.and_then(|(begin, end)| PortRange::new(begin, end));
+        self.done.into_iter().chain(last).collect()
     }
 }
 
@@ -325,7 +439,7 @@ fn words(value: &[u32; 4]) -> [u8; 16] {
     bytes
 }
 
-fn open(directory: &Path, name: &str) -> Result<OwnedFd> {
+pub(super) fn open(directory: &Path, name: &str) -> Result<OwnedFd> {
     sys::object_get(&directory.join(name)).map_err(|e| Error::Bpf {
         doing: format!("open the map {}", directory.join(name).display()),
         why: format!("{e}; `portslice setup` makes it"),
@@ -358,5 +472,27 @@ mod tests {
             .map(str::to_lowercase)
             .collect();
         assert_eq!(names, REASONS);
+    }
+
+    #[test]
+    fn programs_read_the_low_half_of_a_port() {
+        let steered = Owner { slot: 7, steered: true };
+        let reserved = Owner { slot: 7, steered: false };
+        assert_eq!(steered.word() as u32, 7);
+        assert_eq!(reserved.word() as u32, 0);
+        for owner in [steered, reserved] {
+            assert_eq!(Owner::of(owner.word()), Some(owner));
+        }
+        assert_eq!(Owner::of(0), None);
+    }
+
+    #[test]
+    fn ports_in_order_become_ranges() {
+        let mut runs = Runs::default();
+        for port in [1, 2, 3, 10, 65534, 65535] {
+            runs.add(port);
+        }
+        assert_eq!(runs.finish().to_string(), "1-3,10,65534-65535");
+        assert!(Runs::default().finish().is_empty());
     }
 }

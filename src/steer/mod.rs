@@ -1,13 +1,20 @@
 //! The BPF data path: the programs in `bpf/`, the maps they share with user space, loading and attaching.
 //!
 //! `bpf/` decides per packet whose it is. [`program`] loads and pins it once per boot and hooks it to the uplink and
-//! lo; [`maps`] is the way to say who owns which port. What does not live here: who gets which port
+//! lo; [`maps`] is the way to say who owns which port, [`book`] keeps the lease records in the kernel, [`tenants`] says who
+//! has which slot, and [`find`] finds all of that where no pin leads to it. What does not live here: who gets which port
 //! ([`crate::lease`]), and the devices that the programs hang on ([`crate::net`]).
 
+mod shared;
 mod sys;
 
+pub mod book;
+pub mod find;
 pub mod maps;
 pub mod program;
+pub mod tenants;
 
-pub use maps::{Counters, HostFacts, Maps, SlotEntry};
+pub use book::Book;
+pub use maps::{Counters, HostFacts, Maps, Owner, SlotEntry};
 pub use program::Programs;
+pub use tenants::{Cursor, Tenant, TenantState, Tenants};

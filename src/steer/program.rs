@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use aya::EbpfLoader;
 use aya::programs::SchedClassifier;
 
+use super::maps::open;
 use super::sys;
 use crate::error::{Error, Result};
 
@@ -20,6 +21,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/st
 /// The programs by function name, see `bpf/steer.bpf.c`.
 const NAMES: [&str; 7] =
     ["from_wire", "from_lo", "from_container", "after_shaper", "host_flow", "inner_lo", "inner_eth"];
+
+/// Maps that no program uses and every program is bound to: they tell whose it is, and live as long as it does.
+const BOUND: [&str; 3] = ["book", "tenants", "devices"];
 
 /// What tells this build's data path from another one.
 pub const VERSION: &str = env!("STEER_VERSION");
@@ -46,6 +50,8 @@ impl Programs {
         };
         let mut loaded =
             EbpfLoader::new().default_map_pin_directory(&self.directory).load(OBJECT).map_err(|e| fail(&e))?;
+        let bound = BOUND.map(|map| open(&self.directory, map));
+        let bound = bound.into_iter().collect::<Result<Vec<_>>>()?;
         for name in NAMES {
             let missing = || Error::Bpf { doing: format!("find program {name}"), why: "not in the object".into() };
             let program: &mut SchedClassifier =
@@ -57,9 +63,20 @@ impl Programs {
                 _ => {}
             }
             let fd = program.fd().map_err(|e| fail(&e))?;
+            for (map, bound) in BOUND.iter().zip(&bound) {
+                sys::bind_map(fd.as_fd(), bound.as_fd()).map_err(|e| Error::Bpf {
+                    doing: format!("bind the map {map} to the program {name}"),
+                    why: e.to_string(),
+                })?;
+            }
             sys::object_pin(fd.as_fd(), &path).map_err(Error::file("pin program", &path))?;
         }
         Ok(())
+    }
+
+    /// The program `name` that is bound to the book with id `book`, the newest of several, wherever it is pinned.
+    pub fn find(book: u32, name: &str) -> Result<Option<OwnedFd>> {
+        super::find::program(book, name)
     }
 
     /// A pinned program.

@@ -1,4 +1,4 @@
-//! bpf(2) by hand: the few commands a hook needs. It only opens what is pinned and changes map entries; the loader
+//! bpf(2) by hand: the few commands a hook needs, and those that find what no pin leads to. A hook only opens what is pinned and changes map entries; the loader
 //! library would first parse the kernel's type information, which takes longer than the whole hook.
 //!
 //! Layouts follow `union bpf_attr` in include/uapi/linux/bpf.h; every one of these commands is in Linux 5.10 (links
@@ -16,8 +16,22 @@ const MAP_DELETE_ELEM: libc::c_long = 3;
 const MAP_GET_NEXT_KEY: libc::c_long = 4;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
+const PROG_GET_NEXT_ID: libc::c_long = 11;
+const MAP_GET_NEXT_ID: libc::c_long = 12;
+const PROG_GET_FD_BY_ID: libc::c_long = 13;
+const MAP_GET_FD_BY_ID: libc::c_long = 14;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
+const LINK_GET_FD_BY_ID: libc::c_long = 30;
+const LINK_GET_NEXT_ID: libc::c_long = 31;
+const LINK_DETACH: libc::c_long = 34;
+const PROG_BIND_MAP: libc::c_long = 35;
+
+/// enum bpf_map_type
+pub const MAP_TYPE_HASH: u32 = 1;
+/// enum bpf_link_type
+const LINK_TYPE_TCX: u32 = 11;
 
 /// enum bpf_attach_type
 pub const TCX_INGRESS: u32 = 46;
@@ -62,6 +76,128 @@ struct Update {
     new_prog_fd: u32,
     flags: u32,
     old_prog_fd: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Id {
+    /// the id, or the one to begin behind
+    id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Info {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Bind {
+    prog_fd: u32,
+    map_fd: u32,
+    flags: u32,
+}
+
+/// What has ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A map.
+    Map,
+    /// A program.
+    Program,
+    /// A link.
+    Link,
+}
+
+/// The beginning of struct bpf_map_info.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MapInfo {
+    /// enum bpf_map_type.
+    pub kind: u32,
+    /// Its id.
+    pub id: u32,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Entries.
+    pub max_entries: u32,
+    flags: u32,
+    name: [u8; NAME],
+}
+
+/// The beginning of struct bpf_prog_info, and the array it points to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProgramInfo {
+    /// Its id.
+    pub id: u32,
+    /// Its name, 15 bytes at most.
+    pub name: String,
+    /// Hash of its instructions.
+    pub tag: [u8; 8],
+    /// Ids of the maps it uses or is bound to.
+    pub maps: Vec<u32>,
+}
+
+/// struct bpf_link_info, as far as a tcx link fills it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// Its id.
+    pub id: u32,
+    /// Id of the program.
+    pub program: u32,
+    /// For a link to tcx, the device; 0 when that is gone.
+    pub tcx: Option<u32>,
+}
+
+const NAME: usize = 16;
+
+#[repr(C)]
+#[derive(Default)]
+struct RawProgram {
+    kind: u32,
+    id: u32,
+    tag: [u8; 8],
+    jited_len: u32,
+    xlated_len: u32,
+    jited: u64,
+    xlated: u64,
+    load_time: u64,
+    uid: u32,
+    nr_map_ids: u32,
+    map_ids: u64,
+    name: [u8; NAME],
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct RawLink {
+    kind: u32,
+    id: u32,
+    program: u32,
+    pad: u32,
+    /// tcx.ifindex; the union is wider
+    ifindex: u32,
+    attach_type: u32,
+    rest: [u64; 4],
+}
+
+const _: () = assert!(size_of::<MapInfo>() == 40);
+const _: () = assert!(std::mem::offset_of!(RawProgram, nr_map_ids) == 52);
+const _: () = assert!(std::mem::offset_of!(RawProgram, name) == 64 && size_of::<RawProgram>() == 80);
+const _: () = assert!(std::mem::offset_of!(RawLink, ifindex) == 16);
+
+impl MapInfo {
+    /// Its name, 15 bytes at most.
+    pub fn name(&self) -> String {
+        text(&self.name)
+    }
 }
 
 /// Copies the value of `key` into `value`, which must be as large as the map's values (all CPUs' for a per-CPU map).
@@ -143,6 +279,100 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     let mut attr =
         Update { link_fd: link.as_raw_fd() as u32, new_prog_fd: program.as_raw_fd() as u32, ..Update::default() };
     bpf(LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Takes a link off its hook, whoever else holds it. The link itself stays until nobody does.
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = Id { id: link.as_raw_fd() as u32, ..Id::default() };
+    bpf(LINK_DETACH, &mut attr).map(drop)
+}
+
+/// Binds a map to a program that need not use it; success when it is bound already.
+pub fn bind_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = Bind { prog_fd: program.as_raw_fd() as u32, map_fd: map.as_raw_fd() as u32, flags: 0 };
+    match bpf(PROG_BIND_MAP, &mut attr) {
+        Err(e) if e.raw_os_error() != Some(libc::EEXIST) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// The id behind `id`, ascending; begin with 0. `None` at the end. Needs CAP_SYS_ADMIN.
+pub fn next_id(kind: Kind, id: u32) -> io::Result<Option<u32>> {
+    let command = match kind {
+        Kind::Map => MAP_GET_NEXT_ID,
+        Kind::Program => PROG_GET_NEXT_ID,
+        Kind::Link => LINK_GET_NEXT_ID,
+    };
+    let mut attr = Id { id, ..Id::default() };
+    match bpf(command, &mut attr) {
+        Ok(_) => Ok(Some(attr.next_id)),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Opens the object with an id; `None` when there is none. Needs CAP_SYS_ADMIN.
+pub fn open_id(kind: Kind, id: u32) -> io::Result<Option<OwnedFd>> {
+    let command = match kind {
+        Kind::Map => MAP_GET_FD_BY_ID,
+        Kind::Program => PROG_GET_FD_BY_ID,
+        Kind::Link => LINK_GET_FD_BY_ID,
+    };
+    let mut attr = Id { id, ..Id::default() };
+    match bpf(command, &mut attr) {
+        // SAFETY: the kernel just returned this descriptor and nobody else has it.
+        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
+        // a link that is being made has an id already, but cannot be opened yet: EAGAIN
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EAGAIN)) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// What a map is.
+pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    let mut info = MapInfo::default();
+    object_info(map, &mut info)?;
+    Ok(info)
+}
+
+/// What a program is.
+pub fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
+    let mut maps = Vec::new();
+    loop {
+        let room = maps.len() as u32;
+        let mut raw = RawProgram { nr_map_ids: room, map_ids: maps.as_mut_ptr() as u64, ..RawProgram::default() };
+        object_info(program, &mut raw)?;
+        // the kernel says how many there are, and fills in as many as there is room for
+        if raw.nr_map_ids <= room {
+            maps.truncate(raw.nr_map_ids as usize);
+            return Ok(ProgramInfo { id: raw.id, name: text(&raw.name), tag: raw.tag, maps });
+        }
+        maps.resize(raw.nr_map_ids as usize, 0u32);
+    }
+}
+
+/// What a link is.
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    let mut raw = RawLink::default();
+    object_info(link, &mut raw)?;
+    let tcx = (raw.kind == LINK_TYPE_TCX).then_some(raw.ifindex);
+    Ok(LinkInfo { id: raw.id, program: raw.program, tcx })
+}
+
+/// `T` is the beginning of the kernel's struct, made of integers; the kernel fills in no more than its size.
+fn object_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attr = Info {
+        bpf_fd: object.as_raw_fd() as u32,
+        info_len: size_of::<T>() as u32,
+        info: std::ptr::from_mut(info) as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
+}
+
+/// A name in a fixed array, up to its NUL.
+fn text(name: &[u8]) -> String {
+    let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
+    String::from_utf8_lossy(&name[..end]).into_owned()
 }
 
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {

@@ -180,3 +180,49 @@ struct {
 	__type(key, struct fragment_key);
 	__type(value, __u32);
 } fragments_in SEC(".maps");
+
+/* The maps below belong to user space. Programs are bound to them without using them: the book tells whose a program
+ * is, and keeps the leases when the state directory is lost. */
+
+#define BOOK_BYTES 2040		/* of a record, in one chunk */
+
+struct chunk {			/* one part of a record; book.rs has the keys */
+	__u32 generation;	/* the same in all chunks of a record */
+	__u16 chunks;		/* of the whole record */
+	__u16 length;		/* bytes of this chunk that are used */
+	__u8 bytes[BOOK_BYTES];
+};
+
+struct tenant {			/* of a slot; entry 0: epoch, slot and block given out last */
+	__u64 netns;		/* inode of the namespace */
+	__u64 id;		/* fnv1a64 of the container id; entry 0: epoch given out last */
+	__u32 freed;		/* seconds of CLOCK_BOOTTIME; entry 0: slot given out last */
+	__u16 begin;		/* of its block, 0 for none; entry 0: where the search for a block goes on */
+	__u8 state;		/* 0 never used, 1 leased, 2 the block rests */
+	__u8 size;		/* of its block, as a power of two */
+};
+
+_Static_assert(sizeof(struct chunk) == 2048, "struct chunk");
+_Static_assert(sizeof(struct tenant) == 24, "struct tenant");
+
+/* slot << 16 | chunk -> a part of the slot's lease record; slot 0 has the host record */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct chunk);
+} book SEC(".maps");
+
+ARRAY(tenants, MAX_SLOTS, struct tenant, BPF_F_MMAPABLE);
+
+/* slot -> ifindex of the host's end of its pair; the kernel removes an entry together with its device.
+ * The value has room for a program (none here): the loader makes such values wherever the kernel takes them, since 5.8. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, MAX_SLOTS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct bpf_devmap_val);
+} devices SEC(".maps");

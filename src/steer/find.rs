@@ -1,0 +1,201 @@
+//! What is in the kernel, without any pin, mount or file: installations by their books, and whose a program or link is.
+//!
+//! Ids are read with CAP_SYS_ADMIN only. They count for the whole machine, so other network namespaces' programs are
+//! found as well: the record in the book says where an installation belongs.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::book::{self, Book};
+use super::maps::Maps;
+use super::sys::{self, Kind, MapInfo, ProgramInfo};
+use crate::error::{Error, Result};
+
+/// One installation: a book, and the programs that are bound to it.
+pub struct Installation {
+    /// Id of the book.
+    pub book: u32,
+    /// The host record (record 0 of the book); empty when there is none yet.
+    pub record: Vec<u8>,
+    /// Its maps.
+    pub maps: Maps,
+    /// Its programs, also those of earlier versions that a filter still runs; ascending by id.
+    pub programs: Vec<Found>,
+}
+
+/// A program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its function name.
+    pub name: String,
+    /// Its id.
+    pub id: u32,
+}
+
+/// A program on the tcx hook of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hooked {
+    /// Id of the link.
+    pub link: u32,
+    /// Id of the program.
+    pub program: u32,
+    /// The device, in its own network namespace; 0 when it is gone.
+    pub ifindex: u32,
+}
+
+/// All installations of this machine. A book that no program is bound to steers nothing and is left out.
+pub fn installations() -> Result<Vec<Installation>> {
+    let books = books()?;
+    if books.is_empty() {
+        return Ok(Vec::new());
+    }
+    let programs = programs()?;
+    let mut found = Vec::new();
+    for book in books {
+        let own: Vec<&ProgramInfo> = programs.iter().filter(|p| p.maps.contains(&book)).collect();
+        if own.is_empty() {
+            continue;
+        }
+        let mut ids: Vec<u32> = own.iter().flat_map(|p| &p.maps).copied().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut maps = Vec::new();
+        for id in ids {
+            maps.extend(map(id)?.map(|(info, fd)| (info.name(), fd)));
+        }
+        let taken = Maps::from_fds(|name| {
+            let at = maps.iter().position(|(have, _)| have == name);
+            at.map(|at| maps.swap_remove(at).1).ok_or_else(|| Error::Bpf {
+                doing: format!("find the map {name} of the book {book}"),
+                why: "none of its programs uses it".into(),
+            })
+        });
+        let taken = match taken {
+            Ok(maps) => maps,
+            // half loaded, or half gone: the programs of a layout all use the same maps
+            Err(e) => {
+                log::warn!("{e}: this data path is left alone");
+                continue;
+            }
+        };
+        let record = taken.book.read(0)?.unwrap_or_default();
+        let programs = own.iter().map(|p| Found { name: p.name.clone(), id: p.id }).collect();
+        found.push(Installation { book, record, maps: taken, programs });
+    }
+    Ok(found)
+}
+
+/// The ids of all books.
+pub fn books() -> Result<Vec<u32>> {
+    let mut books = Vec::new();
+    each_id(Kind::Map, |id| {
+        if map(id)?.is_some_and(|(info, _)| is_book(&info)) {
+            books.push(id);
+        }
+        Ok(())
+    })?;
+    Ok(books)
+}
+
+/// The book with an id; `None` when there is none.
+pub fn book(id: u32) -> Result<Option<Book>> {
+    Ok(map(id)?.filter(|(info, _)| is_book(info)).map(|(_, fd)| Book::from_fd(fd)))
+}
+
+/// The id of the book that a program is bound to: whose program it is. `None` for a stranger's program, and for one
+/// that is gone.
+pub fn book_of_program(id: u32) -> Result<Option<u32>> {
+    let Some((info, _)) = program_by_id(id)? else { return Ok(None) };
+    for id in info.maps {
+        if map(id)?.is_some_and(|(info, _)| is_book(&info)) {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}
+
+/// What is on tcx hooks, anybody's, in every network namespace.
+pub fn hooked() -> Result<Vec<Hooked>> {
+    let mut hooked = Vec::new();
+    let walked = each_id(Kind::Link, |id| {
+        let Some(fd) = sys::open_id(Kind::Link, id).map_err(refused("open link", id))? else { return Ok(()) };
+        let info = sys::link_info(fd.as_fd()).map_err(refused("look at link", id))?;
+        hooked.extend(info.tcx.map(|ifindex| Hooked { link: info.id, program: info.program, ifindex }));
+        Ok(())
+    });
+    walked.map(|()| hooked)
+}
+
+/// Takes a link off its hook, whether or not it is pinned. Success when it is gone.
+pub fn unhook(link: u32) -> Result<()> {
+    let Some(fd) = sys::open_id(Kind::Link, link).map_err(refused("open link", link))? else { return Ok(()) };
+    sys::link_detach(fd.as_fd()).map_err(refused("detach link", link))
+}
+
+/// The newest program `name` that is bound to a book.
+pub(super) fn program(book: u32, name: &str) -> Result<Option<OwnedFd>> {
+    let mut newest = None;
+    each_id(Kind::Program, |id| {
+        if let Some((info, fd)) = program_by_id(id)?
+            && info.name == name
+            && info.maps.contains(&book)
+        {
+            newest = Some(fd);
+        }
+        Ok(())
+    })?;
+    Ok(newest)
+}
+
+fn programs() -> Result<Vec<ProgramInfo>> {
+    let mut programs = Vec::new();
+    each_id(Kind::Program, |id| {
+        programs.extend(program_by_id(id)?.map(|(info, _)| info));
+        Ok(())
+    })?;
+    Ok(programs)
+}
+
+fn is_book(info: &MapInfo) -> bool {
+    info.kind == sys::MAP_TYPE_HASH
+        && info.key_size == 4
+        && info.value_size as usize == book::VALUE
+        && info.max_entries == book::ENTRIES
+        && info.name() == "book"
+}
+
+fn map(id: u32) -> Result<Option<(MapInfo, OwnedFd)>> {
+    let Some(fd) = sys::open_id(Kind::Map, id).map_err(refused("open BPF map", id))? else { return Ok(None) };
+    let info = sys::map_info(fd.as_fd()).map_err(refused("look at BPF map", id))?;
+    Ok(Some((info, fd)))
+}
+
+fn program_by_id(id: u32) -> Result<Option<(ProgramInfo, OwnedFd)>> {
+    let Some(fd) = sys::open_id(Kind::Program, id).map_err(refused("open BPF program", id))? else { return Ok(None) };
+    let info = sys::program_info(fd.as_fd()).map_err(refused("look at BPF program", id))?;
+    Ok(Some((info, fd)))
+}
+
+fn each_id(kind: Kind, mut each: impl FnMut(u32) -> Result<()>) -> Result<()> {
+    let what = match kind {
+        Kind::Map => "find the BPF map behind",
+        Kind::Program => "find the BPF program behind",
+        Kind::Link => "find the BPF link behind",
+    };
+    let mut id = 0;
+    while let Some(next) = sys::next_id(kind, id).map_err(refused(what, id))? {
+        each(next)?;
+        id = next;
+    }
+    Ok(())
+}
+
+fn refused(doing: &'static str, id: u32) -> impl Fn(io::Error) -> Error {
+    move |e| {
+        let why = match e.raw_os_error() {
+            Some(libc::EPERM) => format!("{e}: CAP_SYS_ADMIN in the machine's first user namespace is needed"),
+            _ => e.to_string(),
+        };
+        Error::Bpf { doing: format!("{doing} {id}"), why }
+    }
+}
