@@ -93,6 +93,8 @@ const FAIR_FLOWS: u32 = 8192;
 
 /// include/uapi/linux/pkt_sched.h
 const TC_H_ROOT: TcHandle = TcHandle { major: 0xffff, minor: 0xffff };
+/// TC_H_CLSACT is the same.
+const TC_H_INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff1 };
 /// Ours; `1:` in the output of tc.
 const HTB: u16 = 1;
 /// Leaf of class n is `(LEAVES + n):`.
@@ -213,6 +215,18 @@ pub fn root(netlink: &mut Netlink, link: u32, name: &str) -> Result<Option<Root>
     let kind = attribute(answer.get(TCMSG..).unwrap_or_default(), TCA_KIND);
     let kind = kind.map(|kind| String::from_utf8_lossy(&kind).trim_end_matches('\0').to_owned());
     Ok(kind.map(|kind| Root { kind, major: (handle >> 16) as u16 }))
+}
+
+/// The kind of the qdisc that carries a link's ingress filters, `ingress` or `clsact`; `None` when there is none.
+pub fn has_ingress(netlink: &mut Netlink, link: u32) -> Result<Option<String>> {
+    // the handle is said as well: without it, a link whose clsact was removed answers with silence
+    let message = object(link, TcHandle { major: 0xffff, minor: 0 }, TC_H_INGRESS, "");
+    let doing = format!("read the ingress qdisc of link {link}");
+    let Some(answer) = netlink.get_raw(&doing, RouteNetlinkMessage::GetQueueDiscipline(message))? else {
+        return Ok(None);
+    };
+    let kind = attribute(answer.get(TCMSG..).unwrap_or_default(), TCA_KIND);
+    Ok(kind.map(|kind| String::from_utf8_lossy(&kind).trim_end_matches('\0').to_owned()))
 }
 
 /// Fast enough that nothing waits: what a class is set to before it goes, so that it goes empty.
