@@ -8,6 +8,7 @@ mod change;
 mod crash;
 mod fair;
 mod isolated;
+mod kernel;
 mod lab;
 mod mesos;
 mod own_devices;

@@ -43,7 +43,11 @@ pub fn prepare(config: &Config, shaper: bool) -> Result<()> {
 /// The configured command, else the one beside the hook, else the one that is installed.
 fn program(config: &Config) -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|hook| Some(hook.parent()?.join("portslice")));
-    config.command.clone().or_else(|| beside.filter(|path| path.exists())).unwrap_or_else(|| Path::new(INSTALLED).into())
+    config
+        .command
+        .clone()
+        .or_else(|| beside.filter(|path| path.exists()))
+        .unwrap_or_else(|| Path::new(INSTALLED).into())
 }
 
 /// Its exit code and what it said.

@@ -26,7 +26,8 @@ pub fn prestart() -> ExitCode {
                 "no pid; register portslice-prestart as prestart or createRuntime, where the container exists",
             )
         })?;
-        let (only_joins, engine) = (state.joins_a_pod() && !state.asks(), identify(&state.annotations, state.bundle.as_deref()));
+        let (only_joins, engine) =
+            (state.joins_a_pod() && !state.asks(), identify(&state.annotations, state.bundle.as_deref()));
         let mut request = Request::from_annotations(state.id, state.annotations)?;
         if let Some(path) = &state.bundle {
             let bundle = bundle::read(path)?;
@@ -47,9 +48,7 @@ pub fn prestart() -> ExitCode {
 
 /// Takes a container that ended out of its slice.
 pub fn poststop() -> ExitCode {
-    run("portslice-poststop", |config, state| {
-        slice::detach(config, &state.id, &By::Runtime(state.bundle)).map(drop)
-    })
+    run("portslice-poststop", |config, state| slice::detach(config, &state.id, &By::Runtime(state.bundle)).map(drop))
 }
 
 fn run(name: &str, verb: impl FnOnce(&Config, State) -> Result<()>) -> ExitCode {

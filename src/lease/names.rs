@@ -17,19 +17,22 @@ pub fn find<'a>(leases: &'a [Lease], text: &str) -> Result<(&'a Lease, Option<&'
     if let Some(found) = all().find(|one| id(one) == text) {
         return Ok(found);
     }
-    for fits in [
-        &(|one: &(&'a Lease, Option<&'a Member>)| name(one) == Some(text)) as &dyn Fn(&_) -> bool,
-        &|one: &(&'a Lease, Option<&'a Member>)| {
+    for fits in
+        [&(|one: &(&'a Lease, Option<&'a Member>)| name(one) == Some(text)) as &dyn Fn(&_) -> bool, &|one: &(
+            &'a Lease,
+            Option<&'a Member>,
+        )| {
             id(one).starts_with(text) || name(one).is_some_and(|name| name.starts_with(text))
-        },
-    ] {
+        }]
+    {
         let found: Vec<_> = all().filter(|one| fits(one)).collect();
         match found.as_slice() {
             [] => {}
             [one] => return Ok(*one),
             several => {
                 let names: Vec<&str> = several.iter().take(8).map(id).collect();
-                let why = format!("{} containers are called so: {}; give more of the id", several.len(), names.join(", "));
+                let why =
+                    format!("{} containers are called so: {}; give more of the id", several.len(), names.join(", "));
                 return Err(Error::invalid(format!("container {}", quoted(text)), why));
             }
         }

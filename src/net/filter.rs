@@ -4,6 +4,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use netlink_packet_core::NlasIterator;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcBpfFlags, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
 
@@ -19,6 +20,43 @@ pub const PRIORITY: u16 = 1;
 /// How the names of our filters begin.
 const OURS: &str = "portslice_";
 const HANDLE: TcHandle = TcHandle { major: 0, minor: 1 };
+
+/// struct tcmsg, before the attributes.
+const TCMSG: usize = 20;
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+// include/uapi/linux/pkt_cls.h
+const TCA_BPF_CLASSID: u16 = 3;
+const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_ID: u16 = 11;
+
+/// A filter on the ingress side of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attached {
+    /// As tc calls it: `bpf`, `flower`, `u32`.
+    pub kind: String,
+    /// The lowest runs first (`pref`).
+    pub priority: u16,
+    /// Tells it from others of its priority.
+    pub handle: u32,
+    /// Id of the program of a BPF filter.
+    pub program: Option<u32>,
+    /// Name that the maker of a BPF filter gave it.
+    pub name: Option<String>,
+    /// Class id of a BPF filter, 0 for none; of ours, the slot.
+    pub classid: u32,
+}
+
+/// The filters on the ingress side of a link, in the order in which they run; none when it has no such side.
+pub fn ingress(netlink: &mut Netlink, link: u32) -> Result<Vec<Attached>> {
+    let mut message = TcMessage::default();
+    message.header.index = link as i32;
+    message.header.parent = CLSACT_INGRESS;
+    let mut found = Vec::new();
+    let doing = format!("list the filters of link {link}");
+    netlink.dump_unparsed(&doing, RouteNetlinkMessage::GetTrafficFilter(message), |body| found.extend(decode(body)))?;
+    Ok(found)
+}
 
 /// The qdisc of a host's device. It never queues and sits beside any root qdisc.
 pub fn add_clsact(link: u32, name: &str) -> Request {
@@ -75,21 +113,6 @@ pub fn empty_ingress(link: u32) -> Request {
     Request::create("add an empty filter", RouteNetlinkMessage::NewTrafficFilter(message))
 }
 
-/// A filter that is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attached {
-    /// As tc calls it: `bpf`, `u32`.
-    pub kind: String,
-    /// Its preference.
-    pub priority: u16,
-    /// Id of its program, of a BPF filter.
-    pub program: Option<u32>,
-    /// What its owner calls it.
-    pub name: Option<String>,
-    /// Its class id: of ours the slot.
-    pub class: u32,
-}
-
 impl Attached {
     /// Does it bear the name of one of our programs?
     pub fn is_ours(&self) -> bool {
@@ -100,46 +123,6 @@ impl Attached {
     pub fn runs(&self, program: &str) -> bool {
         self.name.as_deref().and_then(|name| name.strip_prefix(OURS)) == Some(program)
     }
-}
-
-/// What filters what enters through `link`.
-pub fn ingress(netlink: &mut Netlink, link: u32) -> Result<Vec<Attached>> {
-    let mut message = TcMessage::default();
-    message.header.index = link as i32;
-    message.header.parent = CLSACT_INGRESS;
-    let answers = netlink.dump("list filters", RouteNetlinkMessage::GetTrafficFilter(message))?;
-    let decoded = answers.into_iter().filter_map(attached);
-    // A chain's head is answered as a filter without a handle.
-    Ok(decoded.filter(|(handle, _)| *handle != 0).map(|(_, filter)| filter).collect())
-}
-
-fn attached(message: RouteNetlinkMessage) -> Option<(u32, Attached)> {
-    let RouteNetlinkMessage::NewTrafficFilter(message) = message else { return None };
-    let number = |handle: TcHandle| u32::from(handle.major) << 16 | u32::from(handle.minor);
-    let mut filter = Attached {
-        kind: String::new(),
-        priority: (message.header.info >> 16) as u16,
-        program: None,
-        name: None,
-        class: 0,
-    };
-    for attribute in message.attributes {
-        match attribute {
-            TcAttribute::Kind(kind) => filter.kind = kind,
-            TcAttribute::Options(options) => {
-                for option in options {
-                    match option {
-                        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => filter.program = Some(id),
-                        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => filter.name = Some(name),
-                        TcOption::Bpf(TcFilterBpfOption::ClassId(class)) => filter.class = number(class),
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    Some((number(message.header.handle), filter))
 }
 
 /// Removes the filter [`add_ingress`] made.
@@ -164,4 +147,77 @@ fn filter(link: u32) -> TcMessage {
     message.header.info = u32::from(PRIORITY) << 16 | u32::from(ETH_P_ALL.to_be());
     message.attributes.push(TcAttribute::Kind("bpf".into()));
     message
+}
+
+/// struct tcmsg { family, pad, ifindex, handle, parent, info }, then attributes. A priority is listed once by itself
+/// before its filters: without options.
+fn decode(body: &[u8]) -> Option<Attached> {
+    let attributes = body.get(TCMSG..)?;
+    let options = attribute(attributes, TCA_OPTIONS)?;
+    let mut found = Attached {
+        kind: text(&attribute(attributes, TCA_KIND)?),
+        priority: (word(&body[16..])? >> 16) as u16,
+        handle: word(&body[8..])?,
+        ..Attached::default()
+    };
+    if found.kind == "bpf" {
+        found.program = attribute(&options, TCA_BPF_ID).and_then(|id| word(&id));
+        found.name = attribute(&options, TCA_BPF_NAME).map(|name| text(&name));
+        found.classid = attribute(&options, TCA_BPF_CLASSID).and_then(|id| word(&id)).unwrap_or(0);
+    }
+    Some(found)
+}
+
+fn attribute(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {
+    NlasIterator::new(attributes).flatten().find(|nla| nla.kind() == kind).map(|nla| nla.value().to_vec())
+}
+
+fn word(bytes: &[u8]) -> Option<u32> {
+    bytes.get(..4).map(|w| u32::from_ne_bytes([w[0], w[1], w[2], w[3]]))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nla(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = (4 + value.len() as u16).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn header(handle: u32, info: u32) -> Vec<u8> {
+        [0, 3, handle, 0xffff_fff2, info].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect()
+    }
+
+    #[test]
+    fn a_bpf_filter_is_read_whole() {
+        let options = [
+            nla(TCA_BPF_CLASSID, &7u32.to_ne_bytes()),
+            nla(TCA_BPF_NAME, b"portslice_from_container\0"),
+            nla(TCA_BPF_ID, &99u32.to_ne_bytes()),
+        ];
+        let body = [header(1, 1 << 16 | 3), nla(TCA_KIND, b"bpf\0"), nla(TCA_OPTIONS, &options.concat())];
+        let expected = Attached {
+            kind: "bpf".into(),
+            priority: 1,
+            handle: 1,
+            program: Some(99),
+            name: Some("portslice_from_container".into()),
+            classid: 7,
+        };
+        assert_eq!(decode(&body.concat()), Some(expected));
+    }
+
+    #[test]
+    fn a_priority_without_options_is_no_filter() {
+        assert_eq!(decode(&[header(0, 1 << 16 | 3), nla(TCA_KIND, b"bpf\0")].concat()), None);
+        assert_eq!(decode(&[0; 5]), None);
+    }
 }

@@ -51,8 +51,13 @@ pub struct Link {
     pub ethernet: bool,
     /// The other end of a veth pair (IFLA_LINK), in the other end's namespace.
     pub peer: Option<u32>,
-    /// The id that this namespace has for the other end's (IFLA_LINK_NETNSID), where that is another one.
-    pub peer_netns: Option<i32>,
+    /// Id that the namespace of the other end has in this one (IFLA_LINK_NETNSID); below 0 when the kernel gives none,
+    /// because that namespace is going away. `None` when the other end is in this namespace, or there is none.
+    pub netns: Option<i32>,
+    /// What `ip link` shows beside it.
+    pub alias: Option<String>,
+    /// As `ip link` calls it: `veth`, `bridge`; `None` for hardware.
+    pub kind: Option<String>,
     /// Kernel counters.
     pub stats: Option<Stats64>,
 }
@@ -189,6 +194,30 @@ pub fn at(netlink: &mut Netlink, index: u32) -> Result<Option<Link>> {
     Ok(answer.and_then(decode))
 }
 
+/// Does the namespace of the other end live? Not when it is being taken apart, which takes the kernel a while: both
+/// ends are still there then.
+///
+/// The kernel finds no namespace whose last reference is gone (net/core/net_namespace.c, get_net_ns_by_id). A reference
+/// is a process, a file or mount of it, or a socket, a TCP connection with unsent data that nobody has open among them.
+pub fn namespace_lives(netlink: &mut Netlink, link: &Link) -> Result<bool> {
+    let (Some(peer), Some(netns)) = (link.peer, link.netns) else {
+        // the other end is here, where the caller is
+        return Ok(link.peer.is_some_and(|peer| peer != 0));
+    };
+    if netns < 0 {
+        return Ok(false);
+    }
+    let mut message = LinkMessage::default();
+    message.header.index = peer;
+    message.attributes = vec![LinkAttribute::IfNetnsId(netns)];
+    let doing = format!("look up the other end of link {}", link.name);
+    match netlink.get(&doing, RouteNetlinkMessage::GetLink(message)) {
+        Ok(answer) => Ok(answer.is_some()),
+        Err(Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// The counters of the link with index `index`, if there is one; a fraction of what looking up the link costs.
 pub fn counters(netlink: &mut Netlink, index: u32) -> Result<Option<Stats64>> {
     let mut message = StatsMessage::default();
@@ -200,25 +229,6 @@ pub fn counters(netlink: &mut Netlink, index: u32) -> Result<Option<Stats64>> {
         StatsAttribute::Link64(counters) => Some(counters),
         _ => None,
     }))
-}
-
-/// Does the namespace of a pair's other end live? One that nobody holds any more is being taken apart, and its device with
-/// it: the kernel does not find it by its id then (net/core/net_namespace.c, get_net_ns_by_id). One that only sockets with
-/// unsent data keep lives.
-pub fn namespace_lives(netlink: &mut Netlink, pair: &Link) -> Result<bool> {
-    let (Some(id), Some(peer)) = (pair.peer_netns, pair.peer) else {
-        // Both ends are here.
-        return Ok(pair.peer.is_some());
-    };
-    let mut message = LinkMessage::default();
-    message.header.index = peer;
-    message.attributes = vec![LinkAttribute::IfNetnsId(id)];
-    match netlink.get(&format!("look up the peer of {}", pair.name), RouteNetlinkMessage::GetLink(message)) {
-        Ok(found) => Ok(found.is_some()),
-        // rtnl_get_net_ns_capable: EINVAL for an id without a namespace
-        Err(Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::EINVAL) => Ok(false),
-        Err(e) => Err(e),
-    }
 }
 
 /// All links of the namespace.
@@ -246,7 +256,9 @@ fn decode(message: RouteNetlinkMessage) -> Option<Link> {
         up: message.header.flags.contains(LinkFlags::Up),
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         peer: None,
-        peer_netns: None,
+        netns: None,
+        alias: None,
+        kind: None,
         stats: None,
     };
     for attribute in message.attributes {
@@ -255,7 +267,14 @@ fn decode(message: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Link(peer) => link.peer = Some(peer),
-            LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(id),
+            LinkAttribute::LinkNetNsId(id) => link.netns = Some(id),
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+            LinkAttribute::LinkInfo(infos) => {
+                link.kind = infos.into_iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
             LinkAttribute::Stats64(stats) => link.stats = Some(stats),
             _ => {}
         }

@@ -93,6 +93,8 @@ const FAIR_FLOWS: u32 = 8192;
 
 /// include/uapi/linux/pkt_sched.h
 const TC_H_ROOT: TcHandle = TcHandle { major: 0xffff, minor: 0xffff };
+/// TC_H_CLSACT is the same.
+const TC_H_INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff1 };
 /// Ours; `1:` in the output of tc.
 const HTB: u16 = 1;
 /// Leaf of class n is `(LEAVES + n):`.
@@ -215,13 +217,15 @@ pub fn root(netlink: &mut Netlink, link: u32, name: &str) -> Result<Option<Root>
     Ok(kind.map(|kind| Root { kind, major: (handle >> 16) as u16 }))
 }
 
-/// The kind of the qdisc on which filters of what enters hang: `ingress` or `clsact`; `None` when there is none.
-pub fn ingress(netlink: &mut Netlink, link: u32) -> Result<Option<String>> {
-    /// include/uapi/linux/pkt_sched.h: TC_H_INGRESS.
-    const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff1 };
-    let message = object(link, TcHandle { major: 0xffff, minor: 0 }, INGRESS, "");
-    let answer = netlink.get_raw("read the ingress qdisc", RouteNetlinkMessage::GetQueueDiscipline(message))?;
-    let kind = answer.and_then(|answer| attribute(answer.get(TCMSG..).unwrap_or_default(), TCA_KIND));
+/// The kind of the qdisc that carries a link's ingress filters, `ingress` or `clsact`; `None` when there is none.
+pub fn has_ingress(netlink: &mut Netlink, link: u32) -> Result<Option<String>> {
+    // the handle is said as well: without it, a link whose clsact was removed answers with silence
+    let message = object(link, TcHandle { major: 0xffff, minor: 0 }, TC_H_INGRESS, "");
+    let doing = format!("read the ingress qdisc of link {link}");
+    let Some(answer) = netlink.get_raw(&doing, RouteNetlinkMessage::GetQueueDiscipline(message))? else {
+        return Ok(None);
+    };
+    let kind = attribute(answer.get(TCMSG..).unwrap_or_default(), TCA_KIND);
     Ok(kind.map(|kind| String::from_utf8_lossy(&kind).trim_end_matches('\0').to_owned()))
 }
 

@@ -43,19 +43,21 @@ impl Route {
 
 /// All unicast routes of the main table, both families.
 pub fn all(netlink: &mut Netlink) -> Result<Vec<Route>> {
-    let answers = dump(netlink, RouteHeader::RT_TABLE_MAIN, RouteType::Unicast)?;
+    let answers = dump(netlink, RouteHeader::RT_TABLE_MAIN, RouteType::Unicast, None)?;
     Ok(answers.into_iter().flat_map(decode).collect())
 }
 
-/// Unicast routes of the main table out of one link.
+/// The unicast routes of the main table that leave through a link, both families.
 pub fn of_link(netlink: &mut Netlink, link: u32) -> Result<Vec<Route>> {
-    Ok(all(netlink)?.into_iter().filter(|route| route.link == link).collect())
+    let answers = dump(netlink, RouteHeader::RT_TABLE_MAIN, RouteType::Unicast, Some(link))?;
+    // a kernel that does not filter answers with every route there is, and a route may have several links
+    Ok(answers.into_iter().flat_map(decode).filter(|route| route.link == link).collect())
 }
 
 /// Every address that the host takes for its own, loopback ones included: the local table, which is short however
 /// many devices there are.
 pub fn local_addresses(netlink: &mut Netlink) -> Result<Vec<IpAddr>> {
-    let answers = dump(netlink, LOCAL_TABLE, RouteType::Local)?;
+    let answers = dump(netlink, LOCAL_TABLE, RouteType::Local, None)?;
     let address = |message| match message {
         RouteNetlinkMessage::NewRoute(m) if m.header.kind == RouteType::Local => {
             let whole = matches!(m.header.destination_prefix_length, 32 | 128);
@@ -107,18 +109,22 @@ pub fn add(link: u32, destination: IpAddr, prefix: u8, source: Option<IpAddr>, m
     Request::create(format!("add route {destination}/{prefix}"), RouteNetlinkMessage::NewRoute(message))
 }
 
-fn dump(netlink: &mut Netlink, table: u8, kind: RouteType) -> Result<Vec<RouteNetlinkMessage>> {
+fn dump(netlink: &mut Netlink, table: u8, kind: RouteType, link: Option<u32>) -> Result<Vec<RouteNetlinkMessage>> {
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
         message.header.table = table;
         message.header.kind = kind;
+        message.attributes.extend(link.map(RouteAttribute::Oif));
         match netlink.dump("list routes", RouteNetlinkMessage::GetRoute(message)) {
             Ok(answers) => routes.extend(answers),
-            // a kernel that filters by table answers ENOENT when the family has no such table
+            // a kernel that filters answers ENOENT when the family has no such table, ENODEV when there is no such link
             Err(Error::Netlink { errno, .. })
-                if matches!(errno.raw_os_error(), Some(libc::ENOENT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {}
+                if matches!(
+                    errno.raw_os_error(),
+                    Some(libc::ENOENT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::ENODEV)
+                ) => {}
             Err(e) => return Err(e),
         }
     }

@@ -127,11 +127,27 @@ impl Netlink {
         }
     }
 
+    /// The payloads of all objects that answer the request. For what must not be overlooked: [`Self::dump`] skips
+    /// what the crate's parsers refuse.
+    pub(super) fn dump_unparsed(
+        &mut self,
+        doing: &str,
+        message: RouteNetlinkMessage,
+        each: impl FnMut(&[u8]),
+    ) -> Result<()> {
+        self.ask(doing, message, NLM_F_REQUEST | NLM_F_DUMP)?;
+        self.answers(doing, each)
+    }
+
     /// Sends an encoded dump request of another family and hands each answer's payload to `each`.
-    pub(super) fn dump_raw(&mut self, doing: &str, bytes: &mut [u8], mut each: impl FnMut(&[u8])) -> Result<()> {
+    pub(super) fn dump_raw(&mut self, doing: &str, bytes: &mut [u8], each: impl FnMut(&[u8])) -> Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         bytes[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
         self.transmit(bytes, doing)?;
+        self.answers(doing, each)
+    }
+
+    fn answers(&mut self, doing: &str, mut each: impl FnMut(&[u8])) -> Result<()> {
         loop {
             let end = self.receive(doing)?;
             let mut at = 0;

@@ -35,11 +35,7 @@ pub fn identify(annotations: &[(String, String)], bundle: Option<&Path>) -> Engi
         return Engine { name: Some("podman"), container: None };
     }
     if begins("io.kubernetes.cri-o.") {
-        let container = pod(
-            "io.kubernetes.container.name",
-            "io.kubernetes.pod.name",
-            "io.kubernetes.pod.namespace",
-        );
+        let container = pod("io.kubernetes.container.name", "io.kubernetes.pod.name", "io.kubernetes.pod.namespace");
         return Engine { name: Some("cri-o"), container };
     }
     if begins("io.kubernetes.cri.") {

@@ -48,7 +48,9 @@ pub fn slice(lease: &Lease, around: &Surroundings<'_>) -> Vec<Step> {
             own_ipv6: around.own.iter().any(|key| key.ends_with("disable_ipv6")),
         })),
     ]);
-    steps.extend(terms(lease, &lease.state(), around.leaf).into_iter().filter(|step| !matches!(step, Step::Queue { .. })));
+    steps.extend(
+        terms(lease, &lease.state(), around.leaf).into_iter().filter(|step| !matches!(step, Step::Queue { .. })),
+    );
     steps
 }
 

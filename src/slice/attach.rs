@@ -48,7 +48,11 @@ impl Container<'_> {
 /// Leases and wires. Attaching what is attached already is a check that changes nothing. On failure the host is as it
 /// was before. Returns the lease of the slice in which the container is a member; `None` for a container of a pod that asks
 /// for nothing and whose pod has no slice.
-pub fn attach(config: &Config, request: &Request, container: Container<'_>, prepare: Preparer<'_>,
+pub fn attach(
+    config: &Config,
+    request: &Request,
+    container: Container<'_>,
+    prepare: Preparer<'_>,
 ) -> Result<Option<Lease>> {
     Attach::begin(config, request, container)?.carry_out(prepare)
 }
@@ -163,7 +167,10 @@ impl<'a> Attach<'a> {
 
     fn plan(self) -> Result<Vec<Action>> {
         let Some(host) = super::ready::peek(self.config)? else {
-            return Err(Error::unsupported("the host is not prepared", "run `portslice setup --dry-run`, then this again"));
+            return Err(Error::unsupported(
+                "the host is not prepared",
+                "run `portslice setup --dry-run`, then this again",
+            ));
         };
         let desk = Desk::of(&host.maps);
         if let Some(lease) = self.ledger.of_member(&self.request.id)? {
@@ -290,9 +297,9 @@ impl<'a> Attach<'a> {
         let resting = desk.resting(self.config.block_cooldown);
         let last = desk.last_block(&self.request.id, size);
         let granted = grant::grant(self.request, last, &self.situation(desk, &leased, &resting))?;
-        let slot = desk.free_slot().ok_or_else(|| {
-            Error::Exhausted("all slots are taken: a host carries no more containers".to_owned())
-        })?;
+        let slot = desk
+            .free_slot()
+            .ok_or_else(|| Error::Exhausted("all slots are taken: a host carries no more containers".to_owned()))?;
         let member = Member { ports: granted.ports, ..self.member.clone() };
         Ok(Lease {
             format: FORMAT,
@@ -323,12 +330,7 @@ impl<'a> Attach<'a> {
     }
 
     /// What a decision rests on.
-    pub(super) fn situation<'s>(
-        &'s self,
-        desk: &Desk<'_>,
-        leased: &'s PortSet,
-        resting: &'s PortSet,
-    ) -> Situation<'s> {
+    pub(super) fn situation<'s>(&'s self, desk: &Desk<'_>, leased: &'s PortSet, resting: &'s PortSet) -> Situation<'s> {
         Situation {
             config: self.config,
             leased,
@@ -428,11 +430,7 @@ fn member(config: &Config, request: &Request, pid: Option<u32>) -> Result<Member
         process: pid.and_then(Worker::of),
         bundle: request.bundle.clone(),
         ports: PortSet::empty(),
-        asked: CpuAsked {
-            cpus: request.cpus,
-            cpus_limit: request.cpus_limit,
-            cpus_revocable: request.cpus_revocable,
-        },
+        asked: CpuAsked { cpus: request.cpus, cpus_limit: request.cpus_limit, cpus_revocable: request.cpus_revocable },
         bundle_cpus: request.bundle_cpus,
         cpu: CpuTerms::default(),
         cgroups: pid.filter(|_| !request.sandbox).and_then(find_cgroups),

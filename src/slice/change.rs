@@ -14,24 +14,18 @@ use crate::host::facts::{self, Facts};
 use crate::host::sysctl::Proc;
 use crate::lease::lock;
 use crate::lease::{Asked, CpuAsked, Desk, Lease, Ledger, Member, Placed, State as Goal};
-use crate::net::diag::{self, Holder};
 use crate::net::Netlink;
+use crate::net::diag::{self, Holder};
+use crate::plan::Action;
 use crate::plan::grant::{self, Situation};
 use crate::plan::limits::{self, Place};
-use crate::plan::Action;
 use crate::ports::PortSet;
 use crate::request::{Change, ContainerId, PortsAsked};
 use crate::wire::{Host, Queue, Site, intend_cpu, queue};
 
 /// Gives the container `id` other terms and returns the lease of its slice. Bandwidth is the slice's, ports and CPUs are the
 /// member's own. `force`: also take ports with open connections. On failure everything is as it was.
-pub fn change(
-    config: &Config,
-    id: &ContainerId,
-    change: &Change,
-    force: bool,
-    prepare: Preparer<'_>,
-) -> Result<Lease> {
+pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool, prepare: Preparer<'_>) -> Result<Lease> {
     let ledger = Ledger::at(&config.state_dir);
     let start = Instant::now();
     let mut host = peek(config)?.ok_or_else(|| none(id))?;

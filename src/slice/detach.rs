@@ -146,8 +146,7 @@ fn ends(lease: &Lease, id: &ContainerId, by: &By) -> bool {
 /// What the slice is to be without the member. Its ports stay leased: the namespace lives on, and may have them still.
 fn goal(config: &Config, lease: &Lease, id: &ContainerId) -> Result<Goal> {
     let members: Vec<Member> = lease.members.iter().filter(|member| member.id != *id).cloned().collect();
-    let known =
-        limits::Known { tamper_proof: lease.terms.egress_placed == Placed::Inside, cpus: cpus_of(&members) };
+    let known = limits::Known { tamper_proof: lease.terms.egress_placed == Placed::Inside, cpus: cpus_of(&members) };
     let machine = facts::machine(config, &lease.device);
     let mut terms = limits::terms(config, &lease.terms.asked, known, &machine)?;
     terms.second = lease.terms.second;

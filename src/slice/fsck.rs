@@ -164,7 +164,9 @@ fn look_at_lease(
     match state(lease, ledger, host)? {
         State::Worked => return Ok(Vec::new()),
         State::Dead => return Ok(vec![differs(name, "its container is gone: `portslice gc` takes it back")]),
-        State::Torn => return Ok(vec![differs(name, "a change of it was interrupted: `portslice gc` takes that back")]),
+        State::Torn => {
+            return Ok(vec![differs(name, "a change of it was interrupted: `portslice gc` takes that back")]);
+        }
         State::Live => {}
     }
     let mut lines = Vec::new();

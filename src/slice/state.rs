@@ -28,7 +28,9 @@ pub fn state(lease: &Lease, ledger: &Ledger, host: &Host) -> Result<State> {
     // The worker may have finished between the reading of the lease and the look at the worker.
     match ledger.read(&lease.id)? {
         Some(now) if now.stage == Stage::Attached && now.epoch == lease.epoch => state(&now, ledger, host),
-        Some(now) if now.stage == Stage::Changing && now.epoch == lease.epoch && host.is_wired(&now)? => Ok(State::Torn),
+        Some(now) if now.stage == Stage::Changing && now.epoch == lease.epoch && host.is_wired(&now)? => {
+            Ok(State::Torn)
+        }
         _ => Ok(State::Dead),
     }
 }

@@ -131,7 +131,8 @@ fn back(ledger: &Ledger, host: &Host, lease: Lease, dropped: Dropped) -> Result<
     let mut site = Site::of(&lease, host, &proc, &mut netlink).towards(&before);
     site.doubtful = true;
     let done = run::through(&mut site, &actions);
-    let dropped = Dropped { egress: dropped.egress + site.dropped.egress, ingress: dropped.ingress + site.dropped.ingress };
+    let dropped =
+        Dropped { egress: dropped.egress + site.dropped.egress, ingress: dropped.ingress + site.dropped.ingress };
     let leased = before.leased.clone();
     // The members that the turn would have brought are gone again.
     let reached = Box::new(lease.state());

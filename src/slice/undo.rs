@@ -54,11 +54,8 @@ pub fn undo(config: &Config, dry: bool) -> Result<Vec<Action>> {
     record.ready = false;
     let mut site = HostSite::new(config, None, &ledger, record, &mut netlink);
     site.save()?;
-    let actions: Vec<Action> = done(config, &site.record)
-        .into_iter()
-        .rev()
-        .map(|step: Step| Action { verb: Verb::Undo, step })
-        .collect();
+    let actions: Vec<Action> =
+        done(config, &site.record).into_iter().rev().map(|step: Step| Action { verb: Verb::Undo, step }).collect();
     for action in &actions {
         run::through(&mut site, std::slice::from_ref(action))?;
     }

@@ -127,6 +127,8 @@ const _: () = assert!(size_of::<Counters>() == 8 * (4 + REASONS.len()));
 
 /// Words of the port table.
 const PORTS: usize = 65536;
+/// Bytes of a value of `devices`: `struct bpf_devmap_val`.
+const DEVICE: usize = 8;
 const COUNTER_WORDS: usize = size_of::<Counters>() / 8;
 const ADDRESS_OF_UPLINK: u32 = 1;
 const ADDRESS_OF_HOST: u32 = 2;
@@ -264,8 +266,10 @@ impl Maps {
     /// Enters the host's end of a slot's pair. The kernel looks the device up in the calling thread's network namespace,
     /// and takes the entry out when the device goes.
     pub fn set_device(&self, slot: u16, ifindex: u32) -> Result<()> {
-        sys::update(self.devices.as_fd(), &key(slot), &ifindex.to_ne_bytes())
-            .map_err(failed("enter the device of slot", slot))
+        // struct bpf_devmap_val: the device, and no program
+        let mut value = [0u8; DEVICE];
+        value[..4].copy_from_slice(&ifindex.to_ne_bytes());
+        sys::update(self.devices.as_fd(), &key(slot), &value).map_err(failed("enter the device of slot", slot))
     }
 
     /// Forgets the device of a slot; success when there is none.
@@ -278,9 +282,12 @@ impl Maps {
 
     /// Interface index of the host's end of a slot's pair, as long as that exists.
     pub fn device(&self, slot: u16) -> Result<Option<u32>> {
-        let mut value = [0u8; 4];
+        let mut value = [0u8; DEVICE];
         match sys::lookup(self.devices.as_fd(), &key(slot), &mut value) {
-            Ok(()) => Ok(Some(u32::from_ne_bytes(value)).filter(|ifindex| *ifindex != 0)),
+            Ok(()) => {
+                let ifindex = u32::from_ne_bytes([value[0], value[1], value[2], value[3]]);
+                Ok(Some(ifindex).filter(|ifindex| *ifindex != 0))
+            }
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(e) => Err(failed("look up the device of slot", slot)(e)),
         }
@@ -344,7 +351,8 @@ impl Maps {
             return Ok(false);
         }
         let addresses = self.addresses.as_fd();
-        let kinds = uplink.iter().map(|ip| (ip, ADDRESS_OF_UPLINK)).chain(others.iter().map(|ip| (ip, ADDRESS_OF_HOST)));
+        let kinds =
+            uplink.iter().map(|ip| (ip, ADDRESS_OF_UPLINK)).chain(others.iter().map(|ip| (ip, ADDRESS_OF_HOST)));
         let mut known: Vec<[u8; 16]> = Vec::new();
         for (ip, kind) in kinds {
             let (address, mut now) = (mapped(*ip), [0u8; 4]);

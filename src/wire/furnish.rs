@@ -153,7 +153,7 @@ fn unguard_lo(netlink: &mut Netlink, stood: bool) -> Result<()> {
     let (ours, others): (Vec<_>, Vec<_>) =
         filter::ingress(netlink, LO)?.into_iter().partition(filter::Attached::is_ours);
     if !stood && others.is_empty() {
-        if qdisc::ingress(netlink, LO)?.as_deref() == Some("ingress") {
+        if qdisc::has_ingress(netlink, LO)?.as_deref() == Some("ingress") {
             // EINVAL: there is no such qdisc
             return netlink.send(filter::delete_ingress_qdisc(LO, "lo").tolerate(&[libc::EINVAL, libc::ENOENT]));
         }
@@ -215,7 +215,10 @@ fn ipv6(netlink: &mut Netlink, here: &mut Settings<'_>, found: &mut Found, inner
     }
     netlink.batch(&[link::no_generated_address(inner, &it.device).tolerate(NO_IPV6)])?;
     if let Err(e) = netlink.batch(&again(addresses(inner, &v6))) {
-        log::warn!("slot {}: IPv6 is off in its network namespace and cannot be turned on, it has IPv4 alone: {e}", it.slot);
+        log::warn!(
+            "slot {}: IPv6 is off in its network namespace and cannot be turned on, it has IPv4 alone: {e}",
+            it.slot
+        );
     }
     Ok(())
 }

@@ -28,8 +28,12 @@ pub fn perform(site: &mut Site<'_>) -> Result<()> {
 pub fn look(site: &mut Site<'_>) -> Result<Vec<String>> {
     let Some(pair) = site.pair()? else { return Ok(Vec::new()) };
     let filters = filter::ingress(site.netlink, pair.index)?;
-    let there = filters.iter().any(|filter| filter.runs(PROGRAM) && filter.class == u32::from(site.lease.slot));
-    Ok(if there { Vec::new() } else { vec![format!("{} has no filter {PROGRAM}: nothing checks what leaves", pair.name)] })
+    let there = filters.iter().any(|filter| filter.runs(PROGRAM) && filter.classid == u32::from(site.lease.slot));
+    Ok(if there {
+        Vec::new()
+    } else {
+        vec![format!("{} has no filter {PROGRAM}: nothing checks what leaves", pair.name)]
+    })
 }
 
 /// Sets the largest packet of the container's end, in bytes.

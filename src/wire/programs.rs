@@ -144,7 +144,9 @@ pub fn unhook(site: &mut HostSite<'_>, program: &str, index: u32) -> Result<()> 
 pub fn shape(site: &mut HostSite<'_>) -> Result<()> {
     let shaper = shaper::make(site.netlink, &site.programs, site.record.instance)?;
     for lease in site.ledger.all()? {
-        if let (Some(shape), true, Some(leaf)) = (lease.terms.egress, limits::need_shaper(&lease.terms), site.record.leaf) {
+        if let (Some(shape), true, Some(leaf)) =
+            (lease.terms.egress, limits::need_shaper(&lease.terms), site.record.leaf)
+        {
             let throttle = limits::throttle(Place::Shaper, shape, leaf);
             let class = shaper::class(lease.slot, lease.terms.second.egress);
             site.netlink.batch(&[

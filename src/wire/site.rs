@@ -96,7 +96,10 @@ impl<'a> Site<'a> {
             Placed::Inside => Place::Inside,
         };
         let places = [(Place::Ingress, goal.terms.ingress), (egress, goal.terms.egress)];
-        Site { staying: places.into_iter().filter(|(_, shape)| shape.is_some()).map(|(place, _)| place).collect(), ..self }
+        Site {
+            staying: places.into_iter().filter(|(_, shape)| shape.is_some()).map(|(place, _)| place).collect(),
+            ..self
+        }
     }
 
     /// The host's end of the pair, if it is there and is this slice's: the name says where to look, the address whose it
@@ -106,7 +109,8 @@ impl<'a> Site<'a> {
             let (slot, mac) = (self.lease.slot, own_mac(self.host.instance, self.lease.slot));
             let entry = self.host.maps.slot(slot)?;
             let own = |link: &Link| {
-                link.mac == Some(mac) && (entry.ifindex == 0 || (entry.epoch, entry.ifindex) == (self.lease.epoch, link.index))
+                link.mac == Some(mac)
+                    && (entry.ifindex == 0 || (entry.epoch, entry.ifindex) == (self.lease.epoch, link.index))
             };
             self.pair = link::find(self.netlink, &link_name(slot))?.filter(own);
         }
@@ -115,7 +119,8 @@ impl<'a> Site<'a> {
 
     /// The same, which has to be there.
     pub fn need_pair(&mut self) -> Result<Link> {
-        let gone = || Error::NotFound(format!("the device {} of container {} is gone", self.lease.link(), self.lease.id));
+        let gone =
+            || Error::NotFound(format!("the device {} of container {} is gone", self.lease.link(), self.lease.id));
         self.pair()?.ok_or_else(gone)
     }
 
@@ -175,7 +180,11 @@ impl<'a> Site<'a> {
     /// goes with the pair.
     fn remove_queue(&mut self, place: Place, second: bool) -> Result<()> {
         if self.lease.stage != crate::lease::Stage::Changing {
-            return if place == Place::Shaper { queue::forget(self.host, self.netlink, self.lease.slot) } else { Ok(()) };
+            return if place == Place::Shaper {
+                queue::forget(self.host, self.netlink, self.lease.slot)
+            } else {
+                Ok(())
+            };
         }
         let mut queue = self.queue(place, second)?;
         let dropped = queue.dropped()?;
@@ -223,7 +232,10 @@ impl Carry for Site<'_> {
             Step::Queue { place, second, throttle, .. } => {
                 let mut queue = self.queue(*place, *second)?;
                 let missing = !queue.exists()?;
-                Ok(missing.then(|| format!("the {place} queue ({}) is gone", throttle.shape.rate)).into_iter().collect())
+                Ok(missing
+                    .then(|| format!("the {place} queue ({}) is gone", throttle.shape.rate))
+                    .into_iter()
+                    .collect())
             }
             Step::Guard { .. } => guard::look(self),
             Step::Furnish(furniture) => furnish::look(self, furniture),

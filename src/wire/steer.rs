@@ -22,5 +22,8 @@ pub fn look(site: &mut Site<'_>, slot: u16, ports: &PortSet) -> Vec<String> {
     let missing = ports.difference(&steered);
     let more = steered.difference(ports);
     let line = |ports: &PortSet, what: &str| (!ports.is_empty()).then(|| format!("ports {ports} {what}"));
-    [line(&missing, "do not lead to it"), line(&more, "lead to it and are not leased to it")].into_iter().flatten().collect()
+    [line(&missing, "do not lead to it"), line(&more, "lead to it and are not leased to it")]
+        .into_iter()
+        .flatten()
+        .collect()
 }

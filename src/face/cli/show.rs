@@ -68,13 +68,8 @@ pub fn run(config: &Config, id: &str, json: bool) -> Result<()> {
 fn configured(config: &Config, lease: &Lease) -> Configured {
     let machine = machine(config, &lease.device);
     // one that cannot be computed now (a link that does not tell its speed) is told when somebody needs it
-    let of = |direction| {
-        config
-            .policy(direction)
-            .shape(&Limit::default(), cpus_of(&lease.members), &machine)
-            .ok()
-            .flatten()
-    };
+    let of =
+        |direction| config.policy(direction).shape(&Limit::default(), cpus_of(&lease.members), &machine).ok().flatten();
     Configured { egress: of(Direction::Egress), ingress: of(Direction::Ingress) }
 }
 
@@ -143,7 +138,10 @@ fn text(shown: &Shown) -> String {
         ("slice", slice_of(lease)),
         ("stage", shown.view["stage"].as_str().unwrap_or_default().to_owned()),
         ("block", format!("{} ({} ports)", lease.block, lease.block.size())),
-        ("ports", shown.member.as_ref().map(|m| m.ports.to_string()).filter(|p| !p.is_empty()).unwrap_or("none".into())),
+        (
+            "ports",
+            shown.member.as_ref().map(|m| m.ports.to_string()).filter(|p| !p.is_empty()).unwrap_or("none".into()),
+        ),
         ("device", format!("{} on the host, {} inside", lease.link(), lease.device)),
         ("namespace", lease.netns.display().to_string()),
         ("egress", limit(terms.egress, place, &terms.asked.egress, configured.egress)),

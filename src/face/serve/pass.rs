@@ -120,7 +120,11 @@ impl Reader {
         let wanted = match only {
             None => leases.as_slice(),
             Some(ids) => {
-                some = leases.iter().filter(|lease| lease.members.iter().any(|member| ids.contains(&&member.id))).cloned().collect();
+                some = leases
+                    .iter()
+                    .filter(|lease| lease.members.iter().any(|member| ids.contains(&&member.id)))
+                    .cloned()
+                    .collect();
                 &some
             }
         };

@@ -73,7 +73,11 @@ async fn metrics(State(server): State<Server>) -> Response {
 }
 
 async fn containers(State(server): State<Server>) -> Response {
-    server.answer_from_leases(|leases| to_json(&leases.iter().map(|lease| view(lease, None)).collect::<Vec<_>>()).map(Some)).await
+    server
+        .answer_from_leases(|leases| {
+            to_json(&leases.iter().map(|lease| view(lease, None)).collect::<Vec<_>>()).map(Some)
+        })
+        .await
 }
 
 async fn container(State(server): State<Server>, Path(id): Path<String>) -> Response {

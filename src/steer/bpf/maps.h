@@ -217,11 +217,12 @@ struct {
 
 ARRAY(tenants, MAX_SLOTS, struct tenant, BPF_F_MMAPABLE);
 
-/* slot -> ifindex of the host's end of its pair; the kernel removes an entry together with its device */
+/* slot -> ifindex of the host's end of its pair; the kernel removes an entry together with its device.
+ * The value has room for a program (none here): the loader makes such values wherever the kernel takes them, since 5.8. */
 struct {
 	__uint(type, BPF_MAP_TYPE_DEVMAP);
 	__uint(max_entries, MAX_SLOTS);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct bpf_devmap_val);
 } devices SEC(".maps");
