@@ -267,12 +267,7 @@ fn a_socket_with_unsent_data_holds_its_namespace() {
         let address = listener.local_addr().unwrap();
         let mut stream = there.inside(|| Ok(TcpStream::connect(address).unwrap())).unwrap();
         stream.set_nonblocking(true).unwrap();
-        let full = loop {
-            match stream.write(&[0; 65536]) {
-                Ok(_) => {}
-                Err(e) => break e,
-            }
-        };
+        let full = std::iter::repeat_with(|| stream.write_all(&[0; 65536])).find_map(Result::err).unwrap();
         assert_eq!(full.kind(), ErrorKind::WouldBlock);
         let pair = link::find(&mut netlink, "aa0").unwrap().unwrap();
         drop((there, stream));
