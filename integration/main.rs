@@ -21,3 +21,4 @@ mod statistics;
 mod tamper;
 mod transparent;
 mod undo;
+mod wire;

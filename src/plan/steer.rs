@@ -1,6 +1,6 @@
 //! What the data path must know of the host: addresses, next hops, what the kernel is able to.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::host::Facts;
 use crate::net::route::Route;
@@ -21,6 +21,7 @@ pub fn host_facts(facts: &Facts, fair: bool) -> HostFacts {
 
     if let Some(IpAddr::V4(ip)) = facts.primary(false) {
         host.v4[0] = ip.octets();
+        host.v4_broadcast = broadcast(&facts.routes, ip).map_or([0; 4], |ip| ip.octets());
         if count(false) == 1 {
             host.flags |= HostFacts::ONE_V4;
         }
@@ -69,6 +70,17 @@ fn next_hop(routes: &[Route], v6: bool) -> Option<NextHop> {
     }
     // without an on-link network the mask would be empty, and every destination would look like a neighbour
     hop.network.is_some().then_some(hop)
+}
+
+/// The broadcast address of the network that `own` is in. Networks of one or two addresses have none (RFC 3021).
+fn broadcast(routes: &[Route], own: Ipv4Addr) -> Option<Ipv4Addr> {
+    routes.iter().filter(|r| r.gateway.is_none() && (1..=30).contains(&r.prefix)).find_map(|r| match r.destination {
+        IpAddr::V4(network) => {
+            let mask = u32::MAX << (32 - r.prefix);
+            (own.to_bits() & mask == network.to_bits()).then(|| Ipv4Addr::from_bits(network.to_bits() | !mask))
+        }
+        IpAddr::V6(_) => None,
+    })
 }
 
 fn v4(ip: Option<IpAddr>) -> [u8; 4] {
@@ -128,6 +140,12 @@ mod tests {
         assert!(next_hop(&[on_link.clone(), default.clone(), other], false).is_none());
         assert!(next_hop(&[on_link.clone(), default.clone(), default.clone()], false).is_none(), "multipath");
         assert!(next_hop(&[on_link.clone(), default, route("10.9.0.0", 24, None)], false).is_none());
-        assert_eq!(next_hop(&[on_link], false).unwrap().gateway, None);
+        assert_eq!(next_hop(std::slice::from_ref(&on_link), false).unwrap().gateway, None);
+
+        let ip = |text: &str| text.parse::<Ipv4Addr>().unwrap();
+        assert_eq!(broadcast(std::slice::from_ref(&on_link), ip("10.0.0.2")), Some(ip("10.0.0.255")));
+        assert_eq!(broadcast(&[on_link], ip("10.1.0.2")), None);
+        assert_eq!(broadcast(&[route("10.0.0.2", 31, None)], ip("10.0.0.2")), None, "two addresses, both hosts");
+        assert_eq!(broadcast(&[route("10.0.0.1", 32, None)], ip("10.0.0.2")), None, "a route to the gateway alone");
     }
 }

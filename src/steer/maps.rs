@@ -56,8 +56,8 @@ pub struct HostFacts {
     pub pad: u16,
     /// IPv4 primary address, on-link network, its mask and the gateway, in network byte order; 0 for none.
     pub v4: [[u8; 4]; 4],
-    /// Unused.
-    pub pad2: u32,
+    /// The broadcast address of the uplink's network; 0 for none.
+    pub v4_broadcast: [u8; 4],
     /// The same for IPv6.
     pub v6: [[u8; 16]; 4],
 }
@@ -266,6 +266,7 @@ impl HostFacts {
         bytes[8..12].copy_from_slice(&self.mtu.to_ne_bytes());
         bytes[12..18].copy_from_slice(&self.mac);
         bytes[20..36].copy_from_slice(self.v4.as_flattened());
+        bytes[36..40].copy_from_slice(&self.v4_broadcast);
         bytes[40..104].copy_from_slice(self.v6.as_flattened());
         bytes
     }

@@ -55,6 +55,31 @@ static __always_inline __u32 host_address_v6(const struct host *h, const union a
 	return host_address(a);
 }
 
+/* May no packet from the wire come from here? The host's own stack drops these (martians): loopback, the host's own
+ * addresses, and what names no single sender. An answer to such an address would stay on this host, or go to many. */
+static __always_inline int martian_v4(const struct host *h, __u32 src)
+{
+	__u32 first = bpf_ntohl(src) >> 24;
+
+	if (first == 0 || first == 127 || src == h->v4_broadcast)
+		return 1;
+	/* multicast, and 255.255.255.255; the rest of 240.0.0.0/4 are addresses like others */
+	if (first >= 224 && (first < 240 || src == 0xffffffff))
+		return 1;
+	return host_address_v4(h, src);
+}
+
+/* The host's stack lets its own address and the unspecified one pass, which IPv4 does not: they end here as well. */
+static __always_inline int martian_v6(const struct host *h, const union addr *src)
+{
+	/* ::, ::1, and IPv4 as ::ffff:a.b.c.d, which has no place in an IPv6 header */
+	if (!src->d[0] && (src->w[2] == bpf_htonl(0xffff) || (!src->w[2] && bpf_ntohl(src->w[3]) <= 1)))
+		return 1;
+	if ((src->w[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000))
+		return 1;
+	return host_address_v6(h, src);
+}
+
 /* Wire packets and bytes of a GSO/GRO packet whose transport header begins at `l4`. */
 static __noinline __u64 segments(struct __sk_buff *skb, __u32 l4, __u32 tcp)
 {

@@ -81,7 +81,7 @@ struct host {
 	__u8 mac[6];
 	__u16 pad;
 	__u32 v4, v4_net, v4_mask, v4_gw;
-	__u32 pad2;
+	__u32 v4_broadcast;	/* of the uplink's network; 0: it has none */
 	union addr v6, v6_net, v6_mask, v6_gw;
 };
 

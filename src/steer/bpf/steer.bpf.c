@@ -24,6 +24,13 @@
 
 enum origin { FROM_WIRE, FROM_LO };
 
+/* Is a frame from the wire not the uplink's? One for another MAC, or for many, is dropped by the host's stack, so it has
+ * to get there. A tagged one belongs to a VLAN device of the host. */
+static __always_inline int not_for_uplink(const struct __sk_buff *skb)
+{
+	return skb->pkt_type != 0 /* PACKET_HOST */ || skb->vlan_present;
+}
+
 static __always_inline int common(__u8 proto)
 {
 	return proto == PROTO_TCP || proto == PROTO_UDP;
@@ -71,12 +78,17 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 	struct host *h = host_facts();
 	struct fragment_key key = {};
 	struct packet p = {};
-	__u32 slot = 0, copy = 0;
+	__u32 slot = 0, copy = 0, martian = 0;
 
 	if (!h || parse(skb, ETH_HLEN, v6, &p) < 0)
 		return PASS;
 	if (host_address(&p.dst) != ADDRESS_OF_UPLINK && !(origin == FROM_LO && (is_loopback(&p.dst) || host_address(&p.dst))))
 		return PASS;
+	if (origin == FROM_WIRE) {
+		if (not_for_uplink(skb))
+			return PASS;
+		martian = v6 ? martian_v6(h, &p.src) : martian_v4(h, p.src.w[3]);
+	}
 	if (p.frag) {
 		key.src = p.src;
 		key.dst = p.dst;
@@ -101,6 +113,8 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 	}
 	if (!slot || slot >= MAX_SLOTS || skb->vlan_present)
 		return PASS;
+	if (martian)
+		return DROP;
 	if (p.frag == FRAG_FIRST) {
 		__u32 value = slot | copy;
 
@@ -128,14 +142,15 @@ int from_wire(struct __sk_buff *skb)
 		if (!ip)
 			return inbound(skb, 0, FROM_WIRE);
 		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]));
-		/* a tagged frame belongs to a VLAN device of the host, not to the uplink */
-		if (!slot || host_address_v4(h, ip->daddr) != ADDRESS_OF_UPLINK || skb->vlan_present)
+		if (!slot || host_address_v4(h, ip->daddr) != ADDRESS_OF_UPLINK || not_for_uplink(skb))
 			return PASS;
+		if (martian_v4(h, ip->saddr))
+			return DROP;
 		return to_container(skb, slot, L4_V4, ip->protocol == PROTO_TCP);
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = plain_v6(data, end);
-		union addr dst;
+		union addr src, dst;
 
 		if (!ip)
 			return inbound(skb, 1, FROM_WIRE);
@@ -143,8 +158,11 @@ int from_wire(struct __sk_buff *skb)
 		if (!slot)
 			return PASS;
 		__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
-		if (host_address_v6(h, &dst) != ADDRESS_OF_UPLINK || skb->vlan_present)
+		if (host_address_v6(h, &dst) != ADDRESS_OF_UPLINK || not_for_uplink(skb))
 			return PASS;
+		__builtin_memcpy(&src, &ip->saddr, sizeof(src));
+		if (martian_v6(h, &src))
+			return DROP;
 		return to_container(skb, slot, L4_V6, ip->nexthdr == PROTO_TCP);
 	}
 	return PASS;
