@@ -22,7 +22,7 @@
 #define FRAG_FIRST 1
 #define FRAG_LATER 2
 
-enum icmp_kind { ICMP_OTHER, ICMP_ERROR, ICMP_ASK, ICMP_ANSWER, ICMP_LINK };
+enum icmp_kind { ICMP_OTHER, ICMP_ERROR, ICMP_TOO_BIG, ICMP_ASK, ICMP_ANSWER, ICMP_LINK };
 
 struct packet {
 	union addr src, dst;
@@ -66,9 +66,17 @@ static __always_inline int is_loopback(const union addr *a)
 	return a->w[2] == 0 && a->w[3] == bpf_htonl(1);
 }
 
-static __always_inline __u8 icmp_kind(__u8 v6, __u8 type)
+/* Does it quote a packet? */
+static __always_inline int is_error(const struct packet *p)
+{
+	return p->icmp == ICMP_ERROR || p->icmp == ICMP_TOO_BIG;
+}
+
+static __always_inline __u8 icmp_kind(__u8 v6, __u8 type, __u8 code)
 {
 	if (v6) {
+		if (type == 2)
+			return ICMP_TOO_BIG;
 		if (type >= 1 && type <= 4)
 			return ICMP_ERROR;
 		if (type == 128)
@@ -79,6 +87,8 @@ static __always_inline __u8 icmp_kind(__u8 v6, __u8 type)
 			return ICMP_LINK;
 		return ICMP_OTHER;
 	}
+	if (type == 3 && code == 4)
+		return ICMP_TOO_BIG;
 	if (type == 3 || type == 11 || type == 12)
 		return ICMP_ERROR;
 	if (type == 8)
@@ -165,7 +175,7 @@ static __noinline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct p
 	} else if (p->proto == (v6 ? PROTO_ICMP6 : PROTO_ICMP)) {
 		if (bpf_skb_load_bytes(skb, off, head, 8) < 0)
 			return -1;
-		p->icmp = icmp_kind(v6, head[0]);
+		p->icmp = icmp_kind(v6, head[0], head[1]);
 		p->sport = p->dport = (__u16)head[4] << 8 | head[5];
 	}
 	return 0;
