@@ -260,6 +260,11 @@ fn prepare(
     mount_bpffs(&directory)?;
 
     let programs = Programs::at(&directory);
+    if record.ready && record.layout != maps::LAYOUT {
+        // there are no containers: nobody needs what the old maps hold, and these programs could not read it
+        programs.forget_maps()?;
+        record.ready = false;
+    }
     programs.load()?;
     record.version = program::VERSION.into();
     record.layout = maps::LAYOUT;

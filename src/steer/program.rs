@@ -21,6 +21,10 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/st
 const NAMES: [&str; 7] =
     ["from_wire", "from_lo", "from_container", "after_shaper", "host_flow", "inner_lo", "inner_eth"];
 
+/// How the pins of programs and of links begin; the others are maps.
+const PROGRAM: &str = "prog_";
+const LINK: &str = "link_";
+
 /// What tells this build's data path from another one.
 pub const VERSION: &str = env!("STEER_VERSION");
 
@@ -58,6 +62,18 @@ impl Programs {
             }
             let fd = program.fd().map_err(|e| fail(&e))?;
             sys::object_pin(fd.as_fd(), &path).map_err(Error::file("pin program", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Unpins the maps, so that [`Self::load`] makes new ones. Programs that run keep those they have.
+    pub fn forget_maps(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.directory).map_err(Error::file("list", &self.directory))?.flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if !name.starts_with(PROGRAM) && !name.starts_with(LINK) {
+                fs::remove_file(entry.path()).map_err(Error::file("remove", entry.path()))?;
+            }
         }
         Ok(())
     }
@@ -101,11 +117,11 @@ impl Programs {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("prog_{name}"))
+        self.directory.join(format!("{PROGRAM}{name}"))
     }
 
     fn link_path(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("link_{name}"))
+        self.directory.join(format!("{LINK}{name}"))
     }
 }
 

@@ -97,12 +97,9 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 		key.proto = p.proto;
 	}
 	if (p.frag == FRAG_LATER) {
-		__u32 *first = bpf_map_lookup_elem(&fragments_in, &key);
-
-		if (first) {
-			slot = *first & (COPY - 1);
-			copy = *first & COPY;
-		}
+		slot = fragment_owner(&key);
+		copy = slot & COPY;
+		slot &= COPY - 1;
 	} else if (has_ports(p.proto)) {
 		slot = port_slot(p.dport);
 	} else if (is_error(&p)) {
@@ -111,15 +108,12 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 		slot = echo_owner(&p.src, p.sport);
 		copy = COPY;
 	}
-	if (!slot || slot >= MAX_SLOTS || skb->vlan_present)
-		return PASS;
 	if (martian)
-		return DROP;
-	if (p.frag == FRAG_FIRST) {
-		__u32 value = slot | copy;
-
-		bpf_map_update_elem(&fragments_in, &key, &value, BPF_ANY);
-	}
+		return slot ? DROP : PASS;
+	if (p.frag == FRAG_FIRST)
+		fragment_came(&key, slot, copy);
+	if (!slot || slot >= MAX_SLOTS)
+		return PASS;
 	if (copy)
 		return copy_to_container(skb, h, slot);
 	if (origin == FROM_WIRE)
