@@ -33,7 +33,10 @@ struct Scene {
 }
 
 fn scene(name: &str) -> Scene {
-    let host = Host::new(name);
+    scene_on(Host::new(name))
+}
+
+fn scene_on(host: Host) -> Scene {
     let a = host.bare("a", &["--ports", "31000-31009"]);
     let b = host.bare("b", &["--ports", "31010-31019"]);
     let (own, host_mac) = (tap::mac_of(&a.ns, "eth0"), tap::mac_of(&host.ns, "eth0"));
@@ -284,6 +287,29 @@ fn another_source_address_goes_nowhere() {
         }));
     }
     s.all_dropped(forgeries);
+}
+
+#[test]
+fn an_ipv4_address_has_no_place_in_an_ipv6_header() {
+    for host in
+        [Host::new("iso-mapped"), Host::with("iso-mapped-2").secondary("10.77.0.3/24").secondary("fd77::3/64").build()]
+    {
+        let s = scene_on(host);
+        let own = *s.a.block.start();
+        let mapped: IpAddr = "::ffff:10.77.0.2".parse().unwrap();
+        let mut forgeries = Vec::new();
+        for (from, to, port) in [
+            (mapped, PEER6, PEER_PORT),
+            (mapped, HOST6, s.b.ports[0]),
+            (mapped, mapped, s.b.ports[0]),
+            (LO6, "::ffff:127.0.0.1".parse().unwrap(), HOST_PORT),
+        ] {
+            forgeries.push(forge(format!("UDP from {from} to {to}"), "malformed", |m| {
+                s.addressed(frame::IPV6, &frame::udp_packet((from, own), (to, port), m))
+            }));
+        }
+        s.all_dropped(forgeries);
+    }
 }
 
 #[test]

@@ -52,6 +52,12 @@ static __always_inline int same(const union addr *a, const union addr *b)
 	return a->d[0] == b->d[0] && a->d[1] == b->d[1];
 }
 
+/* IPv4 written as IPv6 has no place in an IPv6 header. Our maps write IPv4 so, but must not be asked for it. */
+static __always_inline int is_mapped(const union addr *a)
+{
+	return !a->d[0] && a->w[2] == bpf_htonl(0xffff);
+}
+
 static __always_inline int v4_is_loopback(__u32 v4)
 {
 	return (v4 & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
@@ -114,6 +120,8 @@ static __noinline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct p
 			return -1;
 		__builtin_memcpy(&p->src, &ip.saddr, 16);
 		__builtin_memcpy(&p->dst, &ip.daddr, 16);
+		if (is_mapped(&p->src) || is_mapped(&p->dst))
+			return -1;
 		p->proto = ip.nexthdr;
 		off += sizeof(ip);
 		/* RFC 8200 4.1: at most one of each, destination options twice; six is every legal chain */
