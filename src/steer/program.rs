@@ -71,7 +71,8 @@ impl Programs {
         for entry in fs::read_dir(&self.directory).map_err(Error::file("list", &self.directory))?.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if !name.starts_with(PROGRAM) && !name.starts_with(LINK) {
+            // the kernel itself puts maps.debug and progs.debug into a bpffs; they cannot be removed
+            if !name.contains('.') && !name.starts_with(PROGRAM) && !name.starts_with(LINK) {
                 fs::remove_file(entry.path()).map_err(Error::file("remove", entry.path()))?;
             }
         }
