@@ -7,6 +7,7 @@ mod bandwidth;
 mod change;
 mod crash;
 mod fair;
+mod fragments;
 mod isolated;
 mod kernel;
 mod lab;

@@ -114,8 +114,11 @@ fn nothing_arrives_from(scene: &Scene, second: bool) {
     }
     let problems = scene.problems(scene.host_mac, packets);
     assert!(problems.is_empty(), "from the wire:\n  {}", problems.join("\n  "));
+    // with several addresses a wildcard UDP server may answer from another one, under host networking too
     for (address, proto) in [HOST4, HOST6].into_iter().flat_map(|a| BOTH.map(|p| (a, p))) {
-        assert_reaches("P->A", &scene.host.peer, proto, SocketAddr::new(address, scene.a.ports[0]));
+        if proto == Proto::Tcp || !second {
+            assert_reaches("P->A", &scene.host.peer, proto, SocketAddr::new(address, scene.a.ports[0]));
+        }
     }
 }
 
@@ -127,8 +130,8 @@ fn a_source_that_no_packet_can_have_reaches_no_container() {
 #[test]
 fn no_address_of_the_host_reaches_a_container_as_a_source() {
     let host = Host::with("wire-own").secondary("10.77.0.3/24").secondary("fd77::3/64").unprepared().build();
-    host.ns.ip("link add other type dummy\naddr add 172.31.9.1/24 dev other\naddr add fd79::1/64 dev other nodad\n\
-        link set other up");
+    host.ns.ip("link add other type veth peer name other2\naddr add 172.31.9.1/24 dev other\naddr add fd79::1/64 dev other nodad\n\
+        link set other up\nlink set other2 up");
     host.portslice(["setup"]).ok();
     let s = scene(host);
     nothing_arrives_from(&s, true);

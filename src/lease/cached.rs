@@ -88,6 +88,7 @@ impl Stamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::ledger::encode;
 
     #[test]
     fn what_was_replaced_is_read_again() {
@@ -99,27 +100,28 @@ mod tests {
         let lease = |id: &str, slot: u16| -> Lease {
             let block = serde_json::json!({"begin": 32768 + 16 * slot, "end": 32783 + 16 * slot});
             let text = serde_json::json!({
-                "id": id, "slot": slot, "block": block, "ports": "", "asked": {}, "limit_local": true, "pid": null,
-                "netns": "/run/netns/x", "stage": "attached", "created": 0, "netns_id": {"dev": 4, "ino": 1},
-                "epoch": slot, "device": "eth0", "host_loopback": true, "labels": {},
+                "format": 1, "id": id, "slot": slot, "block": block, "ports": "", "asked": {}, "limit_local": true,
+                "members": [], "netns": "/run/netns/x", "stage": "attached", "created": 0,
+                "netns_id": {"dev": 4, "ino": 1}, "epoch": slot, "device": "eth0", "host_loopback": true,
                 "worker": {"pid": 1, "started": 1},
             });
             serde_json::from_value(text).unwrap()
         };
         for (id, slot) in [("b", 2), ("a", 1), ("c", 3)] {
-            ledger.write(&lease(id, slot)).unwrap();
+            ledger.write_bytes(&id.parse().unwrap(), &encode(&lease(id, slot)).unwrap()).unwrap();
         }
+        let write = |lease: Lease| ledger.write_bytes(&lease.id, &encode(&lease).unwrap()).unwrap();
         let ids = |all: &[Lease]| all.iter().map(|l| l.id.to_string()).collect::<Vec<_>>();
         let first = leases.now().unwrap();
         assert_eq!(ids(&first), ["a", "b", "c"]);
         assert!(Arc::ptr_eq(&first, &leases.now().unwrap()), "nothing changed, yet it was read again");
 
-        ledger.write(&Lease { slot: 9, ..lease("a", 1) }).unwrap();
-        ledger.erase(&"b".parse().unwrap()).unwrap();
+        write(Lease { slot: 9, ..lease("a", 1) });
+        ledger.erase_file(&"b".parse().unwrap()).unwrap();
         assert_eq!(leases.now().unwrap().iter().map(|l| l.slot).collect::<Vec<_>>(), [3, 9]);
         fs::write(ledger.lease_path("c"), "{").unwrap();
         assert_eq!(ids(&leases.now().unwrap()), ["a"], "a damaged one is left out");
-        ledger.write(&lease("c", 3)).unwrap();
+        write(lease("c", 3));
         assert_eq!(ids(&leases.now().unwrap()), ["c", "a"], "and is back when it is mended");
         fs::remove_dir_all(&state).unwrap();
         assert!(leases.now().unwrap().is_empty());

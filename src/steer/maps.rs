@@ -21,7 +21,7 @@ use crate::ports::{PortRange, PortSet};
 pub const MAX_SLOTS: u16 = 4096;
 
 /// Raised when a map's layout changes: programs of two layouts cannot share maps.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Why the data path dropped a packet of a container, in the order of `enum reason`.
 pub const REASONS: [&str; 12] = [

@@ -25,6 +25,10 @@ const NAMES: [&str; 7] =
 /// Maps that no program uses and every program is bound to: they tell whose it is, and live as long as it does.
 const BOUND: [&str; 3] = ["book", "tenants", "devices"];
 
+/// How the pins of programs and of links begin; the others are maps.
+const PROGRAM: &str = "prog_";
+const LINK: &str = "link_";
+
 /// What tells this build's data path from another one.
 pub const VERSION: &str = env!("STEER_VERSION");
 
@@ -91,6 +95,19 @@ impl Programs {
         matches!((link, program), (Ok(link), Ok(program)) if link.tcx == Some(ifindex) && link.program == program.id)
     }
 
+    /// Unpins the maps, so that [`Self::load`] makes new ones. Programs that run keep those they have.
+    pub fn forget_maps(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.directory).map_err(Error::file("list", &self.directory))?.flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            // the kernel itself puts maps.debug and progs.debug into a bpffs; they cannot be removed
+            if !name.contains('.') && !name.starts_with(PROGRAM) && !name.starts_with(LINK) {
+                fs::remove_file(entry.path()).map_err(Error::file("remove", entry.path()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// A pinned program.
     pub fn open(&self, name: &str) -> Result<OwnedFd> {
         let path = self.path(name);
@@ -130,11 +147,11 @@ impl Programs {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("prog_{name}"))
+        self.directory.join(format!("{PROGRAM}{name}"))
     }
 
     fn link_path(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("link_{name}"))
+        self.directory.join(format!("{LINK}{name}"))
     }
 }
 

@@ -55,6 +55,11 @@ pub fn is_loaded(site: &HostSite<'_>, version: &str) -> bool {
 
 /// Loads and pins them. Maps that are pinned already are used, so leases survive an upgrade.
 pub fn load(site: &mut HostSite<'_>) -> Result<()> {
+    if site.record.ready && site.record.layout != maps::LAYOUT {
+        // There are no containers: nobody needs what the old maps hold, and these programs could not read it.
+        site.programs.forget_maps()?;
+        site.record.ready = false;
+    }
     site.programs.load()?;
     site.record.version = program::VERSION.into();
     site.record.layout = maps::LAYOUT;
@@ -74,7 +79,9 @@ pub fn unload(site: &mut HostSite<'_>) -> Result<()> {
     if !is_mounted(&directory) {
         return Ok(());
     }
-    for entry in fs::read_dir(&directory).map_err(Error::file("list", &directory))?.flatten() {
+    // The kernel itself puts maps.debug and progs.debug into a bpffs; they cannot be removed.
+    let pinned = |entry: &fs::DirEntry| !entry.file_name().to_string_lossy().contains('.');
+    for entry in fs::read_dir(&directory).map_err(Error::file("list", &directory))?.flatten().filter(pinned) {
         fs::remove_file(entry.path()).map_err(Error::file("remove", entry.path()))?;
     }
     site.record.version.clear();

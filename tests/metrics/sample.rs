@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 /// The container.
 pub fn full(id: &str) -> Monitored {
     Monitored {
+        slice: id.into(),
+        epoch: 1,
+        counts_network: true,
         container_id: id.into(),
         executor_id: id.into(),
         executor_name: "name".into(),

@@ -50,7 +50,7 @@ static __always_inline __u32 host_address_v6(const struct host *h, const union a
 {
 	if (same(a, &h->v6))
 		return ADDRESS_OF_UPLINK;
-	if (h->flags & HOST_ONE_V6)
+	if (h->flags & HOST_ONE_V6 || is_mapped(a))
 		return 0;
 	return host_address(a);
 }
@@ -73,7 +73,7 @@ static __always_inline int martian_v4(const struct host *h, __u32 src)
 static __always_inline int martian_v6(const struct host *h, const union addr *src)
 {
 	/* ::, ::1, and IPv4 as ::ffff:a.b.c.d, which has no place in an IPv6 header */
-	if (!src->d[0] && (src->w[2] == bpf_htonl(0xffff) || (!src->w[2] && bpf_ntohl(src->w[3]) <= 1)))
+	if (!src->d[0] && (is_mapped(src) || (!src->w[2] && bpf_ntohl(src->w[3]) <= 1)))
 		return 1;
 	if ((src->w[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000))
 		return 1;

@@ -18,6 +18,9 @@
 
 #define MAX_SLOTS 4096		/* 65536 ports / 16, the smallest block; slot 0 is the host */
 #define FRAGMENT_CELLS 16	/* datagrams a container may have half sent at one time */
+/* How long a first fragment tells where later ones go, in ns. Senders send all of a datagram at once. The kernel would wait
+ * 30 s for the rest, but by then an id may stand for another datagram: there are only 65 536 of them in IPv4. */
+#define FRAGMENT_LIFETIME 5000000000LL
 #define ECHO_CELLS 16		/* (remote, id) pairs remembered per container */
 #define ECHO_WAYS 4		/* containers that may use one echo id at the same time */
 #define ECHO_LIFETIME 60	/* units of 2^30 ns; how long a silent echo id stays taken */
@@ -30,7 +33,7 @@
 #define HOST_NEXTHOP_V6 16
 #define HOST_FAIR 32		/* the uplink's root qdisc gives each container a flow of its own */
 
-#define COPY 0x10000		/* in fragments_in beside the slot: the host gets the packet as well */
+#define COPY 0x10000		/* in struct fragment_first beside the slot: the host gets the packet as well */
 
 /* slot.flags */
 #define SLOT_THROUGH_QDISC 1	/* an ingress limit sits on the host veth: redirect_peer would skip it */
@@ -104,8 +107,15 @@ struct fragment_key {		/* of a datagram on its way to a container */
 	__u8 proto, pad;
 };
 
+struct fragment_first {		/* where the first fragment of a datagram went */
+	__u32 slot;		/* and COPY */
+	__u32 epoch;		/* of the slot's lease */
+	__u64 seen;		/* ns */
+};
+
 struct fragment_cell {		/* of a datagram a container is sending */
 	union addr dst;
+	__u64 seen;		/* ns */
 	__u32 id;
 	__u32 epoch;
 	__u16 to;		/* the slot it goes to, 0 the host or the world */
@@ -135,6 +145,7 @@ _Static_assert(sizeof(struct host) == 104, "struct host");
 _Static_assert(sizeof(struct slot) == 16, "struct slot");
 _Static_assert(sizeof(struct counters) == 8 * (4 + REASONS), "struct counters");
 _Static_assert(sizeof(struct fragment_key) == 40, "a key must have no holes");
+_Static_assert(sizeof(struct fragment_first) == 16, "a value must have no holes");
 
 #define ARRAY(name, entries, value_type, flags)          \
 	struct {                                         \
@@ -178,7 +189,7 @@ struct {
 	__uint(max_entries, 8192);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__type(key, struct fragment_key);
-	__type(value, __u32);
+	__type(value, struct fragment_first);
 } fragments_in SEC(".maps");
 
 /* The maps below belong to user space. Programs are bound to them without using them: the book tells whose a program

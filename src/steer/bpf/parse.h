@@ -22,7 +22,7 @@
 #define FRAG_FIRST 1
 #define FRAG_LATER 2
 
-enum icmp_kind { ICMP_OTHER, ICMP_ERROR, ICMP_ASK, ICMP_ANSWER, ICMP_LINK };
+enum icmp_kind { ICMP_OTHER, ICMP_ERROR, ICMP_TOO_BIG, ICMP_ASK, ICMP_ANSWER, ICMP_LINK };
 
 struct packet {
 	union addr src, dst;
@@ -52,6 +52,12 @@ static __always_inline int same(const union addr *a, const union addr *b)
 	return a->d[0] == b->d[0] && a->d[1] == b->d[1];
 }
 
+/* IPv4 written as IPv6 has no place in an IPv6 header. Our maps write IPv4 so, but must not be asked for it. */
+static __always_inline int is_mapped(const union addr *a)
+{
+	return !a->d[0] && a->w[2] == bpf_htonl(0xffff);
+}
+
 static __always_inline int v4_is_loopback(__u32 v4)
 {
 	return (v4 & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
@@ -66,9 +72,17 @@ static __always_inline int is_loopback(const union addr *a)
 	return a->w[2] == 0 && a->w[3] == bpf_htonl(1);
 }
 
-static __always_inline __u8 icmp_kind(__u8 v6, __u8 type)
+/* Does it quote a packet? */
+static __always_inline int is_error(const struct packet *p)
+{
+	return p->icmp == ICMP_ERROR || p->icmp == ICMP_TOO_BIG;
+}
+
+static __always_inline __u8 icmp_kind(__u8 v6, __u8 type, __u8 code)
 {
 	if (v6) {
+		if (type == 2)
+			return ICMP_TOO_BIG;
 		if (type >= 1 && type <= 4)
 			return ICMP_ERROR;
 		if (type == 128)
@@ -79,6 +93,8 @@ static __always_inline __u8 icmp_kind(__u8 v6, __u8 type)
 			return ICMP_LINK;
 		return ICMP_OTHER;
 	}
+	if (type == 3 && code == 4)
+		return ICMP_TOO_BIG;
 	if (type == 3 || type == 11 || type == 12)
 		return ICMP_ERROR;
 	if (type == 8)
@@ -104,6 +120,8 @@ static __noinline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct p
 			return -1;
 		__builtin_memcpy(&p->src, &ip.saddr, 16);
 		__builtin_memcpy(&p->dst, &ip.daddr, 16);
+		if (is_mapped(&p->src) || is_mapped(&p->dst))
+			return -1;
 		p->proto = ip.nexthdr;
 		off += sizeof(ip);
 		/* RFC 8200 4.1: at most one of each, destination options twice; six is every legal chain */
@@ -165,7 +183,7 @@ static __noinline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct p
 	} else if (p->proto == (v6 ? PROTO_ICMP6 : PROTO_ICMP)) {
 		if (bpf_skb_load_bytes(skb, off, head, 8) < 0)
 			return -1;
-		p->icmp = icmp_kind(v6, head[0]);
+		p->icmp = icmp_kind(v6, head[0], head[1]);
 		p->sport = p->dport = (__u16)head[4] << 8 | head[5];
 	}
 	return 0;

@@ -97,29 +97,23 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 		key.proto = p.proto;
 	}
 	if (p.frag == FRAG_LATER) {
-		__u32 *first = bpf_map_lookup_elem(&fragments_in, &key);
-
-		if (first) {
-			slot = *first & (COPY - 1);
-			copy = *first & COPY;
-		}
+		slot = fragment_owner(&key);
+		copy = slot & COPY;
+		slot &= COPY - 1;
 	} else if (has_ports(p.proto)) {
 		slot = port_slot(p.dport);
-	} else if (p.icmp == ICMP_ERROR) {
+	} else if (is_error(&p)) {
 		slot = quoted_slot(skb, &p, &copy);
 	} else if (p.icmp == ICMP_ANSWER) {
 		slot = echo_owner(&p.src, p.sport);
 		copy = COPY;
 	}
-	if (!slot || slot >= MAX_SLOTS || skb->vlan_present)
-		return PASS;
 	if (martian)
-		return DROP;
-	if (p.frag == FRAG_FIRST) {
-		__u32 value = slot | copy;
-
-		bpf_map_update_elem(&fragments_in, &key, &value, BPF_ANY);
-	}
+		return slot ? DROP : PASS;
+	if (p.frag == FRAG_FIRST)
+		fragment_came(&key, slot, copy);
+	if (!slot || slot >= MAX_SLOTS)
+		return PASS;
 	if (copy)
 		return copy_to_container(skb, h, slot);
 	if (origin == FROM_WIRE)
@@ -222,15 +216,22 @@ static __always_inline int unreachable_v6(const struct host *h, const union addr
 /* What a container may send besides packets with ports. Sets `to` to the slot the packet is for, 0 the host. */
 static __noinline int check_icmp(struct __sk_buff *skb, struct packet *p, __u32 slot, __u32 epoch, __u32 *to)
 {
+	__u32 local = is_loopback(&p->dst) || host_address(&p->dst);
 	struct packet inner = {};
 
 	if (p->icmp == ICMP_ASK)
 		return echo_claim(slot, epoch, &p->dst, p->sport) < 0 ? R_ECHO : -1;
 	if (p->icmp == ICMP_LINK)
 		return R_NEIGHBOR;
-	/* an error: about a packet that was sent to one of its own ports, and to nobody else's */
-	if (p->icmp != ICMP_ERROR || parse(skb, p->end, p->v6, &inner) < 0 || inner.frag == FRAG_LATER ||
-	    !has_ports(inner.proto) || port_slot(inner.dport) != slot)
+	/* Nothing that stays on this host is too big. The receiver would believe it of every way to that address. */
+	if (!is_error(p) || (local && p->icmp == ICMP_TOO_BIG))
+		return R_ICMP;
+	/* An error may only be about a packet that was sent to this container: from where the error goes, to an address
+	 * that containers carry, to one of its own ports. */
+	if (parse(skb, p->end, p->v6, &inner) < 0 || inner.frag == FRAG_LATER || !has_ports(inner.proto) ||
+	    port_slot(inner.dport) != slot || !same(&inner.src, &p->dst))
+		return R_ICMP;
+	if (is_loopback(&inner.dst) ? !local : host_address(&inner.dst) != ADDRESS_OF_UPLINK)
 		return R_ICMP;
 	*to = port_slot(inner.sport);
 	return -1;
@@ -453,7 +454,7 @@ int inner_lo(struct __sk_buff *skb)
 		return PASS;
 	if (parse(skb, ETH_HLEN, v6, &p) < 0)
 		return PASS;
-	if (p.icmp == ICMP_ERROR) {
+	if (is_error(&p)) {
 		struct packet inner = {};
 
 		/* about a packet that one of its own sockets sent: look it up the other way round */

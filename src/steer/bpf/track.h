@@ -109,6 +109,12 @@ static __noinline int echo_claim(__u32 n, __u32 epoch, const union addr *remote,
 	return 0;
 }
 
+/* Is a first fragment recent enough to count? Another processor may have seen it after `t` was read. */
+static __always_inline int recent(__u64 seen, __u64 t)
+{
+	return (__s64)(t - seen) < FRAGMENT_LIFETIME;
+}
+
 static __always_inline struct fragment_cell *fragment_cell(__u32 n, __u32 i)
 {
 	__u32 key = n * FRAGMENT_CELLS + i % FRAGMENT_CELLS;
@@ -136,6 +142,7 @@ static __noinline int fragment_sent(__u32 n, __u32 epoch, const struct packet *p
 	if (!c)
 		return 0;
 	c->dst = p->dst;
+	c->seen = bpf_ktime_get_ns();
 	c->id = p->frag_id;
 	c->epoch = epoch;
 	c->to = to;
@@ -143,15 +150,48 @@ static __noinline int fragment_sent(__u32 n, __u32 epoch, const struct packet *p
 	return 0;
 }
 
-/* Where a later fragment of container `n` goes: where its first one went. -1: there was none. */
+/* Where a later fragment of container `n` goes: where the newest first one of that id went. -1: there was none. */
 static __noinline int fragment_follows(__u32 n, __u32 epoch, const struct packet *p)
 {
+	__u64 t = bpf_ktime_get_ns(), newest = 0;
+	int to = -1;
+
 #pragma unroll
 	for (int i = 0; i < FRAGMENT_CELLS; i++) {
 		struct fragment_cell *c = fragment_cell(n, i);
 
-		if (c && same_datagram(c, epoch, p))
-			return c->to;
+		if (c && same_datagram(c, epoch, p) && recent(c->seen, t) && c->seen >= newest) {
+			newest = c->seen;
+			to = c->to;
+		}
 	}
-	return -1;
+	return to;
+}
+
+/* A first fragment came for container `slot`, 0 the host: its later ones follow it, and no longer an older datagram's. */
+static __noinline int fragment_came(const struct fragment_key *key, __u32 slot, __u32 copy)
+{
+	struct fragment_first first = {.slot = slot | copy};
+	struct slot *s = slot_of(slot);
+
+	if (!slot || !s) {
+		bpf_map_delete_elem(&fragments_in, key);
+		return 0;
+	}
+	first.epoch = s->epoch;
+	first.seen = bpf_ktime_get_ns();
+	bpf_map_update_elem(&fragments_in, key, &first, BPF_ANY);
+	return 0;
+}
+
+/* The container that a later fragment is for, and COPY: the one its first fragment went to. 0: the host. */
+static __noinline __u32 fragment_owner(const struct fragment_key *key)
+{
+	struct fragment_first *first = bpf_map_lookup_elem(&fragments_in, key);
+	struct slot *s;
+
+	if (!first || !recent(first->seen, bpf_ktime_get_ns()))
+		return 0;
+	s = slot_of(first->slot & (COPY - 1));
+	return s && s->epoch == first->epoch ? first->slot : 0;
 }

@@ -1,0 +1,138 @@
+//! Promise: a later fragment goes where the first fragment of its own datagram went, whatever datagram had the same
+//! addresses and id before.
+
+use crate::lab::frame::{self, Mac, V4};
+use crate::lab::tap::{self, Tap};
+use crate::lab::*;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// A port of the host itself, outside of every pool.
+const HOST_PORT: u16 = 20_000;
+const SENDERS_PORT: u16 = 9_000;
+/// Bytes of a datagram that its first fragment carries: ports and a marker.
+const FIRST: usize = 24;
+const SETTLED: Duration = Duration::from_millis(150);
+/// A first fragment is forgotten by then.
+const FORGOTTEN: Duration = Duration::from_secs(6);
+
+/// A datagram in two fragments, as Ethernet frames.
+fn halves(
+    (to_mac, from_mac): (Mac, Mac),
+    from: (IpAddr, u16),
+    to: (IpAddr, u16),
+    id: u16,
+    marks: [&[u8]; 2],
+) -> [Vec<u8>; 2] {
+    let datagram = frame::udp(from, to, &marks.concat());
+    let packet = |first: bool| {
+        let part = if first { &datagram[..FIRST] } else { &datagram[FIRST..] };
+        match (from.0, to.0) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let fragment = if first { 0x2000 } else { FIRST as u16 / 8 };
+                V4 { id, fragment, ..V4::new(from, to, frame::UDP, part) }.bytes()
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                let offset = if first { 0 } else { FIRST as u16 };
+                frame::v6(from, to, 44, 64, &frame::v6_fragment(frame::UDP, offset, first, u32::from(id), part))
+            }
+            _ => unreachable!(),
+        }
+    };
+    [true, false].map(|first| frame::ethernet(to_mac, from_mac, frame::ethertype(to.0), &packet(first)))
+}
+
+/// Sends each of fifty ids twice on a device, to the container and then to the host; how many of each arrived.
+fn with_one_id(
+    host: &Host,
+    a: &Container,
+    (ns, device): (&Ns, &str),
+    macs: (Mac, Mac),
+    from: IpAddr,
+    to: IpAddr,
+) -> (u64, u64) {
+    let at_host = Echo::start(&host.ns, Proto::Udp, SocketAddr::new(probe::any(to), HOST_PORT));
+    let at_a = Echo::start(&a.ns, Proto::Udp, SocketAddr::new(probe::any(to), a.ports[0]));
+    for id in 1..=50 {
+        for port in [a.ports[0], HOST_PORT] {
+            let marks = [frame::marker(), frame::marker()];
+            for half in halves(macs, (from, SENDERS_PORT), (to, port), id, [&marks[0], &marks[1]]) {
+                tap::inject(ns, device, &half);
+            }
+        }
+    }
+    std::thread::sleep(SETTLED);
+    (at_a.served(), at_host.served())
+}
+
+#[test]
+fn the_host_gets_its_datagrams_whoever_had_their_ids_before() {
+    let host = Host::new("frag-ids");
+    let a = host.bare("a", &["--ports", "31000-31009"]);
+    let macs = (tap::mac_of(&host.ns, "eth0"), tap::mac_of(&host.peer, "wire"));
+    for (from, to) in [(PEER4, HOST4), (PEER6, HOST6)] {
+        let got = with_one_id(&host, &a, (&host.peer, "wire"), macs, from, to);
+        assert_eq!(got, (50, 50), "(A, H) got of 50 each, from {from} by the wire");
+    }
+    for loopback in [LO4, LO6] {
+        let got = with_one_id(&host, &a, (&host.ns, "lo"), ([0; 6], [0; 6]), loopback, loopback);
+        assert_eq!(got, (50, 50), "(A, H) got of 50 each, from the host by {loopback}");
+    }
+}
+
+#[test]
+fn what_a_container_sends_follows_its_newest_first_fragment() {
+    let host = Host::new("frag-newest");
+    let a = host.bare("a", &["--ports", "31000-31009"]);
+    let b = host.bare("b", &["--ports", "31010-31019"]);
+    let macs = (tap::mac_of(&host.ns, "eth0"), tap::mac_of(&a.ns, "eth0"));
+    for address in [HOST4, HOST6] {
+        let at_host = Echo::start(&host.ns, Proto::Udp, SocketAddr::new(probe::any(address), HOST_PORT));
+        for id in 1..=10 {
+            for (port, whole) in [(b.ports[0], false), (HOST_PORT, true)] {
+                let marks = [frame::marker(), frame::marker()];
+                let both = halves(macs, (address, a.ports[1]), (address, port), id, [&marks[0], &marks[1]]);
+                both.iter().take(1 + usize::from(whole)).for_each(|half| tap::inject(&a.ns, "eth0", half));
+            }
+        }
+        std::thread::sleep(SETTLED);
+        assert_eq!(at_host.served(), 10, "H got of 10 from A at {address}");
+    }
+}
+
+#[test]
+fn a_first_fragment_is_forgotten_after_seconds() {
+    let host = Host::new("frag-age");
+    let a = host.bare("a", &["--ports", "31000-31009"]);
+    let (own, uplink, peer) =
+        (tap::mac_of(&a.ns, "eth0"), tap::mac_of(&host.ns, "eth0"), tap::mac_of(&host.peer, "wire"));
+    let mut rests = Vec::new();
+    for (there, here) in [(PEER4, HOST4), (PEER6, HOST6)] {
+        // resolved before it counts
+        assert_eq!(icmp::ping(&a.ns, there, 1, SETTLED), [1]);
+        let mut send = |ns, device, both: [Vec<u8>; 2], mark: [u8; 16]| {
+            let [first, later] = both;
+            tap::inject(ns, device, &first);
+            rests.push((ns, device, later, mark));
+        };
+        let (head, tail) = (frame::marker(), frame::marker());
+        let inward = halves((uplink, peer), (there, SENDERS_PORT), (here, a.ports[0]), 7, [&head, &tail]);
+        send(&host.peer, "wire", inward, tail);
+        let tail = frame::marker();
+        let outward = halves((uplink, own), (here, a.ports[0]), (there, SENDERS_PORT), 7, [&head, &tail]);
+        send(&a.ns, "eth0", outward, tail);
+    }
+    let taps = [("A", Tap::on(&a.ns, "eth0")), ("P", Tap::on(&host.peer, "wire"))];
+    let before = a.drops("fragment");
+    std::thread::sleep(FORGOTTEN);
+    rests.iter().for_each(|(ns, device, later, _)| tap::inject(ns, device, later));
+    std::thread::sleep(SETTLED);
+    for (who, tap) in taps {
+        let seen = tap.end();
+        for (_, _, _, mark) in &rests {
+            let count = seen.iter().filter(|s| !s.outgoing && frame::carries(&s.bytes, mark)).count();
+            assert_eq!(count, 0, "{who} got a fragment {FORGOTTEN:?} after its first one");
+        }
+    }
+    assert_eq!(a.drops("fragment"), before + 2, "A's own late ones: {}", a.show()["drops"]);
+}
