@@ -114,27 +114,13 @@ fn of(ledger: &Ledger, id: &ContainerId, by: &By) -> Result<Option<Lease>> {
     }
 }
 
-/// Does whoever calls speak of this member? A runtime names its bundle, and calls when its process has ended: of two that
-/// have the same id and the same bundle, it is not the one that runs.
+/// Does whoever calls speak of this member? A runtime names its bundle. A member that no runtime brought is no runtime's to
+/// end.
 fn proves(by: &By, member: &Member) -> bool {
-    /// The process was killed and may take a moment to go.
-    const MOMENT: Duration = Duration::from_millis(500);
-    let By::Runtime(bundle) = by else { return true };
-    if let (Some(theirs), Some(ours)) = (bundle, &member.bundle) {
-        return theirs == ours && (member.runs() != Some(true) || gone_within(member, MOMENT));
+    match by {
+        By::Operator => true,
+        By::Runtime(bundle) => *bundle == member.bundle,
     }
-    member.bundle.is_none() && bundle.is_none()
-}
-
-fn gone_within(member: &Member, patience: Duration) -> bool {
-    let start = Instant::now();
-    while start.elapsed() < patience {
-        if member.runs() != Some(true) {
-            return true;
-        }
-        sleep(Duration::from_millis(5));
-    }
-    false
 }
 
 /// Does the slice end with this member? A namespace that somebody else made may be joined again, and ends by itself.
