@@ -28,6 +28,7 @@ pub mod probe;
 pub mod race;
 pub mod run;
 mod selftest;
+pub mod settings;
 pub mod sock;
 pub mod still;
 pub mod tap;
