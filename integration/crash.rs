@@ -1,8 +1,9 @@
 //! Promise: a verb killed at any step leaves nothing that the next one does not finish or take back, and verbs may race.
 
-use crate::lab::leftovers::{Baseline, eventually};
+use crate::lab::leftovers::Baseline;
 use crate::lab::probe::assert_reaches;
 use crate::lab::still::{assert_bare, released};
+use crate::lab::wait::eventually;
 use crate::lab::*;
 use std::ffi::OsString;
 use std::net::SocketAddr;

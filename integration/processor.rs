@@ -169,7 +169,7 @@ fn processes_and_threads_and_time_are_counted() {
     let runtime = host.runtime("runc");
     let container = start(&host, &runtime, "c", &["sh", "-c", "sleep 1000 & sleep 1000 & wait"], &[]);
     let counts = |all: &Value| (all["processes"].as_u64(), all["threads"].as_u64());
-    let grows_to = |n| leftovers::eventually(|| counts(&statistics(&host, &container.id)) == (Some(n), Some(n)));
+    let grows_to = |n| wait::eventually(|| counts(&statistics(&host, &container.id)) == (Some(n), Some(n)));
     assert!(grows_to(3), "{}", statistics(&host, &container.id));
     let before = used(&host, &container.id);
     let out = container.exec(&["sh", "-c", "time -p sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done'"]).ok();

@@ -1,9 +1,9 @@
 //! Promise: what cannot be granted is refused with the right exit code and one line that says what to do; nothing changes.
 
-use crate::lab::leftovers::eventually;
 use crate::lab::probe::assert_reaches;
 use crate::lab::run::Output;
 use crate::lab::still::{Still, assert_bare, devices, released};
+use crate::lab::wait::eventually;
 use crate::lab::*;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::net::{IpAddr, SocketAddr};

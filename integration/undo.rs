@@ -182,7 +182,7 @@ fn undo_while_containers_are_attached() {
     drop(echo);
     // one that is gone, and nobody said so, is no reason
     container.kill();
-    assert!(leftovers::eventually(|| host.links() == ["eth0", "lo"]));
+    assert!(wait::eventually(|| host.links() == ["eth0", "lo"]));
     host.portslice(["setup", "--undo"]).ok();
     assert!(!host.state_dir().exists(), "{:?}", files(&host));
 }

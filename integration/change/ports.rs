@@ -130,7 +130,7 @@ fn a_port_with_a_connection_is_not_taken_away() {
     assert!(alive(&kept), "the connection to the port that stayed");
     // nobody is connected there any more, so it needs no force
     drop(kept);
-    let gone = leftovers::eventually(|| container.set(&["--ports=-31000"]).code == Some(0));
+    let gone = wait::eventually(|| container.set(&["--ports=-31000"]).code == Some(0));
     assert!(gone, "a port without connections: {}", container.set(&["--ports=-31000"]));
     assert_eq!(container.show()["ports"], "");
     // what was cut off does not end by itself, and keeps the namespace alive for a while

@@ -2,10 +2,10 @@
 
 use super::ns::Ns;
 use super::settings::told;
+use super::wait::eventually;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 /// A host's state before portslice saw it.
 pub struct Baseline {
@@ -146,18 +146,6 @@ fn sysctls(ns: &Ns) -> BTreeMap<String, String> {
         all.retain(|key, _| !NO_SETTINGS.iter().any(|name| key.ends_with(name)));
         all
     })
-}
-
-/// Waits up to five seconds for a condition.
-pub fn eventually(mut condition: impl FnMut() -> bool) -> bool {
-    let start = Instant::now();
-    while !condition() {
-        if start.elapsed() > Duration::from_secs(5) {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    true
 }
 
 /// The machine's own devices, mounts and cgroup directories.

@@ -32,6 +32,7 @@ pub mod settings;
 pub mod sock;
 pub mod still;
 pub mod tap;
+pub mod wait;
 
 pub use container::Container;
 pub use flow::Carrier;
