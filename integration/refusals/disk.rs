@@ -23,6 +23,19 @@ fn fill(dir: &Path, free: usize) {
     file.set_len(4096 * (pages as u64).saturating_sub(free as u64)).expect("fill");
 }
 
+/// After an attach that failed for want of room there is nothing of it, and its port is the host's own.
+#[track_caller]
+fn assert_not_attached(host: &Host, ns: &Ns, what: &str) {
+    assert_bare(&format!("{what}: after a failed attach"), ns);
+    assert_eq!(host.links(), ["eth0", "lo"], "{what}: devices of the host after a failed attach");
+    assert_eq!(host.ids(), [""; 0], "{what}: leases after a failed attach");
+    let echo = Echo::start(&host.ns, Proto::Udp, SocketAddr::new(probe::any(HOST4), 31_000));
+    let what = format!("{what}: the host's own 31000");
+    assert_reaches(&what, &host.peer, Proto::Udp, SocketAddr::new(HOST4, 31_000));
+    drop(echo);
+    released(&host.ns, 31_000);
+}
+
 #[test]
 fn a_full_disk() {
     let host = Host::with("refuse-full").unprepared().build();
@@ -47,18 +60,7 @@ fn a_full_disk() {
             let out = host.portslice(attach);
             if out.code != Some(0) {
                 refused(&what, &out, 1, &[&state.to_string_lossy()]);
-                assert_bare(&format!("{what}: after a failed attach"), &ns);
-                assert_eq!(host.links(), ["eth0", "lo"], "{what}: devices of the host after a failed attach");
-                assert_eq!(host.ids(), [""; 0], "{what}: leases after a failed attach");
-                let echo = Echo::start(&host.ns, Proto::Udp, SocketAddr::new(probe::any(HOST4), 31_000));
-                assert_reaches(
-                    &format!("{what}: the host's own 31000"),
-                    &host.peer,
-                    Proto::Udp,
-                    SocketAddr::new(HOST4, 31_000),
-                );
-                drop(echo);
-                released(&host.ns, 31_000);
+                assert_not_attached(&host, &ns, &what);
             }
             std::fs::remove_file(seen.join("fill")).expect("fill");
             host.portslice(attach).ok();
