@@ -8,8 +8,7 @@ use std::net::SocketAddr;
 const CONFIG: &str = "ports = \"31000-31999\"\negress_unique_flow_per_container = true\n";
 
 fn root_of(host: &Host) -> String {
-    let all = limit::tc(&host.ns, &["qdisc", "show", "dev", "eth0", "root"]);
-    all.lines().next().unwrap_or_default().to_string()
+    settings::root_qdisc(&host.ns, "eth0")
 }
 
 /// Whether this kernel can do it at all; says so when it cannot.

@@ -1,7 +1,7 @@
 //! Promise: what Mesos' port_mapping isolator guarantees, under the names its own tests have (MESOS: port_mapping_tests.cpp).
 
-use crate::lab::leftovers::eventually;
 use crate::lab::probe::{assert_reaches, assert_refused};
+use crate::lab::wait::eventually;
 use crate::lab::*;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;

@@ -169,7 +169,7 @@ fn processes_and_threads_and_time_are_counted() {
     let runtime = host.runtime("runc");
     let container = start(&host, &runtime, "c", &["sh", "-c", "sleep 1000 & sleep 1000 & wait"], &[]);
     let counts = |all: &Value| (all["processes"].as_u64(), all["threads"].as_u64());
-    let grows_to = |n| leftovers::eventually(|| counts(&statistics(&host, &container.id)) == (Some(n), Some(n)));
+    let grows_to = |n| wait::eventually(|| counts(&statistics(&host, &container.id)) == (Some(n), Some(n)));
     assert!(grows_to(3), "{}", statistics(&host, &container.id));
     let before = used(&host, &container.id);
     let out = container.exec(&["sh", "-c", "time -p sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done'"]).ok();
@@ -203,46 +203,71 @@ fn a_limit_that_nobody_could_hold_is_refused() {
     still.check("refused");
 }
 
+/// A bundle to whose CPU limits the runtime gave values of its own.
+fn with_own_limits(host: &Host) -> Bundle {
+    Bundle::new(host, "c", &["sleep", "1000"]).edit(|config| {
+        config["linux"]["resources"]["cpu"] = serde_json::json!({"shares": 333, "quota": 70000, "period": 50000})
+    })
+}
+
+/// Reads what stands in the CPU cgroup of an attached container, weight first.
+fn cpu_files(host: &Host, id: &str) -> impl Fn() -> Vec<String> + use<> {
+    let cgroup = host.portslice(["show", id, "--json"]).ok().json()["cgroups"]["cpu"].clone();
+    let directory = host.ns.root(cgroup["directory"].as_str().expect("its directory"));
+    let names: &[&str] = match cgroup["version"].as_str() {
+        Some("v2") => &["cpu.weight", "cpu.max"],
+        _ => &["cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us"],
+    };
+    move || {
+        let read = |name: &&str| std::fs::read_to_string(directory.join(name)).expect("a file of the cgroup");
+        names.iter().map(read).map(|text| text.trim().to_string()).collect()
+    }
+}
+
+const ASKED: [&str; 4] = ["--cpus", "2", "--cpus-limit", "1.5"];
+
+#[test]
+fn what_is_asked_no_longer_is_as_the_runtime_set_it() {
+    let host = Host::new("cpu-default");
+    let runtime = host.runtime("runc");
+    let running = runtime.start(&with_own_limits(&host));
+    let id = running.id.as_str();
+    host.portslice(["attach", id, "--pid", &running.pid.to_string()]).ok();
+    let files = cpu_files(&host, id);
+    let own = files();
+    let set = |args: &[&str]| host.portslice([&["set", id], args].concat()).ok();
+    set(&ASKED);
+    let given = files();
+    assert!(own[0] != given[0] && own[1] != given[1], "{own:?} and {given:?}");
+    set(&["--cpus-limit", "default"]);
+    assert_eq!(files(), [&given[..1], &own[1..]].concat(), "without a limit of ours");
+    set(&["--cpus", "default"]);
+    assert_eq!(files(), own, "with nothing of ours");
+}
+
 /// Whoever is killed on the way leaves behind what stood in the cgroup, or what the lease says.
 #[test]
 fn what_the_runtime_set_survives_a_kill_at_every_step() {
     const STEPS: &Steps = &[("write", 1), ("rename", 1), ("flock", 1), ("exit_group", 1)];
     let host = Host::new("cpu-killed");
     let runtime = host.runtime("runc");
-    let bundle = Bundle::new(&host, "c", &["sleep", "1000"]).edit(|config| {
-        config["linux"]["resources"]["cpu"] = serde_json::json!({"shares": 333, "quota": 70000, "period": 50000})
-    });
-    let running = runtime.start(&bundle);
+    let running = runtime.start(&with_own_limits(&host));
     let (id, pid) = (running.id.as_str(), running.pid.to_string());
     let attach = ["attach", id, "--pid", &pid];
     host.portslice(attach).ok();
-    let cgroup = host.portslice(["show", id, "--json"]).ok().json()["cgroups"]["cpu"].clone();
-    let directory = host.ns.root(cgroup["directory"].as_str().expect("its directory"));
-    let files = || {
-        let names: &[&str] = match cgroup["version"].as_str() {
-            Some("v2") => &["cpu.weight", "cpu.max"],
-            _ => &["cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us"],
-        };
-        let read = |name: &&str| std::fs::read_to_string(directory.join(name)).expect("a file of the cgroup");
-        names.iter().map(read).map(|text| text.trim().to_string()).collect::<Vec<_>>()
-    };
-    let (own, asked) = (files(), ["--cpus", "2", "--cpus-limit", "1.5"]);
+    let files = cpu_files(&host, id);
     let set = |args: &[&str]| host.portslice([&["set", id], args].concat()).ok();
-    set(&asked);
+    let own = files();
+    set(&ASKED);
     let given = files();
-    assert!(own[0] != given[0] && own[1] != given[1], "{own:?} and {given:?}");
-    // part of it is asked for no longer
-    set(&["--cpus-limit", "default"]);
-    assert_eq!(files(), [&given[..1], &own[1..]].concat(), "without a limit of ours");
-    set(&["--cpus", "default"]);
-    assert_eq!(files(), own, "with nothing of ours");
+    set(&["--cpus", "default", "--cpus-limit", "default"]);
 
     let whole = |what: &str| {
         let lease = host.portslice(["show", id, "--json"]).ok().json();
         let expected = if lease["asked"]["cpus"].is_null() { &own } else { &given };
         assert_eq!(&files(), expected, "{what}: {lease}");
     };
-    let forth = [&["portslice", "set", id], &asked[..]].concat();
+    let forth = [&["portslice", "set", id], &ASKED[..]].concat();
     let mut kills = at_every_step(
         STEPS,
         |call, n| killed(&host, call, n, &forth, ""),
@@ -253,7 +278,7 @@ fn what_the_runtime_set_survives_a_kill_at_every_step() {
             assert_eq!(files(), own, "{what}, set back");
         },
     );
-    set(&asked);
+    set(&ASKED);
     kills += at_every_step(
         STEPS,
         |call, n| killed(&host, call, n, &["portslice", "detach", id], ""),
@@ -261,14 +286,14 @@ fn what_the_runtime_set_survives_a_kill_at_every_step() {
             host.portslice(["gc"]).ok();
             host.portslice(["detach", id]).ok();
             assert_eq!(files(), own, "{what} of detach");
-            host.portslice([&attach[..], &asked].concat()).ok();
+            host.portslice([&attach[..], &ASKED].concat()).ok();
             whole(what);
         },
     );
     host.portslice(["detach", id]).ok();
     kills += at_every_step(
         STEPS,
-        |call, n| killed(&host, call, n, &[&["portslice"], &attach[..], &asked].concat(), ""),
+        |call, n| killed(&host, call, n, &[&["portslice"], &attach[..], &ASKED].concat(), ""),
         |what, _| {
             host.portslice(["gc"]).ok();
             if !host.ids().is_empty() {

@@ -1,9 +1,9 @@
 //! Promise: under a real runtime the hooks give a container its slice before it runs and take it back when it is deleted.
 
 use crate::lab::bundle::{Bundle, Network, Runtime};
-use crate::lab::leftovers::eventually;
 use crate::lab::probe::assert_reaches;
 use crate::lab::still::{Still, assert_bare};
+use crate::lab::wait::eventually;
 use crate::lab::*;
 use serde_json::{Value, json};
 use std::io::{Read, Write};

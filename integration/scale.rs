@@ -1,7 +1,7 @@
 //! Promise: a hundred containers that come at once all get what they asked for, and ten thousand ports cost what one costs.
 
-use crate::lab::leftovers::eventually;
 use crate::lab::probe::assert_reaches;
+use crate::lab::wait::eventually;
 use crate::lab::*;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

@@ -4,7 +4,7 @@ mod client;
 mod power;
 mod rough;
 
-use crate::lab::leftovers::eventually;
+use crate::lab::wait::eventually;
 use crate::lab::*;
 use client::{Server, get};
 use serde_json::Value;

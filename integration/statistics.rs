@@ -430,7 +430,7 @@ fn watching_ends_with_its_reader() {
         BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut line).expect("a line");
         assert!(line.starts_with("CONTAINER "), "{verb:?}: {line}");
         let mut status = None;
-        let ended = leftovers::eventually(|| {
+        let ended = wait::eventually(|| {
             status = child.try_wait().expect("wait");
             status.is_some()
         });

@@ -2,12 +2,13 @@
 
 use crate::lab::leftovers::Baseline;
 use crate::lab::probe::{BOTH, assert_reaches, assert_refused};
+use crate::lab::settings::settings;
 use crate::lab::still::{Still, files, released};
 use crate::lab::*;
 use std::net::SocketAddr;
 
-/// What no other baseline looks at: qdiscs and filters word for word, mounts, and the files of /etc that setup may write.
-fn words(host: &Host) -> String {
+/// What no other baseline looks at: qdiscs, filters and details of the devices, and mounts.
+fn details(host: &Host) -> String {
     let mut all = String::new();
     for device in ["lo", "eth0"] {
         for what in [
@@ -16,8 +17,7 @@ fn words(host: &Host) -> String {
             vec!["tc", "filter", "show", "dev", device, "egress"],
             vec!["ip", "-d", "link", "show", "dev", device],
         ] {
-            let out = host.run(&what);
-            all += &format!("{what:?}\n{}", out.stdout);
+            all += &format!("{what:?}\n{}", settings(&host.run(&what).stdout));
         }
     }
     let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", host.ns.pid())).expect("mounts");
@@ -66,7 +66,7 @@ fn comes_back(
 ) {
     let host = plan(Host::with(name).unprepared()).build();
     prepare(&host);
-    let (before, words_before) = (Baseline::of(&host.ns), words(&host));
+    let (before, details_before) = (Baseline::of(&host.ns), details(&host));
     for round in ["setup", "setup twice", "a container without setup"] {
         if round.starts_with("setup") {
             host.portslice(["setup"]).ok();
@@ -84,7 +84,7 @@ fn comes_back(
         let left = before.compare(&host.ns, &host.state_dir());
         let left: Vec<_> = left.into_iter().filter(|l| !l.contains("still has")).collect();
         assert!(left.is_empty(), "{round}, undone: {}", left.join("\n  "));
-        assert_eq!(words(&host), words_before, "{round}, undone: qdiscs, filters, links and mounts");
+        assert_eq!(details(&host), details_before, "{round}, undone: qdiscs, filters, links and mounts");
         assert!(!host.state_dir().exists(), "{round}, undone: {:?} is there: {:?}", host.state_dir(), files(&host));
         host.portslice(["setup", "--undo"]).ok();
     }
@@ -182,7 +182,7 @@ fn undo_while_containers_are_attached() {
     drop(echo);
     // one that is gone, and nobody said so, is no reason
     container.kill();
-    assert!(leftovers::eventually(|| host.links() == ["eth0", "lo"]));
+    assert!(wait::eventually(|| host.links() == ["eth0", "lo"]));
     host.portslice(["setup", "--undo"]).ok();
     assert!(!host.state_dir().exists(), "{:?}", files(&host));
 }
@@ -190,11 +190,11 @@ fn undo_while_containers_are_attached() {
 #[test]
 fn a_dry_run_changes_nothing() {
     let host = Host::with("undo-dry").unprepared().build();
-    let (before, words_before) = (Baseline::of(&host.ns), words(&host));
+    let (before, details_before) = (Baseline::of(&host.ns), details(&host));
     let out = host.portslice(["setup", "--dry-run"]).ok();
     assert!(out.stdout.contains("eth0") && out.stdout.contains("31000-31999,32768-57343"), "{out}");
     assert_eq!(before.compare(&host.ns, &host.state_dir()), [""; 0]);
-    assert_eq!(words(&host), words_before);
+    assert_eq!(details(&host), details_before);
     host.portslice(["setup"]).ok();
     let still = Still::of(&host);
     host.portslice(["setup", "--undo", "--dry-run"]).ok();
@@ -206,10 +206,10 @@ fn the_programs_stay_and_pass_everything() {
     let host = Host::new("undo-stay");
     assert_host_works(&host, "prepared, nothing attached");
     a_container_lives(&host, "x");
-    let words_between = words(&host);
+    let details_between = details(&host);
     assert_host_works(&host, "after the last detach");
     a_container_lives(&host, "y");
-    assert_eq!(words(&host), words_between, "qdiscs and filters after one more container");
+    assert_eq!(details(&host), details_between, "qdiscs and filters after one more container");
     host.portslice(["setup", "--undo"]).ok();
     assert_host_works(&host, "after undo");
 }

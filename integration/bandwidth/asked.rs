@@ -154,7 +154,7 @@ fn limits_that_cannot_be_meant() {
     let host = Host::new("limit-bad");
     // one limited container, so that what limits share is there already
     let _limited = host.bare("limited", &["--egress-rate", "10mbit", "--ingress-rate", "10mbit"]);
-    let (spare, still, before) = (Ns::net_only("refused"), Still::of(&host), limit::words(&host));
+    let (spare, still, before) = (Ns::net_only("refused"), Still::of(&host), limit::queues_and_filters(&host));
     let pid = spare.pid().to_string();
     for (args, says) in BAD {
         let annotations: Vec<(String, &str)> = pairs(args);
@@ -173,7 +173,7 @@ fn limits_that_cannot_be_meant() {
         assert_bare(&format!("{args:?}"), &spare);
     }
     still.check_all("after all refusals");
-    assert_eq!(limit::words(&host), before, "qdiscs, classes and filters after all refusals");
+    assert_eq!(limit::queues_and_filters(&host), before, "qdiscs, classes and filters after all refusals");
 }
 
 /// Options as the annotations of the same name.

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::lab::bundle::{Bundle, Network};
-use crate::lab::leftovers::eventually;
 use crate::lab::limit::{MBIT, SHAPER, bits, classes, shaped, tc};
 use crate::lab::still::assert_bare;
+use crate::lab::wait::eventually;
 
 const RATE: u64 = 10 * MBIT;
 const WINDOW: Duration = Duration::from_secs(2);

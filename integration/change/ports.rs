@@ -114,13 +114,13 @@ fn a_port_with_a_connection_is_not_taken_away() {
     let _servers = [31_000, 31_005].map(|port| Echo::start(&container.ns, Proto::Tcp, any(port)));
     let (kept, ended) = (connected(&host.peer, at(31_000)), connected(&host.peer, at(31_005)));
     let local = connected(&host.ns, SocketAddr::new(LO4, 31_005));
-    let (still, words) = (Still::of(&host), limit::words(&host));
+    let (still, queues) = (Still::of(&host), limit::queues_and_filters(&host));
     for args in [&["--ports=-31005"][..], &["--ports", "31000"], &["--ports=-31005,+31100", "--egress-rate", "20mbit"]]
     {
         let out = container.set(args).refused(7, "31005");
         assert!(out.stderr.contains("--force"), "{args:?} says how it would go: {out}");
         still.check_all(&format!("{args:?}"));
-        assert_eq!(limit::words(&host), words, "{args:?}: qdiscs, classes and filters");
+        assert_eq!(limit::queues_and_filters(&host), queues, "{args:?}: qdiscs, classes and filters");
         assert!(alive(&kept) && alive(&ended) && alive(&local), "{args:?}: a connection ended");
     }
     container.set(&["--ports=-31005", "--force"]).ok();
@@ -130,7 +130,7 @@ fn a_port_with_a_connection_is_not_taken_away() {
     assert!(alive(&kept), "the connection to the port that stayed");
     // nobody is connected there any more, so it needs no force
     drop(kept);
-    let gone = leftovers::eventually(|| container.set(&["--ports=-31000"]).code == Some(0));
+    let gone = wait::eventually(|| container.set(&["--ports=-31000"]).code == Some(0));
     assert!(gone, "a port without connections: {}", container.set(&["--ports=-31000"]));
     assert_eq!(container.show()["ports"], "");
     // what was cut off does not end by itself, and keeps the namespace alive for a while

@@ -1,9 +1,10 @@
 //! A container without a runtime: a bare network namespace, attached with the CLI.
 
-use super::host::Inner;
+use super::host::{Host, Inner};
 use super::leftovers;
 use super::ns::Ns;
 use super::run::Output;
+use super::wait::eventually;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,15 +25,32 @@ pub struct Container {
     host: Arc<Inner>,
 }
 
+impl Host {
+    /// Attaches a bare namespace: `attach ID --pid HOLDER args...`, which must succeed.
+    pub fn bare(&self, id: &str, args: &[&str]) -> Container {
+        self.try_bare(id, args).unwrap_or_else(|out| panic!("`{}` failed: {out}", out.line))
+    }
+
+    /// The same for an attach that may be refused.
+    pub fn try_bare(&self, id: &str, args: &[&str]) -> Result<Container, Output> {
+        Container::attach(self.share(), id, args)
+    }
+
+    /// Attaches a namespace that is bind-mounted at /run/netns/ID, through `--netns`.
+    pub fn bare_named(&self, id: &str, args: &[&str]) -> Container {
+        Container::attach_named(self.share(), id, args).unwrap_or_else(|out| panic!("`{}` failed: {out}", out.line))
+    }
+}
+
 impl Container {
-    pub(super) fn attach(host: Arc<Inner>, id: &str, args: &[&str]) -> Result<Container, Output> {
+    fn attach(host: Arc<Inner>, id: &str, args: &[&str]) -> Result<Container, Output> {
         let ns = Ns::net_only(&format!("{} ({id})", host.name));
         let pid = ns.pid().to_string();
         let out = host.portslice([&["attach", id, "--pid", &pid], args].concat());
         if out.code == Some(0) { Ok(Container::known(host, id, ns, None)) } else { Err(out) }
     }
 
-    pub(super) fn attach_named(host: Arc<Inner>, id: &str, args: &[&str]) -> Result<Container, Output> {
+    fn attach_named(host: Arc<Inner>, id: &str, args: &[&str]) -> Result<Container, Output> {
         let ns = Ns::net_only(&format!("{} ({id})", host.name));
         let mount = PathBuf::from("/run/netns").join(id);
         let (from, at) = (ns.path(), mount.clone());
@@ -106,12 +124,7 @@ impl Container {
             });
         }
         self.ns.kill();
-        assert!(
-            leftovers::eventually(|| self.device().is_none()),
-            "{}: {:?} outlives its namespace",
-            self.id,
-            self.device()
-        );
+        assert!(eventually(|| self.device().is_none()), "{}: {:?} outlives its namespace", self.id, self.device());
     }
 }
 

@@ -4,10 +4,10 @@
 //! stands for, so that a test can speak of the rate that was asked for. What does not live here: who is limited to what
 //! (`limit`), and how long an answer takes (`delay`).
 
-use super::leftovers::eventually;
 use super::ns::Ns;
 use super::probe::{self, Proto};
 use super::sock;
+use super::wait::eventually;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;

@@ -1,6 +1,5 @@
 //! A simulated host with its uplink, its outside peer, and the portslice commands run on it.
 
-use super::container::Container;
 use super::leftovers::{self, Baseline};
 use super::ns::Ns;
 use super::run::{self, Output};
@@ -169,19 +168,9 @@ impl Host {
         }
     }
 
-    /// Attaches a bare namespace: `attach ID --pid HOLDER args...`, which must succeed.
-    pub fn bare(&self, id: &str, args: &[&str]) -> Container {
-        Container::attach(self.0.clone(), id, args).unwrap_or_else(|out| panic!("`{}` failed: {out}", out.line))
-    }
-
-    /// The same for an attach that may be refused.
-    pub fn try_bare(&self, id: &str, args: &[&str]) -> Result<Container, Output> {
-        Container::attach(self.0.clone(), id, args)
-    }
-
-    /// Attaches a namespace that is bind-mounted at /run/netns/ID, through `--netns`.
-    pub fn bare_named(&self, id: &str, args: &[&str]) -> Container {
-        Container::attach_named(self.0.clone(), id, args).unwrap_or_else(|out| panic!("`{}` failed: {out}", out.line))
+    /// A share of it, for what lives on it and may outlive this handle.
+    pub fn share(&self) -> Arc<Inner> {
+        self.0.clone()
     }
 
     /// Cleans up and asserts now instead of at the end of the scope.

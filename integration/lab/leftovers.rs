@@ -1,11 +1,11 @@
 //! What a host, and the machine under it, must look like afterwards: as before.
 
 use super::ns::Ns;
+use super::settings::told;
+use super::wait::eventually;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::Command;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 /// A host's state before portslice saw it.
 pub struct Baseline {
@@ -23,7 +23,7 @@ impl Baseline {
             links: links(ns),
             addresses: addresses(ns),
             routes: routes(ns),
-            rules: text(ns.command("sh").args(["-c", "ip rule; ip -6 rule"])),
+            rules: rules(ns),
             sysctls: sysctls(ns),
         }
     }
@@ -47,7 +47,7 @@ impl Baseline {
         };
         differs("addresses", &self.addresses, addresses(ns));
         differs("routes", &self.routes, routes(ns));
-        differs("rules", &self.rules, text(ns.command("sh").args(["-c", "ip rule; ip -6 rule"])));
+        differs("rules", &self.rules, rules(ns));
         let after = sysctls(ns);
         for (key, before) in &self.sysctls {
             let now = after.get(key).map(String::as_str).unwrap_or("(gone)");
@@ -56,7 +56,7 @@ impl Baseline {
             }
         }
         for device in ["lo", "eth0"] {
-            let qdiscs = text(ns.command("tc").args(["qdisc", "show", "dev", device]));
+            let qdiscs = told(ns.command("tc").args(["qdisc", "show", "dev", device]));
             for line in qdiscs.lines().filter(|l| l.contains("clsact") || l.contains("ingress") || l.contains("htb")) {
                 problems.push(format!("{device} still has {line}"));
             }
@@ -90,16 +90,20 @@ fn names(dir: &Path) -> Vec<String> {
 
 /// Addresses of all devices.
 fn addresses(ns: &Ns) -> String {
-    text(ns.command("ip").args(["-o", "addr"])).replace(" tentative", "")
+    told(ns.command("ip").args(["-o", "addr"]))
 }
 
-/// IPv4 and IPv6 routes of the main table, without what ages.
+/// IPv4 and IPv6 routes of the main table, sorted.
 fn routes(ns: &Ns) -> String {
-    let all = text(ns.command("sh").args(["-c", "ip route; ip -6 route"]));
-    let mut lines: Vec<String> =
-        all.lines().map(|l| l.split(" expires ").next().unwrap().trim_end().to_string() + "\n").collect();
+    let all = told(ns.command("sh").args(["-c", "ip route; ip -6 route"]));
+    let mut lines: Vec<&str> = all.lines().collect();
     lines.sort();
-    lines.concat()
+    lines.join("\n") + "\n"
+}
+
+/// IPv4 and IPv6 routing rules.
+fn rules(ns: &Ns) -> String {
+    told(ns.command("sh").args(["-c", "ip rule; ip -6 rule"]))
 }
 
 /// Programs attached to a device of the host, through clsact or tcx, as bpftool sees them (if it is installed).
@@ -112,6 +116,15 @@ fn programs(ns: &Ns) -> Vec<String> {
     let entries = kinds.flat_map(|(kind, list)| list.as_array().into_iter().flatten().map(move |e| (kind, e)));
     entries.filter(|(kind, _)| *kind != "netfilter").map(|(kind, e)| format!("bpf program left: {kind} {e}")).collect()
 }
+
+/// Not settings: what kernel modules were loaded meanwhile, by whomever, and secrets the kernel makes when it needs them.
+const NO_SETTINGS: [&str; 5] = [
+    "tcp_available_congestion_control",
+    "tcp_allowed_congestion_control",
+    "tcp_available_ulp",
+    "tcp_fastopen_key",
+    "stable_secret",
+];
 
 /// Every readable network sysctl.
 fn sysctls(ns: &Ns) -> BTreeMap<String, String> {
@@ -130,26 +143,9 @@ fn sysctls(ns: &Ns) -> BTreeMap<String, String> {
         for area in ["core", "ipv4", "ipv6"] {
             walk(&Path::new("/proc/sys/net").join(area), &mut all);
         }
-        all.retain(|key, _| !key.ends_with("stable_secret"));
+        all.retain(|key, _| !NO_SETTINGS.iter().any(|name| key.ends_with(name)));
         all
     })
-}
-
-fn text(command: &mut Command) -> String {
-    let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    String::from_utf8_lossy(&out.stdout).into_owned()
-}
-
-/// Waits up to five seconds for a condition.
-pub fn eventually(mut condition: impl FnMut() -> bool) -> bool {
-    let start = Instant::now();
-    while !condition() {
-        if start.elapsed() > Duration::from_secs(5) {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    true
 }
 
 /// The machine's own devices, mounts and cgroup directories.

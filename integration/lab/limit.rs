@@ -4,6 +4,7 @@ use super::container::Container;
 use super::host::{Host, Inner};
 use super::ns::Ns;
 use super::run::Output;
+use super::settings::settings;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -68,14 +69,14 @@ pub fn tc(ns: &Ns, args: &[&str]) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
-/// Everything tc says about a host's devices, without counters.
-pub fn words(host: &Host) -> String {
+/// The qdiscs, classes and filters of all devices of a host, without counters.
+pub fn queues_and_filters(host: &Host) -> String {
     let what = |device: &String| {
         ["qdisc show", "class show", "filter show ingress", "filter show egress"].map(|w| format!("{w} dev {device}\n"))
     };
     let batch: String = host.links().iter().flat_map(what).collect();
     let out = host.fed(&["tc", "-force", "-batch", "-"].map(Into::into), &batch);
-    batch + &out.stdout
+    batch + &settings(&out.stdout)
 }
 
 impl Container {

@@ -28,9 +28,11 @@ pub mod probe;
 pub mod race;
 pub mod run;
 mod selftest;
+pub mod settings;
 pub mod sock;
 pub mod still;
 pub mod tap;
+pub mod wait;
 
 pub use container::Container;
 pub use flow::Carrier;
@@ -39,6 +41,11 @@ pub use ns::Ns;
 pub use probe::{Echo, Proto, Tried, ask, ask_from};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Whether tests are to run their long parts as well, as `integration/test --long` asks.
+pub fn long() -> bool {
+    std::env::var_os("PORTSLICE_LONG").is_some_and(|value| !value.is_empty())
+}
 
 /// The host's own IPv4 address, which every container carries too.
 pub const HOST4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));

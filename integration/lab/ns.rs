@@ -1,5 +1,6 @@
 //! A namespace and the tiny process that holds it: `cat` on a pipe of ours, so it cannot outlive the test process.
 
+use super::wait::eventually;
 use nix::sched::{CloneFlags, setns, unshare};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -169,11 +170,7 @@ impl Ns {
         };
         self.inside(|| {
             let all = || devices.iter().all(|d| ready(d));
-            assert!(
-                super::leftovers::eventually(all),
-                "{}: the IPv6 addresses of {devices:?} are not ready",
-                self.name
-            );
+            assert!(eventually(all), "{}: the IPv6 addresses of {devices:?} are not ready", self.name);
         });
     }
 

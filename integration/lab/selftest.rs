@@ -96,6 +96,45 @@ fn lab_notices_what_is_left_behind() {
 }
 
 #[test]
+fn lab_compares_settings_and_no_counters() {
+    use settings::settings;
+    for (printed, set) in [
+        (
+            "qdisc htb 5: root refcnt 2 r2q 10 default 0 direct_packets_stat 3 direct_qlen 1000\n",
+            "qdisc htb 5: root r2q 10 default 0 direct_qlen 1000\n",
+        ),
+        (
+            "qdisc fq_codel 0: parent 1:1 limit 10240p\n Sent 5 bytes 1 pkt (dropped 0, overlimits 0 requeues 0) \n \
+             backlog 0b 0p requeues 0\n  maxpacket 0 drop_overlimit 0\n  new_flows_len 0 old_flows_len 0\n",
+            "qdisc fq_codel 0: parent 1:1 limit 10240p\n",
+        ),
+        (
+            "class htb 1:1 root prio 0 rate 20Mbit ceil 20Mbit\nclass fq_codel 1:2b3 parent 1: \n",
+            "class htb 1:1 root prio 0 rate 20Mbit ceil 20Mbit\n",
+        ),
+        (
+            "\taction order 1: gact action pass\n\t index 1 ref 1 bind 1 installed 3 sec used 1 sec\n\tAction statistics:\n",
+            "action order 1: gact action pass\nindex 1\n",
+        ),
+        (
+            "2: eth0 inet6 fd77::9/64 scope global tentative dynamic \\  valid_lft 86397sec preferred_lft forever\n",
+            "2: eth0 inet6 fd77::9/64 scope global dynamic \\ preferred_lft forever\n",
+        ),
+        (
+            "default via fe80::1 dev eth0 metric 1024 expires 1798sec hoplimit 64 pref medium\n",
+            "default via fe80::1 dev eth0 metric 1024 hoplimit 64 pref medium\n",
+        ),
+        ("tcp dport 80 counter packets 12 bytes 720 accept\n", "tcp dport 80 counter accept\n"),
+        (
+            "link/ether 02:00:00:00:00:01 promiscuity 0 minmtu 68 qlen 1000\n",
+            "link/ether 02:00:00:00:00:01 promiscuity 0 minmtu 68 qlen 1000\n",
+        ),
+    ] {
+        assert_eq!(settings(printed), set);
+    }
+}
+
+#[test]
 fn lab_meters_agree_with_the_kernels_shaper() {
     const RATE: u64 = 20 * limit::MBIT;
     let host = plain("lab-meter");

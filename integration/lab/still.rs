@@ -1,8 +1,9 @@
 //! A picture of a prepared host: what a refusal must leave as it was.
 
 use super::host::Host;
-use super::leftovers::{Baseline, eventually};
+use super::leftovers::Baseline;
 use super::ns::Ns;
+use super::wait::eventually;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -2,7 +2,7 @@
 
 use super::client::{Answer, PATIENCE, Server, get};
 use crate::lab::Host;
-use crate::lab::leftovers::eventually;
+use crate::lab::wait::eventually;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,0 +1,82 @@
+//! Setup and its undoing are killed: another setup, another undo and the first container find a host they can go on with.
+
+use super::{PORT, assert_steered};
+use crate::lab::kill::{Steps, at_every_step, killed};
+use crate::lab::leftovers::Baseline;
+use crate::lab::*;
+
+const PREPARE: &Steps =
+    &[("sendto", 3), ("bpf", 3), ("rename", 1), ("write", 1), ("mkdir", 1), ("mount", 1), ("flock", 1), ("unlink", 1)];
+
+/// The host works: a container is attached, reached, and detached.
+#[track_caller]
+fn assert_works(host: &Host, ns: &Ns, what: &str) {
+    host.prestart("x", ns.pid(), &[("portslice/ports", &PORT.to_string())]).ok();
+    assert_steered(host, ns, what);
+    host.poststop("x").ok();
+}
+
+#[track_caller]
+fn assert_as_before(host: &Host, before: &Baseline, what: &str) {
+    let left = before.compare(&host.ns, &host.state_dir());
+    assert!(left.is_empty(), "{what}: left behind:\n  {}", left.join("\n  "));
+    assert!(!host.state_dir().exists(), "{what}: {:?} is still there", host.state_dir());
+}
+
+#[test]
+fn a_setup_killed_at_every_step() {
+    let host = Host::with("crash-setup").unprepared().build();
+    let before = Baseline::of(&host.ns);
+    let ns = Ns::net_only("after a killed setup");
+    let kills = at_every_step(
+        PREPARE,
+        |call, n| killed(&host, call, n, &["portslice", "setup"], ""),
+        |what, kills| {
+            match kills % 3 {
+                0 => {
+                    host.portslice(["setup"]).ok();
+                    assert_works(&host, &ns, what);
+                }
+                // the first attach prepares the host as well
+                1 => assert_works(&host, &ns, what),
+                _ => {}
+            }
+            host.portslice(["setup", "--undo"]).ok();
+            assert_as_before(&host, &before, what);
+        },
+    );
+    println!("crash-setup: {kills} kills");
+    assert!(kills > 20, "only {kills} steps were found");
+}
+
+#[test]
+fn an_undo_killed_at_every_step() {
+    const UNDO: &Steps =
+        &[("unlink", 1), ("write", 1), ("rename", 1), ("umount2", 1), ("rmdir", 1), ("unlinkat", 1), ("flock", 1)];
+    let host = Host::with("crash-undo").unprepared().build();
+    let before = Baseline::of(&host.ns);
+    let ns = Ns::net_only("after a killed undo");
+    let kills = at_every_step(
+        UNDO,
+        |call, n| {
+            host.portslice(["setup"]).ok();
+            killed(&host, call, n, &["portslice", "setup", "--undo"], "")
+        },
+        |what, kills| {
+            match kills % 3 {
+                0 => {}
+                // somebody changes their mind
+                1 => {
+                    host.portslice(["setup"]).ok();
+                    assert_works(&host, &ns, &format!("{what}, set up again"));
+                }
+                // or a container comes first
+                _ => assert_works(&host, &ns, &format!("{what}, attached again")),
+            }
+            host.portslice(["setup", "--undo"]).ok();
+            assert_as_before(&host, &before, what);
+        },
+    );
+    println!("crash-undo: {kills} kills");
+    assert!(kills > 6, "only {kills} steps were found");
+}

@@ -1,0 +1,138 @@
+//! Packets in which a careless filter finds other ports than a receiver does, or none at all.
+
+use super::{FAMILIES, FOREIGN, H4, H6, HOST_PORT, P4, P6, PEER_PORT, forge, scene};
+use crate::lab::frame::{self, V4};
+use crate::lab::*;
+use std::net::IpAddr;
+
+#[test]
+fn foreign_protocols_go_nowhere() {
+    let s = scene("iso-protocol");
+    let mut forgeries = Vec::new();
+    for (target, mac) in [("P", s.peer_mac), ("H", s.host_mac), ("B", s.b_mac), ("everybody", frame::BROADCAST)] {
+        forgeries.push(forge(format!("EtherType {FOREIGN:#x} to {target}"), "protocol", |m| {
+            frame::ethernet(mac, s.own, FOREIGN, m)
+        }));
+    }
+    for (host, peer) in FAMILIES {
+        forgeries.push(forge(format!("a VLAN tag around honest UDP to {peer}"), "protocol", |m| {
+            let honest = frame::udp_packet((host, s.a.ports[0]), (peer, PEER_PORT), m);
+            let tagged = [&[0, 42], &frame::ethertype(host).to_be_bytes()[..], &honest].concat();
+            s.addressed(0x8100, &tagged)
+        }));
+    }
+    for (name, number) in [("GRE", 47), ("IP in IP", 4), ("ESP", 50), ("OSPF", 89), ("an unused one", 253)] {
+        for (host, peer) in FAMILIES {
+            forgeries.push(forge(format!("IP protocol {number} ({name}) to {peer}"), "protocol", |m| {
+                s.addressed(frame::ethertype(host), &frame::ip(host, peer, number, m))
+            }));
+        }
+    }
+    s.all_dropped(forgeries);
+}
+
+#[test]
+fn ip_options_do_not_hide_a_foreign_source_port() {
+    let s = scene("iso-options");
+    // at offset 20, where a careless filter reads the ports, the option bytes 80 02 spell port 32770
+    let options = [0x80, 0x02, 0x00, 0x00];
+    let mut forgeries = Vec::new();
+    for (whose, port) in s.foreign_ports() {
+        for (target, to, to_port) in [("P", PEER4, PEER_PORT), ("B", HOST4, s.b.ports[0]), ("H", HOST4, HOST_PORT)] {
+            forgeries.push(forge(format!("options before {whose} port {port}, to {target}"), "source_port", |m| {
+                let IpAddr::V4(to4) = to else { unreachable!() };
+                let datagram = frame::udp((HOST4, port), (to, to_port), m);
+                s.addressed(frame::IPV4, &V4 { options: &options, ..V4::new(H4, to4, frame::UDP, &datagram) }.bytes())
+            }));
+        }
+    }
+    s.all_dropped(forgeries);
+}
+
+#[test]
+fn fragments_need_a_valid_first_one() {
+    let s = scene("iso-fragments");
+    let mut forgeries = Vec::new();
+    for (target, to4, to6) in [("P", P4, P6), ("H", H4, H6)] {
+        for (which, offset, more) in
+            [("last", 1480u16, false), ("middle", 1480, true), ("second, right behind the ports", 8, false)]
+        {
+            forgeries.push(forge(format!("a {which} IPv4 fragment without a first, to {target}"), "fragment", |m| {
+                let flags = (offset / 8) | if more { 0x2000 } else { 0 };
+                s.addressed(frame::IPV4, &V4 { fragment: flags, id: 0x7777, ..V4::new(H4, to4, frame::UDP, m) }.bytes())
+            }));
+            forgeries.push(forge(format!("a {which} IPv6 fragment without a first, to {target}"), "fragment", |m| {
+                s.addressed(
+                    frame::IPV6,
+                    &frame::v6(H6, to6, 44, 64, &frame::v6_fragment(frame::UDP, offset, more, 0x7777_7777, m)),
+                )
+            }));
+        }
+        for (whose, port) in s.foreign_ports() {
+            forgeries.push(forge(
+                format!("a first IPv4 fragment from {whose} port {port}, to {target}"),
+                "source_port",
+                |m| {
+                    let datagram = frame::udp((HOST4, port), (to4.into(), PEER_PORT), m);
+                    s.addressed(
+                        frame::IPV4,
+                        &V4 { fragment: 0x2000, id: port, ..V4::new(H4, to4, frame::UDP, &datagram) }.bytes(),
+                    )
+                },
+            ));
+            forgeries.push(forge(
+                format!("a first IPv6 fragment from {whose} port {port}, to {target}"),
+                "source_port",
+                |m| {
+                    let datagram = frame::udp((HOST6, port), (to6.into(), PEER_PORT), m);
+                    s.addressed(
+                        frame::IPV6,
+                        &frame::v6(
+                            H6,
+                            to6,
+                            44,
+                            64,
+                            &frame::v6_fragment(frame::UDP, 0, true, u32::from(port), &datagram),
+                        ),
+                    )
+                },
+            ));
+            forgeries.push(forge(
+                format!("a later IPv4 fragment after that first one, to {target}"),
+                "fragment",
+                |m| s.addressed(frame::IPV4, &V4 { fragment: 3, id: port, ..V4::new(H4, to4, frame::UDP, m) }.bytes()),
+            ));
+        }
+    }
+    s.all_dropped(forgeries);
+}
+
+#[test]
+fn malformed_and_oversized_packets_go_nowhere() {
+    let s = scene("iso-malformed");
+    let own = *s.a.block.start();
+    let datagram = |m: &[u8]| frame::udp((HOST4, own), (PEER4, PEER_PORT), m);
+    let bend = |m: &[u8], at: usize, value: &[u8]| {
+        let mut packet = V4::new(H4, P4, frame::UDP, &datagram(m)).bytes();
+        packet[at..at + value.len()].copy_from_slice(value);
+        s.addressed(frame::IPV4, &packet)
+    };
+    s.all_dropped(vec![
+        forge("a header of 12 bytes", "malformed", |m| bend(m, 0, &[0x43])),
+        forge("IP version 5", "malformed", |m| bend(m, 0, &[0x55])),
+        forge("a header longer than the packet", "malformed", |m| {
+            let mut packet = V4::new(H4, P4, frame::UDP, m).bytes();
+            packet[0] = 0x4f;
+            s.addressed(frame::IPV4, &packet)
+        }),
+        forge("IP version 4 in an IPv6 header", "malformed", |m| {
+            let mut packet = frame::udp_packet((HOST6, own), (PEER6, PEER_PORT), m);
+            packet[0] = 0x40;
+            s.addressed(frame::IPV6, &packet)
+        }),
+        forge("3000 bytes with DF to a link of 1500", "oversize", |m| {
+            let body = [m, &[0; 2960]].concat();
+            s.addressed(frame::IPV4, &V4 { fragment: 0x4000, ..V4::new(H4, P4, frame::UDP, &datagram(&body)) }.bytes())
+        }),
+    ]);
+}
