@@ -377,9 +377,17 @@ fn a_namespace_prepared_beforehand() {
             assert_served(&what, &host.peer, HOST6, 31_001);
             running.exec(&["nc", "-w", "1", "127.0.0.1", "31000", "-e", "true"]).ok();
             running.delete().ok();
-            assert_nothing_leased(host, &what);
-            assert_bare(&what, &ns);
+            // the namespace is somebody else's and lives on: its slice waits for the next container, ports and all
+            let left = host.list();
+            assert_eq!(left.len(), 1, "{what}: {left:?}");
+            assert_eq!(left[0]["members"].as_array().map(Vec::len), Some(0), "{what}: {left:?}");
+            assert_eq!(left[0]["ports"], "31000-31001", "{what}: {left:?}");
+            let other = host.try_bare("other", &["--ports", "31000"]).err().expect("a port of the slice");
+            assert_eq!(other.code, Some(4), "{what}: {other}");
         }
+        host.portslice(["detach", host.ids()[0].as_str()]).ok();
+        assert_nothing_leased(host, program);
+        assert_bare(program, &ns);
         // nothing is steered there any more
         let _echo = Echo::start(&host.ns, Proto::Tcp, SocketAddr::new(probe::any(HOST4), 31_000));
         assert_reaches("the host's own 31000", &host.peer, Proto::Tcp, SocketAddr::new(HOST4, 31_000));

@@ -87,7 +87,8 @@ impl Scene {
 fn speaks(frame: &[u8]) -> bool {
     match u16::from_be_bytes([frame[12], frame[13]]) {
         frame::IPV4 => true,
-        frame::IPV6 => frame[20] != frame::ICMP6 || frame[54] < 128,
+        // what a stack says of itself: reports of multicast groups, neighbour discovery
+        frame::IPV6 => frame[0] != 0x33 && (frame[20] != frame::ICMP6 || frame[54] < 128),
         _ => false,
     }
 }

@@ -6,30 +6,40 @@ use crate::lab::wait::eventually;
 use crate::lab::*;
 use std::net::SocketAddr;
 
+/// What a lease says of itself may be lost or damaged; whose a port is stands in the kernel.
 #[test]
-fn a_damaged_index_is_rebuilt() {
-    let host = Host::new("crash-index");
+fn a_lease_that_cannot_be_read_counts_as_taken() {
+    let host = Host::new("crash-damaged");
     let held: Vec<Container> = ["a", "b"].map(|id| host.bare(id, &["--ports", "auto:2"])).into();
-    let index = host.state_dir().join("index");
-    for damage in [None, Some(""), Some("portslice-index 1 0 0 0"), Some("\0\u{1}"), Some("portslice-index 9 1 1 1\n")]
-    {
+    let file = host.state_dir().join("leases/a");
+    let whole = std::fs::read(&file).expect("a lease");
+    for damage in [None, Some(&b""[..]), Some(b"{}"), Some(b"\0\xff"), Some(&whole[..whole.len() / 2])] {
         match damage {
-            None => std::fs::remove_file(&index).expect("index"),
-            Some(text) => std::fs::write(&index, text).expect("index"),
+            None => std::fs::remove_file(&file).expect("a lease"),
+            Some(bytes) => std::fs::write(&file, bytes).expect("a lease"),
+        }
+        for verb in [&["gc"][..], &["list"], &["stats"]] {
+            host.portslice(verb).ok();
         }
         let new = host.bare("new", &["--ports", "auto:2"]);
         for old in &held {
-            assert!(
-                old.block.end() < new.block.start() || new.block.end() < old.block.start(),
-                "index {damage:?}: block {:?} was given out again",
-                old.block
-            );
-            assert!(old.ports.iter().all(|p| !new.ports.contains(p)), "index {damage:?}: {:?} again", old.ports);
+            let apart = old.block.end() < new.block.start() || new.block.end() < old.block.start();
+            assert!(apart, "{damage:?}: block {:?} was given out again", old.block);
+            assert!(old.ports.iter().all(|p| !new.ports.contains(p)), "{damage:?}: {:?} again", old.ports);
         }
-        assert_eq!(host.ids(), ["a", "b", "new"], "index {damage:?}");
+        let port = held[0].ports[0].to_string();
+        let out = host.try_bare("thief", &["--ports", &port]).err().expect("a port of a");
+        assert!(out.code == Some(4) && out.stderr.contains("container a"), "{damage:?}: {out}");
+        let _echo = Echo::start(&held[0].ns, Proto::Udp, SocketAddr::new(probe::any(HOST4), held[0].ports[0]));
+        assert_reaches("a", &host.peer, Proto::Udp, SocketAddr::new(HOST4, held[0].ports[0]));
+        let out = host.portslice(["fsck"]);
+        assert!(out.code == Some(1) && out.stdout.contains("a: "), "{damage:?}: {out}");
+        host.portslice(["fsck", "--rebuild"]).ok();
+        assert_eq!(std::fs::read(&file).expect("a lease"), whole, "{damage:?}: restored byte for byte");
+        assert_eq!(host.portslice(["fsck"]).ok().stdout, "", "{damage:?}: nothing differs any more");
         new.detach();
         new.kill();
-        assert!(eventually(|| host.links().len() == 4), "index {damage:?}: devices {:?}", host.links());
+        assert!(eventually(|| host.links().len() == 4), "{damage:?}: devices {:?}", host.links());
     }
 }
 

@@ -160,7 +160,7 @@ fn documents_that_are_odd_but_fine() {
         host.hook("portslice-prestart", &document).ok();
         let ids = host.ids();
         assert_eq!(ids.len(), 1, "{document:.100}");
-        host.poststop(&ids[0]).ok();
+        host.portslice(["detach", &ids[0]]).ok();
         assert_bare(&format!("{document:.100}"), &ns);
     }
 }

@@ -69,12 +69,12 @@ fn a_full_disk() {
             drop(echo);
             // a container that ends while the disk is full: refused in one line or done, and done once there is room
             fill(&seen, 0);
-            let out = host.poststop("x");
+            let out = host.portslice(["detach", "x"]);
             if out.code != Some(0) {
                 refused(&format!("{what}: poststop"), &out, 1, &[&state.to_string_lossy()]);
             }
             std::fs::remove_file(seen.join("fill")).expect("fill");
-            host.poststop("x").ok();
+            host.portslice(["detach", "x"]).ok();
             assert_bare(&format!("{what}: after poststop"), &ns);
             assert_eq!(host.ids(), [""; 0], "{what}: leases after poststop");
             host.portslice(["setup", "--undo"]).ok();

@@ -93,12 +93,18 @@ fn the_same_id_again() {
 }
 
 #[test]
-fn another_id_for_the_same_namespace() {
+fn a_second_member_with_other_terms_than_its_slice() {
     let host = Host::new("refuse-second");
     let one = host.bare("one", &["--ports", "31000"]);
     let still = Still::of(&host);
     let pid = one.ns.pid().to_string();
-    refused("a second id", &host.portslice(["attach", "two", "--pid", &pid]), 7, &["eth0"]);
+    for (key, value) in
+        [("ephemeral-ports", "2048"), ("host-loopback", "false"), ("egress-rate", "20mbit"), ("ingress-rate", "20mbit")]
+    {
+        let option = format!("--{key}");
+        let out = host.portslice(["attach", "two", "--pid", &pid, &option, value]);
+        refused(&format!("a second member with {key}"), &out, 7, &["container one", "other terms"]);
+    }
     let _echo = Echo::start(&one.ns, Proto::Tcp, SocketAddr::new(probe::any(HOST4), 31_000));
     assert_reaches("P->one", &host.peer, Proto::Tcp, SocketAddr::new(HOST4, 31_000));
     still.check_all("after the refusal");

@@ -32,6 +32,13 @@ impl<'a> Desk<'a> {
         self.maps.taken(span)
     }
 
+    /// The same, but for what the slice in `slot` has itself: a run that was killed may have taken a port for it that its
+    /// lease does not tell of.
+    pub fn taken_by_others(&self, span: PortRange, slot: u16) -> PortSet {
+        let (steered, reserved) = self.maps.owned(slot);
+        self.taken(span).difference(&steered.union(&reserved))
+    }
+
     /// The numbers given out last.
     pub fn cursor(&self) -> Cursor {
         self.maps.tenants.cursor()

@@ -4,6 +4,7 @@ use super::member::Member;
 use super::record::{Lease, members_of};
 use crate::error::{Error, Result};
 use crate::refusal::quoted;
+use crate::request::ContainerId;
 
 /// The slice that `text` names and, unless all members left it, the member. In this order: an id, a name, a beginning.
 ///
@@ -36,6 +37,10 @@ pub fn find<'a>(leases: &'a [Lease], text: &str) -> Result<(&'a Lease, Option<&'
                 return Err(Error::invalid(format!("container {}", quoted(text)), why));
             }
         }
+    }
+    // What could be no container's name is a mistake.
+    if !text.contains('/') || text.starts_with('.') {
+        text.parse::<ContainerId>()?;
     }
     Err(Error::NotFound(format!(
         "no container {text} is attached: `portslice list` shows those that are",

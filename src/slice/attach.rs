@@ -73,6 +73,8 @@ pub(super) struct Attach<'a> {
     facts: Facts,
     /// The bandwidth, for a slice of its own.
     terms: Terms,
+    /// The slice that it joins is limited on the host.
+    shaped: bool,
     /// The container as a member.
     pub(super) member: Member,
     /// Sockets of the host in the pool and in `ports`, and the same as a set.
@@ -90,6 +92,8 @@ enum Entered {
     New(Box<Lease>),
     /// It has its place in the slice of its namespace; what is left to do.
     Joined(Box<Turn>),
+    /// The slice is to be limited on the host, which is not made ready for that.
+    Unshaped,
     /// A lease that has to be ended first: its container is gone.
     InTheWay(Box<Lease>),
     /// A change that was killed has to be taken back first.
@@ -127,7 +131,7 @@ impl<'a> Attach<'a> {
         let holders = looking.join().unwrap_or_else(|_| Err(Error::Failed("looking for sockets failed".into())))?;
         let used = diag::ports_of(&holders);
         let ledger = Ledger::at(&config.state_dir);
-        Ok(Attach { config, request, ledger, proc, netns, netlink, facts, terms, member, holders, used })
+        Ok(Attach { config, request, ledger, proc, netns, netlink, facts, terms, member, holders, used, shaped: false })
     }
 
     fn carry_out(mut self, prepare: Preparer<'_>) -> Result<Option<Lease>> {
@@ -141,6 +145,7 @@ impl<'a> Attach<'a> {
                 Entered::Nothing => return Ok(None),
                 Entered::New(lease) => return self.wire(*lease, &host).map(Some),
                 Entered::Joined(turn) => return turn.carry_out(&self.ledger, &host, &self.proc).map(Some),
+                Entered::Unshaped => self.shaped = true,
                 Entered::InTheWay(lease) => {
                     if !end::end(&self.ledger, &host, &lease)? {
                         thread::sleep(Duration::from_millis(2));
@@ -156,7 +161,7 @@ impl<'a> Attach<'a> {
                 // what is in the way may belong to a container whose end nobody told us of
                 Entered::Refused(refusal) => {
                     let full = matches!(refusal, grant::Refusal::Full(_) | grant::Refusal::Leased(_));
-                    if swept || !full || reclaim::sweep(self.config, &self.ledger, &host)? == 0 {
+                    if swept || !full || reclaim::sweep(&self.ledger, &host)? == 0 {
                         return Err(refused(refusal, &self.in_the_way(&host)));
                     }
                     swept = true;
@@ -189,12 +194,19 @@ impl<'a> Attach<'a> {
     }
 
     fn ready(&mut self, prepare: Preparer<'_>) -> Result<Host> {
-        let shaper = limits::need_shaper(&self.terms);
+        let shaper = self.shaped || (limits::need_shaper(&self.terms) && !self.joins()?);
         let host = ready(self.config, &mut self.netlink, &self.facts, shaper, prepare)?;
         if self.terms.egress.is_some() || self.terms.ingress.is_some() {
             queue::leaf(&host, &self.request.id)?;
         }
         Ok(host)
+    }
+
+    /// Has its namespace a slice, as far as can be told without the lock? What it asks for is looked at then, and nothing is
+    /// made for it before.
+    fn joins(&self) -> Result<bool> {
+        let host = super::ready::peek(self.config)?;
+        Ok(host.is_some_and(|host| !Desk::of(&host.maps).in_namespace(self.netns.id.ino).is_empty()))
     }
 
     /// The decision, under the lock.
@@ -243,6 +255,7 @@ impl<'a> Attach<'a> {
 
     fn join(&self, lease: Lease, lock: &Lock, host: &Host) -> Result<Entered> {
         match join::goal(self, &lease, host) {
+            Ok(goal) if limits::need_shaper(&goal.terms) && host.shaper.is_none() => Ok(Entered::Unshaped),
             Ok(goal) => Ok(Entered::Joined(Box::new(Turn::begin(lease, goal, &self.ledger, host, lock)?))),
             Err(grant::Refusal::Error(e)) => Err(e),
             Err(refusal) => Ok(Entered::Refused(refusal)),
@@ -327,6 +340,12 @@ impl<'a> Attach<'a> {
     /// Ports of all leases, as far as they could be granted.
     pub(super) fn leased(&self, desk: &Desk<'_>) -> PortSet {
         span(&assignable(self.config)).map_or_else(PortSet::empty, |span| desk.taken(span))
+    }
+
+    /// The same, but for what the slice in `slot` has itself.
+    pub(super) fn leased_by_others(&self, desk: &Desk<'_>, slot: u16) -> PortSet {
+        let span = span(&assignable(self.config));
+        span.map_or_else(PortSet::empty, |span| desk.taken_by_others(span, slot))
     }
 
     /// What a decision rests on.

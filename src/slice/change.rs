@@ -56,6 +56,7 @@ pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool, p
         if goal == lease.state() {
             return Ok(lease);
         }
+        let holders = wish.holders(&goal)?;
         let locked = ledger.lock()?;
         if !still(&host, config)? {
             return Err(Error::Busy("the host is being set up or undone: try again when that is over".into()));
@@ -64,7 +65,7 @@ pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool, p
         if ledger.of_member(id)?.as_ref() != Some(&lease) {
             continue;
         }
-        wish.granted(&goal)?;
+        wish.granted(&goal, &holders)?;
         let turn = Turn::begin(lease, goal, &ledger, &host, &locked)?;
         drop(locked);
         let changed = turn.carry_out(&ledger, &host, &Proc::default())?;
@@ -79,7 +80,7 @@ pub fn plan(config: &Config, id: &ContainerId, change: &Change, force: bool) -> 
     let lease = Ledger::at(&config.state_dir).of_member(id)?.ok_or_else(|| none(id))?;
     let wish = Wish { config, id, change, force, host: &host, lease: &lease };
     let goal = wish.goal()?;
-    wish.granted(&goal)?;
+    wish.granted(&goal, &wish.holders(&goal)?)?;
     Ok(if goal == lease.state() { Vec::new() } else { Turn::plan(lease.clone(), goal).actions(&host) })
 }
 
@@ -168,14 +169,24 @@ impl Wish<'_> {
         )))
     }
 
+    /// Sockets of the host between the ports that are added.
+    fn holders(&self, goal: &Goal) -> Result<Vec<Holder>> {
+        match span(&goal.leased.difference(&self.lease.ports)) {
+            Some(range) => diag::holders(&mut Netlink::diag()?, range),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// Refuses ports that are somebody else's.
-    fn granted(&self, goal: &Goal) -> Result<()> {
+    fn granted(&self, goal: &Goal, holders: &[Holder]) -> Result<()> {
         let added = goal.leased.difference(&self.lease.ports);
-        let Some(range) = span(&added) else { return Ok(()) };
-        let holders = diag::holders(&mut Netlink::diag()?, range)?;
-        let used = diag::ports_of(&holders);
+        if added.is_empty() {
+            return Ok(());
+        }
+        let used = diag::ports_of(holders);
         let desk = Desk::of(&self.host.maps);
-        let leased = span(&assignable(self.config)).map_or_else(PortSet::empty, |span| desk.taken(span));
+        let taken = |span| desk.taken_by_others(span, self.lease.slot);
+        let leased = span(&assignable(self.config)).map_or_else(PortSet::empty, taken);
         let resting = PortSet::empty();
         let at = Situation {
             config: self.config,
@@ -183,7 +194,7 @@ impl Wish<'_> {
             resting: &resting,
             block_from: 0,
             auto_from: 0,
-            holders: &holders,
+            holders,
             used: &used,
         };
         let asked = PortsAsked { set: added, auto: 0 };

@@ -59,7 +59,14 @@ pub fn detach(config: &Config, id: &ContainerId, by: &By) -> Result<Option<Lease
             look(config, id, by, &ledger, &host, &lock)?
         };
         match found {
-            Found::Nothing | Found::Stranger => return Ok(None),
+            Found::Nothing => {
+                // The sandbox of a pod may have ended, which was no member: its namespace is gone, and nobody else will tell.
+                if *by != By::Operator {
+                    super::reclaim::sweep(&ledger, &host)?;
+                }
+                return Ok(None);
+            }
+            Found::Stranger => return Ok(None),
             Found::Torn(lease) => settle(&ledger, &host, &lease)?,
             Found::Worked(lease) if start.elapsed() > lock::PATIENCE => return Err(worked(id, &lease)),
             Found::Worked(_) => sleep(Duration::from_millis(2)),

@@ -129,6 +129,10 @@ fn restore(ledger: &Ledger, host: &Host, all: &mut Vec<Difference>) -> Result<()
         if lease.stage != Stage::Attached || state(&lease, ledger, host)? != State::Live {
             continue;
         }
+        if let Some(port) = lease.all_ports().iter().find(|port| stranger(host, *port, lease.slot)) {
+            log::error!("{}: port {port} of its lease is {} now", lease.id, desk.owner(port));
+            continue;
+        }
         if !as_entered(&lease, host) {
             let cursor = desk.cursor();
             desk.enter(&lease);
@@ -141,6 +145,11 @@ fn restore(ledger: &Ledger, host: &Host, all: &mut Vec<Difference>) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Is the port another slice's?
+fn stranger(host: &Host, port: u16, slot: u16) -> bool {
+    host.maps.owner(port).is_some_and(|owner| owner.slot != slot)
 }
 
 /// Do the tables say of a lease what it says itself?

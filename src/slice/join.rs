@@ -34,7 +34,7 @@ pub(super) fn goal(attach: &Attach<'_>, lease: &Lease, host: &Host) -> Result<St
 fn ports(attach: &Attach<'_>, lease: &Lease, host: &Host) -> Result<PortSet, Refusal> {
     let asked = &attach.request.ports;
     let desk = Desk::of(&host.maps);
-    let leased = attach.leased(&desk);
+    let leased = attach.leased_by_others(&desk, lease.slot);
     let resting = PortSet::empty();
     let new = PortsAsked { set: asked.set.difference(&lease.ports), auto: asked.auto };
     let granted = grant::assigned(&new, &attach.situation(&desk, &leased, &resting))?;

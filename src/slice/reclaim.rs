@@ -45,7 +45,7 @@ pub fn gc(config: &Config) -> Result<Vec<String>> {
                 })
             }
             Finding::Torn(lease) => settle(&ledger, &host, lease),
-            Finding::Lost(slot) => clear(&ledger, &host, *slot),
+            Finding::Lost(slot) => clear(&ledger, &host, *slot).map(drop),
         };
         if let Err(e) = done {
             log::error!("{e}, while taking back what nobody ended");
@@ -74,7 +74,7 @@ pub fn plan(config: &Config) -> Result<Vec<Action>> {
 
 /// Takes back leases whose device is gone, for an attach that found no room; returns how many. It looks at nothing but the
 /// data path's tables until it finds one.
-pub fn sweep(_config: &Config, ledger: &Ledger, host: &Host) -> Result<usize> {
+pub fn sweep(ledger: &Ledger, host: &Host) -> Result<usize> {
     let mut count = 0;
     let desk = Desk::of(&host.maps);
     for slot in desk.leased() {
@@ -82,7 +82,14 @@ pub fn sweep(_config: &Config, ledger: &Ledger, host: &Host) -> Result<usize> {
         if entry.ifindex != 0 && host.maps.device(slot)? == Some(entry.ifindex) {
             continue;
         }
-        let Some(lease) = desk.record(slot).ok().flatten() else { continue };
+        let lease = match desk.record(slot) {
+            Ok(Some(lease)) => lease,
+            Ok(None) => {
+                count += usize::from(clear(ledger, host, slot)?);
+                continue;
+            }
+            Err(_) => continue,
+        };
         if state(&lease, ledger, host)? == State::Dead {
             count += usize::from(end::end(ledger, host, &lease)?);
         }
@@ -128,18 +135,20 @@ fn findings(ledger: &Ledger, host: &Host) -> Result<Vec<Finding>> {
 }
 
 /// Gives back a slot without a record, unless it got one meanwhile: whoever enters a lease holds the lock until it is
-/// written.
-fn clear(ledger: &Ledger, host: &Host, slot: u16) -> Result<()> {
+/// written. Returns whether it was given back.
+fn clear(ledger: &Ledger, host: &Host, slot: u16) -> Result<bool> {
     let _lock = ledger.lock()?;
     let desk = Desk::of(&host.maps);
-    let known = desk.record(slot)?.is_some() || ledger.all()?.iter().any(|lease| lease.slot == slot);
-    if !known && !desk.leased().all(|leased| leased != slot) {
+    let lost = desk.leased().any(|leased| leased == slot)
+        && desk.record(slot)?.is_none()
+        && !ledger.all()?.iter().any(|lease| lease.slot == slot);
+    if lost {
         host.maps.clear_slot(slot)?;
         host.maps.clear_device(slot)?;
         run::fault();
         desk.clear(slot);
     }
-    Ok(())
+    Ok(lost)
 }
 
 /// Devices of ours in namespaces that live, in slots that nobody has.

@@ -39,15 +39,15 @@ impl Turn {
         turn.lease.stage = Stage::Changing;
         turn.lease.worker = Worker::current();
         let more = turn.lease.ports.difference(&known.ports);
-        host.maps.reserve(&more, turn.lease.slot);
-        run::fault();
+        // The record first: a port that was reserved and that no record tells of would stay so for ever.
         if let Err(e) = ledger.write(&turn.lease, &host.maps.book) {
-            host.maps.withdraw(&more, turn.lease.slot);
             if let Err(again) = ledger.write(&known, &host.maps.book) {
                 log::error!("{again}, while going back to what was before");
             }
             return Err(e);
         }
+        run::fault();
+        host.maps.reserve(&more, turn.lease.slot);
         Ok(turn)
     }
 
@@ -105,11 +105,17 @@ fn complete(mut lease: Lease, dropped: Dropped, leased: &PortSet, ledger: &Ledge
     lease.dropped.egress += dropped.egress;
     lease.dropped.ingress += dropped.ingress;
     lease.members.iter_mut().for_each(trim);
-    let less = std::mem::replace(&mut lease.ports, leased.clone()).difference(leased);
+    let less = lease.ports.difference(leased);
     let _lock = ledger.lock()?;
     ledger.write(&lease, &host.maps.book)?;
     run::fault();
-    host.maps.withdraw(&less, lease.slot);
+    // Ports are given back only when the turn is complete, and are the slice's until the record says that they are not.
+    if !less.is_empty() {
+        host.maps.withdraw(&less, lease.slot);
+        run::fault();
+        lease.ports = leased.clone();
+        ledger.write(&lease, &host.maps.book)?;
+    }
     let gone: Vec<ContainerId> = before
         .iter()
         .flat_map(|before| &before.members)

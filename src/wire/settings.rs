@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use super::HostSite;
 use crate::error::{Error, Result};
@@ -76,13 +77,41 @@ pub fn is_set(key: &str, value: &str) -> Result<bool> {
 
 /// Writes a file of the host's configuration. One of that name that we did not write is somebody's decision and stays.
 pub fn keep(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).map_err(Error::file("write", path))
+    fs::write(path, text).map_err(Error::file("write", path))?;
+    reload(path);
+    Ok(())
 }
 
 /// Removes it, if it is one that we wrote.
 pub fn forget(path: &Path) -> Result<()> {
     let ours = file::read(path).is_ok_and(|bytes| bytes.starts_with(MARK.as_bytes()));
-    if ours { file::remove(path).map_err(Error::file("remove", path)) } else { Ok(()) }
+    if !ours {
+        return Ok(());
+    }
+    file::remove(path).map_err(Error::file("remove", path))?;
+    reload(path);
+    Ok(())
+}
+
+/// Tells the network manager whose file it is to read it: one that runs would take the next container's device for its own.
+/// One that does not run has nothing to be told.
+fn reload(path: &Path) {
+    let (running, command): (&str, &[&str]) = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("network") => ("/run/systemd/netif", &["networkctl", "reload"]),
+        Some("conf") if path.starts_with("/etc/NetworkManager") => {
+            ("/run/NetworkManager", &["nmcli", "general", "reload", "conf"])
+        }
+        _ => return,
+    };
+    if !Path::new(running).is_dir() {
+        return;
+    }
+    let told = Command::new(command[0]).args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).output();
+    match told {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => log::warn!("{}: {}", command.join(" "), String::from_utf8_lossy(&output.stderr).trim()),
+        Err(e) => log::warn!("cannot run {}: {e}", command.join(" ")),
+    }
 }
 
 /// Is it there as it is to be, or somebody else's?
