@@ -31,7 +31,7 @@ pub fn of_link(netlink: &mut Netlink, link: u32) -> Result<Vec<Address>> {
         let mut message = AddressMessage::default();
         message.header.family = family;
         message.header.index = link;
-        match netlink.dump("list addresses", RouteNetlinkMessage::GetAddress(message)) {
+        match netlink.dump::<AddressMessage>("list addresses", RouteNetlinkMessage::GetAddress(message)) {
             // a kernel that does not filter answers with every address there is
             Ok(answers) => addresses.extend(answers.into_iter().filter_map(decode).filter(|a| a.link == link)),
             // a link without IPv6
@@ -61,8 +61,7 @@ pub fn add(link: u32, ip: IpAddr) -> Request {
     Request::create(format!("add address {ip}"), RouteNetlinkMessage::NewAddress(message))
 }
 
-fn decode(message: RouteNetlinkMessage) -> Option<Address> {
-    let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+fn decode(message: AddressMessage) -> Option<Address> {
     let (mut local, mut address, mut flags) =
         (None, None, AddressFlags::from_bits_retain(message.header.flags.bits().into()));
     for attribute in message.attributes {

@@ -58,17 +58,15 @@ pub fn of_link(netlink: &mut Netlink, link: u32) -> Result<Vec<Route>> {
 /// many devices there are.
 pub fn local_addresses(netlink: &mut Netlink) -> Result<Vec<IpAddr>> {
     let answers = dump(netlink, LOCAL_TABLE, RouteType::Local, None)?;
-    let address = |message| match message {
-        RouteNetlinkMessage::NewRoute(m) if m.header.kind == RouteType::Local => {
-            let whole = matches!(m.header.destination_prefix_length, 32 | 128);
-            m.attributes.into_iter().find_map(|a| match a {
-                RouteAttribute::Destination(to) if whole => ip(to),
-                _ => None,
-            })
-        }
-        _ => None,
+    let local =
+        |m: &RouteMessage| m.header.kind == RouteType::Local && matches!(m.header.destination_prefix_length, 32 | 128);
+    let address = |m: RouteMessage| {
+        m.attributes.into_iter().find_map(|a| match a {
+            RouteAttribute::Destination(to) => ip(to),
+            _ => None,
+        })
     };
-    Ok(answers.into_iter().filter_map(address).collect())
+    Ok(answers.into_iter().filter(local).filter_map(address).collect())
 }
 
 /// Are there routing rules besides the kernel's own (local, main, default)? Then a route depends on more than its
@@ -77,10 +75,11 @@ pub fn has_policy(netlink: &mut Netlink) -> Result<bool> {
     for (family, own) in [(AddressFamily::Inet, 3), (AddressFamily::Inet6, 2)] {
         let mut message = RuleMessage::default();
         message.header.family = family;
-        match netlink.dump("list routing rules", RouteNetlinkMessage::GetRule(message)) {
-            Ok(rules) if rules.len() > own => return Ok(true),
+        let mut rules = 0;
+        match netlink.dump_unparsed("list routing rules", RouteNetlinkMessage::GetRule(message), |_| rules += 1) {
+            Ok(()) if rules > own => return Ok(true),
             // a kernel without rules has none of them
-            Ok(_) | Err(Error::Netlink { .. }) => {}
+            Ok(()) | Err(Error::Netlink { .. }) => {}
             Err(e) => return Err(e),
         }
     }
@@ -109,7 +108,7 @@ pub fn add(link: u32, destination: IpAddr, prefix: u8, source: Option<IpAddr>, m
     Request::create(format!("add route {destination}/{prefix}"), RouteNetlinkMessage::NewRoute(message))
 }
 
-fn dump(netlink: &mut Netlink, table: u8, kind: RouteType, link: Option<u32>) -> Result<Vec<RouteNetlinkMessage>> {
+fn dump(netlink: &mut Netlink, table: u8, kind: RouteType, link: Option<u32>) -> Result<Vec<RouteMessage>> {
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut message = RouteMessage::default();
@@ -117,7 +116,7 @@ fn dump(netlink: &mut Netlink, table: u8, kind: RouteType, link: Option<u32>) ->
         message.header.table = table;
         message.header.kind = kind;
         message.attributes.extend(link.map(RouteAttribute::Oif));
-        match netlink.dump("list routes", RouteNetlinkMessage::GetRoute(message)) {
+        match netlink.dump::<RouteMessage>("list routes", RouteNetlinkMessage::GetRoute(message)) {
             Ok(answers) => routes.extend(answers),
             // a kernel that filters answers ENOENT when the family has no such table, ENODEV when there is no such link
             Err(Error::Netlink { errno, .. })
@@ -136,8 +135,7 @@ fn family_of(ip: IpAddr) -> AddressFamily {
 }
 
 /// One route for each next hop.
-fn decode(message: RouteNetlinkMessage) -> Vec<Route> {
-    let RouteNetlinkMessage::NewRoute(message) = message else { return Vec::new() };
+fn decode(message: RouteMessage) -> Vec<Route> {
     if message.header.kind != RouteType::Unicast {
         return Vec::new();
     }

@@ -5,7 +5,9 @@
 use std::io;
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_ECHO, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_ECHO, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Parseable,
+};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::{NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use netlink_sys::{Socket, SocketAddr};
@@ -84,22 +86,12 @@ impl Netlink {
         }
     }
 
-    /// All objects that answer the request.
-    pub fn dump(&mut self, doing: &str, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
-        self.query(doing, message, NLM_F_REQUEST | NLM_F_DUMP)
-    }
-
-    /// The one object that answers the request; `None` when there is none (ENODEV, ENOENT, ESRCH).
-    pub fn get(&mut self, doing: &str, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>> {
-        match self.query(doing, message, NLM_F_REQUEST) {
-            Ok(found) => Ok(found.into_iter().next()),
-            Err(Error::Netlink { errno, .. })
-                if matches!(errno.raw_os_error(), Some(libc::ENODEV | libc::ENOENT | libc::ESRCH)) =>
-            {
-                Ok(None)
-            }
-            Err(e) => Err(e),
-        }
+    /// All objects that answer the request, parsed as what they are asked for: the parser of everything there is would be a
+    /// fifth of every hook. An object with an attribute that the parser refuses is one we did not make, and is left out.
+    pub fn dump<T: Parseable<[u8]>>(&mut self, doing: &str, message: RouteNetlinkMessage) -> Result<Vec<T>> {
+        let mut found = Vec::new();
+        self.dump_unparsed(doing, message, |body| found.extend(T::parse(body)))?;
+        Ok(found)
     }
 
     /// The payload of the one object that answers the request; `None` when there is none. For what the crate's parsers
@@ -178,41 +170,6 @@ impl Netlink {
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
         self.transmit(&bytes, doing)
-    }
-
-    fn query(&mut self, doing: &str, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
-        self.ask(doing, message, flags)?;
-        let single = flags & NLM_F_DUMP != NLM_F_DUMP;
-        let mut found = Vec::new();
-        loop {
-            let end = self.receive(doing)?;
-            let mut at = 0;
-            while let Some((kind, flags, sequence, body, next)) = frame(&self.buffer[..end], at) {
-                let whole = &self.buffer[at..next.min(end)];
-                at = next;
-                if sequence != self.sequence {
-                    continue;
-                }
-                match kind {
-                    NLMSG_DONE => return Ok(found),
-                    NLMSG_ERROR => {
-                        let code = body.get(..4).map_or(0, |b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
-                        return if code == 0 { Ok(found) } else { Err(refusal(doing, code, flags, body)) };
-                    }
-                    _ => {
-                        // an object with an attribute this parser refuses is one we did not make: skip it
-                        if let Ok(m) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(whole)
-                            && let NetlinkPayload::InnerMessage(inner) = m.payload
-                        {
-                            found.push(inner);
-                        }
-                        if single {
-                            return Ok(found);
-                        }
-                    }
-                }
-            }
-        }
     }
 
     fn open(family: isize) -> Result<Self> {
