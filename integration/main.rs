@@ -12,6 +12,7 @@ mod isolated;
 mod kernel;
 mod lab;
 mod mesos;
+mod model;
 mod own_devices;
 mod path_matrix;
 mod processor;
