@@ -14,6 +14,7 @@ mod lab;
 mod mesos;
 mod own_devices;
 mod path_matrix;
+mod pods;
 mod processor;
 mod refusals;
 mod runtimes;
