@@ -1,5 +1,6 @@
 //! Promise: containers that share a network namespace share its slice, and each has its own ports and CPUs.
 
+use crate::lab::bundle::{Bundle, Network, Running, Runtime};
 use crate::lab::podman::Podman;
 use crate::lab::wait::eventually;
 use crate::lab::*;
@@ -23,7 +24,7 @@ fn log(host: &Host) -> String {
 
 /// A web server that says who it is, on a port of both families.
 fn serve(who: &str, port: u16) -> String {
-    format!("mkdir -p /tmp/www; echo {who} > /tmp/www/who; exec httpd -f -p [::]:{port} -h /tmp/www")
+    format!("mkdir -p /tmp/{who}; echo {who} > /tmp/{who}/who; exec httpd -f -p [::]:{port} -h /tmp/{who}")
 }
 
 /// Asks such a server from the peer.
@@ -220,4 +221,100 @@ fn a_container_of_podman_in_the_namespace_of_another() {
         podman.call(&["rm", "--force", "--time", "0", "a"]).ok();
         assert_gone(what, &host);
     }
+}
+
+// ---- the pods of Kubernetes, as containerd starts them: the pod's annotations come with its sandbox and each container
+
+/// A bundle with the annotations that containerd gives it.
+fn cri(host: &Host, kind: &str, name: &str, line: &str) -> Bundle {
+    let bundle = Bundle::new(host, name, &["sh", "-c", line]).sliced();
+    let bundle = bundle
+        .edit(|c| c["root"]["readonly"] = false.into())
+        .annotation("io.kubernetes.cri.container-type", kind)
+        .annotation("io.kubernetes.cri.sandbox-id", &format!("{}-pause", host.tag))
+        .annotation("io.kubernetes.cri.sandbox-name", "shop")
+        .annotation("io.kubernetes.cri.sandbox-namespace", "prod");
+    if kind == "container" { bundle.annotation("io.kubernetes.cri.container-name", name) } else { bundle }
+}
+
+/// What the pod asks for.
+fn of_the_pod(bundle: Bundle) -> Bundle {
+    bundle
+        .annotation("portslice/ports", "31000,31010")
+        .annotation("portslice/cpus", "0.5")
+        .annotation("portslice/cpus-limit", "0.5")
+}
+
+fn container<'r>(host: &Host, runtime: &'r Runtime<'r>, sandbox: &Running<'_>, bundle: Bundle) -> Running<'r> {
+    let path = format!("/proc/{}/ns/net", sandbox.pid);
+    let running = runtime.start(&bundle.network(Network::Path(path.as_ref())));
+    assert!(!log(host).contains(" ERROR "), "{}: the log says an error:\n{}", running.id, log(host));
+    running
+}
+
+fn cri_pod(program: &str) {
+    let host = host(&format!("cri-{program}"));
+    let runtime = host.runtime(program);
+    let of_runtime = cpu_of_pause(&host, &runtime);
+    let sandbox = runtime.start(&of_the_pod(cri(&host, "sandbox", "pause", "exec sleep 1000")));
+    assert_eq!(cpu_of(sandbox.pid), of_runtime, "{program}: CPUs of the sandbox are the runtime's");
+    let a = || container(&host, &runtime, &sandbox, of_the_pod(cri(&host, "container", "a", &serve("a", 31_000))));
+    let b = of_the_pod(cri(&host, "container", "b", &serve("b", 31_010)));
+    let b = b.annotation("portslice/cpus", "1.5").annotation("portslice/cpus-limit", "1.5");
+    let (first, b) = (a(), container(&host, &runtime, &sandbox, b));
+    let quiet = container(&host, &runtime, &sandbox, cri(&host, "container", "quiet", "exec sleep 1000"));
+
+    let all = "31000,31010";
+    let pod = |names: &[(&str, &str)]| -> Vec<_> { names.iter().map(|(n, p)| member("containerd", n, p)).collect() };
+    let both = |what: &str, a: &Running<'_>| {
+        assert_answers(what, &host, "a", 31_000);
+        assert_answers(what, &host, "b", 31_010);
+        assert_eq!(cpu_of(a.pid), ("512".into(), "50000".into()), "{what}: CPUs of a");
+        assert_eq!(cpu_of(b.pid), ("1536".into(), "150000".into()), "{what}: CPUs of b");
+        assert_eq!(cpu_of(sandbox.pid), of_runtime, "{what}: CPUs of the sandbox");
+        assert_eq!(cpu_of(quiet.pid), of_runtime, "{what}: CPUs of who asks for nothing");
+    };
+    let what = &format!("{program}, a sandbox and three containers");
+    both(what, &first);
+    let lease = slice(what, &host);
+    let names = [("prod/shop", all), ("prod/shop/a", all), ("prod/shop/b", all), ("prod/shop/quiet", "")];
+    assert_eq!(members(&lease), pod(&names), "{what}: {lease}");
+    assert_eq!(lease["ports"], all, "{what}: {lease}");
+
+    let what = &format!("{program}, after a restart of the first");
+    first.delete().ok();
+    assert_silent(what, &host, 31_000);
+    let first = a();
+    both(what, &first);
+    assert_eq!(slice(what, &host)["block"], lease["block"], "{what}: the same slice");
+
+    let what = &format!("{program}, without the second");
+    b.delete().ok();
+    assert_silent(what, &host, 31_010);
+    assert_answers(what, &host, "a", 31_000);
+    let names = [("prod/shop", all), ("prod/shop/quiet", ""), ("prod/shop/a", all)];
+    assert_eq!(members(&slice(what, &host)), pod(&names), "{what}");
+
+    first.delete().ok();
+    quiet.delete().ok();
+    assert_eq!(members(&slice("the sandbox alone", &host)), pod(&[("prod/shop", all)]));
+    sandbox.delete().ok();
+    assert_eq!(host.ids(), [""; 0], "{program}: when the sandbox ended; log:\n{}", log(&host));
+    assert_gone(program, &host);
+}
+
+/// Shares and quota of a container that asks for nothing.
+fn cpu_of_pause(host: &Host, runtime: &Runtime<'_>) -> (String, String) {
+    let plain = Bundle::new(host, "plain", &["sleep", "1000"]);
+    cpu_of(runtime.start(&plain).pid)
+}
+
+#[test]
+fn a_pod_of_containerd_with_runc() {
+    cri_pod("runc");
+}
+
+#[test]
+fn a_pod_of_containerd_with_crun() {
+    cri_pod("crun");
 }
