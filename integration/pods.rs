@@ -180,6 +180,7 @@ fn a_pod_of_podman() {
     assert_eq!(members(&slice(what, &host)), [member("podman", "a", "31000")], "{what}");
 
     podman.call(&["pod", "rm", "--force", "--time", "0", "shop"]).ok();
+    assert_eq!(host.ids(), [""; 0], "when the infra container ended; log:\n{}", log(&host));
     assert_gone("the pod is gone", &host);
 }
 
