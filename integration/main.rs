@@ -15,6 +15,7 @@ mod mesos;
 mod model;
 mod own_devices;
 mod path_matrix;
+mod pods;
 mod processor;
 mod refusals;
 mod runtimes;

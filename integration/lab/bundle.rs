@@ -200,7 +200,7 @@ impl Drop for Running<'_> {
 }
 
 /// A root file system from busybox alone, made once a host.
-fn rootfs(host: &Inner) -> PathBuf {
+pub(super) fn rootfs(host: &Inner) -> PathBuf {
     let root = host.dir.join("rootfs");
     if root.exists() {
         return root;

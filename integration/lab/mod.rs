@@ -24,6 +24,7 @@ pub mod kill;
 pub mod leftovers;
 pub mod limit;
 pub mod ns;
+pub mod podman;
 pub mod probe;
 pub mod race;
 pub mod run;

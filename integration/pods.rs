@@ -1,0 +1,321 @@
+//! Promise: containers that share a network namespace share its slice, and each has its own ports and CPUs.
+
+use crate::lab::bundle::{Bundle, Network, Running, Runtime};
+use crate::lab::podman::Podman;
+use crate::lab::wait::eventually;
+use crate::lab::*;
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// A host with a log file, since engines hide what hooks say.
+fn host(name: &str) -> Host {
+    let host = Host::with(name).build();
+    let log = host.dir.join("portslice.log");
+    let config = format!("ports = \"31000-31999\"\nlog_file = \"{}\"\n", log.display());
+    std::fs::write(host.config_file(), config).expect("config");
+    host
+}
+
+fn log(host: &Host) -> String {
+    std::fs::read_to_string(host.dir.join("portslice.log")).unwrap_or_default()
+}
+
+/// A web server that says who it is, on a port of both families.
+fn serve(who: &str, port: u16) -> String {
+    format!("mkdir -p /tmp/{who}; echo {who} > /tmp/{who}/who; exec httpd -f -p [::]:{port} -h /tmp/{who}")
+}
+
+/// Asks such a server from the peer.
+fn asks(host: &Host, by: IpAddr, port: u16) -> Result<String, String> {
+    host.peer.inside(|| {
+        let patience = Duration::from_secs(2);
+        let to = SocketAddr::new(by, port);
+        let mut stream = TcpStream::connect_timeout(&to, patience).map_err(|e| format!("connect: {e}"))?;
+        stream.set_read_timeout(Some(patience)).expect("timeout");
+        stream.write_all(b"GET /who HTTP/1.0\r\n\r\n").map_err(|e| format!("send: {e}"))?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map_err(|e| format!("receive: {e}"))?;
+        Ok(answer.lines().last().unwrap_or_default().to_string())
+    })
+}
+
+#[track_caller]
+fn assert_answers(what: &str, host: &Host, who: &str, port: u16) {
+    for by in [HOST4, HOST6] {
+        let mut said = Err(String::new());
+        let done = eventually(|| {
+            said = asks(host, by, port);
+            said.as_deref() == Ok(who)
+        });
+        assert!(done, "{what}: {who} at {by} port {port}: {said:?}; log:\n{}", log(host));
+    }
+}
+
+#[track_caller]
+fn assert_silent(what: &str, host: &Host, port: u16) {
+    for by in [HOST4, HOST6] {
+        let said = asks(host, by, port);
+        assert!(said.is_err(), "{what}: {by} port {port} answered {said:?}");
+    }
+}
+
+/// Shares and quota in the CPU cgroup of a process, which is found without asking portslice.
+#[track_caller]
+fn cpu_of(pid: u32) -> (String, String) {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("a process");
+    let group = groups.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        controllers.split(',').any(|c| c == "cpu").then(|| path.to_string())
+    });
+    let group = format!("/sys/fs/cgroup/cpu{}", group.unwrap_or_else(|| panic!("no CPU cgroup: {groups}")));
+    let read = |name: &str| {
+        let path = format!("{group}/{name}");
+        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}")).trim().to_string()
+    };
+    (read("cpu.shares"), read("cpu.cfs_quota_us"))
+}
+
+/// Engine, name and ports of each member of a slice.
+fn members(lease: &Value) -> Vec<(String, String, String)> {
+    let text = |member: &Value, key: &str| member[key].as_str().unwrap_or("-").to_string();
+    let all = lease["members"].as_array().unwrap_or_else(|| panic!("{lease}")).iter();
+    all.map(|member| (text(member, "engine"), text(member, "name"), text(member, "ports"))).collect()
+}
+
+fn member(engine: &str, name: &str, ports: &str) -> (String, String, String) {
+    (engine.to_string(), name.to_string(), ports.to_string())
+}
+
+/// The only slice.
+#[track_caller]
+fn slice(what: &str, host: &Host) -> Value {
+    let mut all = host.list();
+    assert_eq!(all.len(), 1, "{what}: one slice: {all:?}; log:\n{}", log(host));
+    all.remove(0)
+}
+
+/// One entry a member, each with the slice and its own CPUs, and the network's counters in the first alone.
+#[track_caller]
+fn assert_counted(what: &str, host: &Host, slice: &Value, limits: &[f64]) {
+    let entries = host.portslice(["stats", "--json"]).ok().json();
+    let entries = entries.as_array().unwrap_or_else(|| panic!("{what}: {entries}"));
+    let ids = |list: &[Value], key: &str| list.iter().map(|e| e[key].to_string()).collect::<Vec<_>>();
+    let members = slice["members"].as_array().expect("members");
+    assert_eq!(ids(entries, "container_id"), ids(members, "id"), "{what}: {entries:?}");
+    for (n, entry) in entries.iter().enumerate() {
+        assert_eq!(entry["slice"], slice["id"], "{what}: {entry}");
+        let statistics = entry["statistics"].as_object().expect("statistics");
+        let net = statistics.keys().any(|key| key.starts_with("net_"));
+        assert_eq!(net, n == 0, "{what}: counters of the network in entry {n}: {entry}");
+        assert!(statistics.contains_key("mem_rss_bytes"), "{what}: memory of each: {entry}");
+        assert_eq!(statistics["cpus_limit"].as_f64(), Some(limits[n]), "{what}: {entry}");
+    }
+}
+
+/// Nothing of portslice is left, at once or when the kernel has removed the namespace; `gc` may have to be asked then.
+#[track_caller]
+fn assert_gone(what: &str, host: &Host) {
+    assert!(eventually(|| host.links() == ["eth0", "lo"]), "{what}: devices {:?}", host.links());
+    if !host.list().is_empty() {
+        host.portslice(["gc"]).ok();
+    }
+    assert_eq!(host.ids(), [""; 0], "{what}: leases; log:\n{}", log(host));
+    assert!(!log(host).contains(" ERROR "), "{what}: the log says an error:\n{}", log(host));
+}
+
+const A: [&str; 6] = [
+    "--annotation",
+    "portslice/ports=31000",
+    "--annotation",
+    "portslice/cpus=0.5",
+    "--annotation",
+    "portslice/cpus-limit=0.5",
+];
+const B: [&str; 6] = [
+    "--annotation",
+    "portslice/ports=31010",
+    "--annotation",
+    "portslice/cpus=1.5",
+    "--annotation",
+    "portslice/cpus-limit=1.5",
+];
+
+#[track_caller]
+fn assert_both(what: &str, host: &Host, podman: &Podman<'_>) {
+    assert_answers(what, host, "a", 31_000);
+    assert_answers(what, host, "b", 31_010);
+    assert_eq!(cpu_of(podman.pid("a")), ("512".into(), "50000".into()), "{what}: CPUs of a");
+    assert_eq!(cpu_of(podman.pid("b")), ("1536".into(), "150000".into()), "{what}: CPUs of b");
+}
+
+#[test]
+fn a_pod_of_podman() {
+    let host = host("podman-pod");
+    let podman = host.podman();
+    podman.pod("shop");
+    podman.run("a", &[&["--pod", "shop"], &A[..]].concat(), &serve("a", 31_000)).ok();
+    podman.run("b", &[&["--pod", "shop"], &B[..]].concat(), &serve("b", 31_010)).ok();
+
+    let what = "two members";
+    assert_both(what, &host, &podman);
+    let lease = slice(what, &host);
+    assert_eq!(members(&lease), [member("podman", "a", "31000"), member("podman", "b", "31010")], "{what}: {lease}");
+    assert_counted(what, &host, &lease, &[0.5, 1.5]);
+
+    let what = "after a restart of the first";
+    podman.call(&["restart", "--time", "0", "a"]).ok();
+    assert_both(what, &host, &podman);
+    let again = slice(what, &host);
+    assert_eq!((&again["id"], &again["block"]), (&lease["id"], &lease["block"]), "{what}: the same slice: {again}");
+    assert_eq!(members(&again), [member("podman", "b", "31010"), member("podman", "a", "31000")], "{what}: {again}");
+    assert_counted(what, &host, &again, &[1.5, 0.5]);
+
+    let what = "without the second";
+    podman.call(&["rm", "--force", "--time", "0", "b"]).ok();
+    assert_silent(what, &host, 31_010);
+    assert_answers(what, &host, "a", 31_000);
+    assert_eq!(members(&slice(what, &host)), [member("podman", "a", "31000")], "{what}");
+
+    podman.call(&["pod", "rm", "--force", "--time", "0", "shop"]).ok();
+    assert_eq!(host.ids(), [""; 0], "when the infra container ended; log:\n{}", log(&host));
+    assert_gone("the pod is gone", &host);
+}
+
+/// Who asks for nothing gets nothing, in a pod as elsewhere.
+#[test]
+fn a_pod_of_podman_that_asks_for_nothing() {
+    let host = host("podman-untouched");
+    let podman = host.podman();
+    podman.pod("shop");
+    podman.run("a", &["--pod", "shop"], "exec sleep 1000").ok();
+    assert_eq!(host.ids(), [""; 0], "leases; log:\n{}", log(&host));
+    assert_eq!(podman.call(&["exec", "a", "ls", "/sys/class/net"]).ok().stdout.trim(), "lo");
+    podman.call(&["pod", "rm", "--force", "--time", "0", "shop"]).ok();
+    assert_eq!(log(&host), "", "what the hooks said");
+}
+
+/// Plain containers: one makes the namespace, another joins it.
+#[test]
+fn a_container_of_podman_in_the_namespace_of_another() {
+    let host = host("podman-container");
+    let podman = host.podman();
+    for first_asks in [true, false] {
+        let what = if first_asks { "the first asks" } else { "the first asks for nothing" };
+        let first: &[&str] = if first_asks { &A } else { &[] };
+        podman.run("a", &[&["--network", "none"], first].concat(), &serve("a", 31_000)).ok();
+        podman.run("b", &[&["--network", "container:a"], &B[..]].concat(), &serve("b", 31_010)).ok();
+        if first_asks {
+            assert_both(what, &host, &podman);
+            assert_counted(what, &host, &slice(what, &host), &[0.5, 1.5]);
+        } else {
+            assert_answers(what, &host, "b", 31_010);
+            assert_silent(what, &host, 31_000);
+        }
+        podman.call(&["rm", "--force", "--time", "0", "b"]).ok();
+        assert_silent(what, &host, 31_010);
+        if first_asks {
+            assert_answers(what, &host, "a", 31_000);
+        }
+        podman.call(&["rm", "--force", "--time", "0", "a"]).ok();
+        assert_gone(what, &host);
+    }
+}
+
+// ---- the pods of Kubernetes, as containerd starts them: the pod's annotations come with its sandbox and each container
+
+/// A bundle with the annotations that containerd gives it.
+fn cri(host: &Host, kind: &str, name: &str, line: &str) -> Bundle {
+    let bundle = Bundle::new(host, name, &["sh", "-c", line]).sliced();
+    let bundle = bundle
+        .edit(|c| c["root"]["readonly"] = false.into())
+        .annotation("io.kubernetes.cri.container-type", kind)
+        .annotation("io.kubernetes.cri.sandbox-id", &format!("{}-pause", host.tag))
+        .annotation("io.kubernetes.cri.sandbox-name", "shop")
+        .annotation("io.kubernetes.cri.sandbox-namespace", "prod");
+    if kind == "container" { bundle.annotation("io.kubernetes.cri.container-name", name) } else { bundle }
+}
+
+/// What the pod asks for.
+fn of_the_pod(bundle: Bundle) -> Bundle {
+    bundle
+        .annotation("portslice/ports", "31000,31010")
+        .annotation("portslice/cpus", "0.5")
+        .annotation("portslice/cpus-limit", "0.5")
+}
+
+fn container<'r>(host: &Host, runtime: &'r Runtime<'r>, sandbox: &Running<'_>, bundle: Bundle) -> Running<'r> {
+    let path = format!("/proc/{}/ns/net", sandbox.pid);
+    let running = runtime.start(&bundle.network(Network::Path(path.as_ref())));
+    assert!(!log(host).contains(" ERROR "), "{}: the log says an error:\n{}", running.id, log(host));
+    running
+}
+
+fn cri_pod(program: &str) {
+    let host = host(&format!("cri-{program}"));
+    let runtime = host.runtime(program);
+    let of_runtime = cpu_of_pause(&host, &runtime);
+    let sandbox = runtime.start(&of_the_pod(cri(&host, "sandbox", "pause", "exec sleep 1000")));
+    assert_eq!(cpu_of(sandbox.pid), of_runtime, "{program}: CPUs of the sandbox are the runtime's");
+    let a = || container(&host, &runtime, &sandbox, of_the_pod(cri(&host, "container", "a", &serve("a", 31_000))));
+    let b = of_the_pod(cri(&host, "container", "b", &serve("b", 31_010)));
+    let b = b.annotation("portslice/cpus", "1.5").annotation("portslice/cpus-limit", "1.5");
+    let (first, b) = (a(), container(&host, &runtime, &sandbox, b));
+    let quiet = container(&host, &runtime, &sandbox, cri(&host, "container", "quiet", "exec sleep 1000"));
+
+    let all = "31000,31010";
+    let pod = |names: &[(&str, &str)]| -> Vec<_> { names.iter().map(|(n, p)| member("containerd", n, p)).collect() };
+    let both = |what: &str, a: &Running<'_>| {
+        assert_answers(what, &host, "a", 31_000);
+        assert_answers(what, &host, "b", 31_010);
+        assert_eq!(cpu_of(a.pid), ("512".into(), "50000".into()), "{what}: CPUs of a");
+        assert_eq!(cpu_of(b.pid), ("1536".into(), "150000".into()), "{what}: CPUs of b");
+        assert_eq!(cpu_of(sandbox.pid), of_runtime, "{what}: CPUs of the sandbox");
+        assert_eq!(cpu_of(quiet.pid), of_runtime, "{what}: CPUs of who asks for nothing");
+    };
+    let what = &format!("{program}, a sandbox and three containers");
+    both(what, &first);
+    let lease = slice(what, &host);
+    let names = [("prod/shop", all), ("prod/shop/a", all), ("prod/shop/b", all), ("prod/shop/quiet", "")];
+    assert_eq!(members(&lease), pod(&names), "{what}: {lease}");
+    assert_eq!(lease["ports"], all, "{what}: {lease}");
+
+    let what = &format!("{program}, after a restart of the first");
+    first.delete().ok();
+    assert_silent(what, &host, 31_000);
+    let first = a();
+    both(what, &first);
+    assert_eq!(slice(what, &host)["block"], lease["block"], "{what}: the same slice");
+
+    let what = &format!("{program}, without the second");
+    b.delete().ok();
+    assert_silent(what, &host, 31_010);
+    assert_answers(what, &host, "a", 31_000);
+    let names = [("prod/shop", all), ("prod/shop/quiet", ""), ("prod/shop/a", all)];
+    assert_eq!(members(&slice(what, &host)), pod(&names), "{what}");
+
+    first.delete().ok();
+    quiet.delete().ok();
+    assert_eq!(members(&slice("the sandbox alone", &host)), pod(&[("prod/shop", all)]));
+    sandbox.delete().ok();
+    assert_eq!(host.ids(), [""; 0], "{program}: when the sandbox ended; log:\n{}", log(&host));
+    assert_gone(program, &host);
+}
+
+/// Shares and quota of a container that asks for nothing.
+fn cpu_of_pause(host: &Host, runtime: &Runtime<'_>) -> (String, String) {
+    let plain = Bundle::new(host, "plain", &["sleep", "1000"]);
+    cpu_of(runtime.start(&plain).pid)
+}
+
+#[test]
+fn a_pod_of_containerd_with_runc() {
+    cri_pod("runc");
+}
+
+#[test]
+fn a_pod_of_containerd_with_crun() {
+    cri_pod("crun");
+}
