@@ -87,9 +87,8 @@ fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn end(config: &Config, text: &str, dry: bool) -> Result<()> {
-    let leases = Ledger::at(&config.state_dir).all()?;
-    let id = match named(&leases, text) {
-        Ok(found) => id_of(found).clone(),
+    let id = match named(config, text) {
+        Ok(found) => id_of(&found),
         // Detaching what is not attached is success; what could be no container's name is a mistake.
         Err(Error::NotFound(_)) => text.parse()?,
         Err(e) => return Err(e),
@@ -114,14 +113,23 @@ fn gc(config: &Config, json: bool, dry: bool) -> Result<()> {
     ended.iter().try_for_each(|id| print(&format!("{id}\n")))
 }
 
-/// What `text` names among `leases`: a slice, and the member unless all left it.
-fn named<'a>(leases: &'a [Lease], text: &str) -> Result<(&'a Lease, Option<&'a Member>)> {
-    names::find(leases, text)
+/// What `text` names: a slice, and the member unless all left it. An id is found without a look at other leases.
+fn named(config: &Config, text: &str) -> Result<(Lease, Option<Member>)> {
+    let ledger = Ledger::at(&config.state_dir);
+    if let Ok(id) = text.parse::<ContainerId>()
+        && let Ok(Some(lease)) = ledger.of_member(&id)
+    {
+        let member = lease.member(&id).cloned();
+        return Ok((lease, member));
+    }
+    let leases = ledger.all()?;
+    let (lease, member) = names::find(&leases, text)?;
+    Ok((lease.clone(), member.cloned()))
 }
 
 /// The id of what was found.
-fn id_of<'a>((lease, member): (&'a Lease, Option<&'a Member>)) -> &'a ContainerId {
-    member.map_or(&lease.id, |member| &member.id)
+fn id_of((lease, member): &(Lease, Option<Member>)) -> ContainerId {
+    member.as_ref().map_or(&lease.id, |member| &member.id).clone()
 }
 
 /// Where its CPUs are not what was asked for.

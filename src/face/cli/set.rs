@@ -4,7 +4,6 @@ use super::args::Set;
 use super::{id_of, named, print, print_actions, print_json, warn_of_cpus};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::lease::Ledger;
 use crate::lease::view::view;
 use crate::request::Change;
 use crate::slice;
@@ -18,7 +17,7 @@ pub fn run(config: &Config, args: &Set) -> Result<()> {
     if change.is_empty() {
         return Err(Error::invalid("portslice set", "nothing to change; give an option (see `portslice set --help`)"));
     }
-    let id = id_of(named(&Ledger::at(&config.state_dir).all()?, &args.id)?).clone();
+    let id = id_of(&named(config, &args.id)?);
     if args.dry_run {
         return print_actions(&slice::change::plan(config, &id, &change, args.force)?);
     }

@@ -45,9 +45,7 @@ struct Configured {
 
 pub fn run(config: &Config, id: &str, json: bool) -> Result<()> {
     let ledger = Ledger::at(&config.state_dir);
-    let leases = ledger.all()?;
-    let (lease, member) = named(&leases, id)?;
-    let (lease, member) = (lease.clone(), member.cloned());
+    let (lease, member) = named(config, id)?;
     let (configured, view) = (configured(config, &lease), view(&lease, member.as_ref()));
     let mut shown = Shown { view, lease, member, configured, statistics: None, drops: None };
     if let Some(host) = peek(config)? {

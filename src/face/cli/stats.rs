@@ -1,16 +1,16 @@
 //! `portslice stats`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::args::Stats;
-use super::{named, print, print_json};
+use super::{id_of, named, print, print_json};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::lease::Ledger;
+use crate::lease::{Lease, Ledger};
 use crate::request::ContainerId;
 use crate::slice::account::{self, Finished};
 use crate::slice::ready::peek;
@@ -42,14 +42,14 @@ pub fn run(config: &Config, args: &Stats) -> Result<()> {
 /// Takes samples of the containers that `ids` name; of all containers if `ids` is empty.
 pub fn look(config: &Config, ids: &[String], reported: &mut Reported) -> Result<Vec<Monitored>> {
     let mut wanted = BTreeSet::new();
-    let all = Ledger::at(&config.state_dir).all()?;
     let leases = if ids.is_empty() {
-        all
+        Ledger::at(&config.state_dir).all()?
     } else {
-        let found = ids.iter().map(|text| named(&all, text)).collect::<Result<Vec<_>>>()?;
-        wanted.extend(found.iter().map(|(lease, member)| member.map_or(&lease.id, |member| &member.id).to_string()));
-        let slices: BTreeSet<&ContainerId> = found.iter().map(|(lease, _)| &lease.id).collect();
-        all.iter().filter(|lease| slices.contains(&lease.id)).cloned().collect()
+        let found = ids.iter().map(|text| named(config, text)).collect::<Result<Vec<_>>>()?;
+        wanted.extend(found.iter().map(|one| id_of(one).to_string()));
+        let slices: BTreeMap<ContainerId, Lease> =
+            found.into_iter().map(|(lease, _)| (lease.id.clone(), lease)).collect();
+        slices.into_values().collect()
     };
     let mut samples = match peek(config)? {
         Some(host) => collect(&leases, &host.sources(Groups::of(config)))?,
