@@ -198,8 +198,7 @@ impl World {
     }
 
     fn set(&self, random: &mut Random, end: End) {
-        let n = random.below(PLACES);
-        let id = name(random, n);
+        let id = self.someone(random);
         let rate = random.pick(&["10mbit", "20mbit", "0B", "default"]);
         let (key, value) = match random.below(5) {
             0 => ("--egress-rate", rate.to_owned()),
@@ -213,13 +212,11 @@ impl World {
     }
 
     fn detach(&self, random: &mut Random, end: End) {
-        let n = random.below(PLACES);
-        self.verb(&["detach", &name(random, n)], end, &[0, 7]);
+        self.verb(&["detach", &self.someone(random)], end, &[0, 7]);
     }
 
     fn poststop(&self, random: &mut Random, end: End) {
-        let n = random.below(PLACES);
-        let id = name(random, n);
+        let id = self.someone(random);
         let state = self.stopped(&id, random.pick(&["own", "joins", "other"]));
         self.run(&["portslice-poststop"], &state, end, &[0, 7]);
     }
@@ -246,10 +243,21 @@ impl World {
         self.verb(&["setup"], End::Itself, &[0]);
     }
 
+    /// Mostly a container that there is.
+    fn someone(&self, random: &mut Random) -> String {
+        let listed = |name: &str| std::fs::read_dir(self.host.state_dir().join(name)).into_iter().flatten().flatten();
+        let all = listed("leases").chain(listed("members"));
+        let all: Vec<String> = all.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let n = random.below(PLACES);
+        if all.is_empty() || random.chance(20) {
+            return name(random, n);
+        }
+        all[random.below(all.len() as u64) as usize].clone()
+    }
+
     /// Somebody deletes a lease.
     fn lose(&self, random: &mut Random) {
-        let n = random.below(PLACES);
-        let id = name(random, n);
+        let id = self.someone(random);
         if std::fs::remove_file(self.host.state_dir().join("leases").join(&id)).is_ok() {
             self.note(format!("the lease of {id} was deleted"));
             self.lost.store(true, Ordering::SeqCst);
