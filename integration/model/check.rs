@@ -2,7 +2,7 @@
 
 use super::ops::{PLACES, Random, World};
 use crate::lab::container::ports_of;
-use crate::lab::still::released;
+use crate::lab::still::{devices, released};
 use crate::lab::wait::eventually;
 use crate::lab::*;
 use serde_json::Value;
@@ -29,6 +29,7 @@ impl World {
             }
         }
         self.free_port(&leases, random);
+        self.without_slice(&leases);
         match random.below(3) {
             0 => self.restored(&leases, random),
             1 => self.strangers(&leases, random),
@@ -61,11 +62,15 @@ impl World {
                     self.violated(format!("port {port} is leased to {} and {other}", lease["id"]));
                 }
             }
-            let fresh = slots.insert(lease["slot"].to_string()) && namespaces.insert(lease["netns_id"].to_string());
             let ids = lease["members"].as_array().into_iter().flatten().map(|member| member["id"].to_string());
-            let named = ids.map(|id| members.insert(id)).all(|fresh| fresh);
-            if !fresh || !named || lease["stage"] != "attached" {
-                self.violated(format!("a slot, a namespace or a member twice, or not attached: {leases:?}"));
+            let fresh = [
+                ("slot", slots.insert(lease["slot"].to_string())),
+                ("namespace", namespaces.insert(lease["netns_id"].to_string())),
+                ("member", ids.map(|id| members.insert(id)).all(|fresh| fresh)),
+                ("stage", lease["stage"] == "attached"),
+            ];
+            for (what, _) in fresh.iter().filter(|(_, fresh)| !fresh) {
+                self.violated(format!("{what}: leased to another as well, or not attached: {lease}"));
             }
         }
     }
@@ -122,6 +127,21 @@ impl World {
         }
         drop((hosts, own));
         released(&self.host.ns, port);
+    }
+
+    /// A namespace that has no slice any more is as it was before it had one.
+    fn without_slice(&self, leases: &[Value]) {
+        let taken: Vec<&str> = leases.iter().filter_map(|lease| lease["netns"].as_str()).collect();
+        for place in &self.places {
+            let ns = place.read().unwrap();
+            if ns.path().to_str().is_some_and(|path| taken.contains(&path)) {
+                continue;
+            }
+            let (range, devices) = (ns.sysctl("ipv4.ip_local_port_range"), devices(&ns));
+            if devices != ["lo"] || range != "32768\t60999" {
+                self.violated(format!("{} of {} has no slice, but {devices:?} and ports {range}", ns.name, ns.pid()));
+            }
+        }
     }
 
     /// A port that nobody has is the host's.

@@ -2,16 +2,20 @@
 
 use crate::lab::host::binary;
 use crate::lab::*;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Child, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, RwLock};
+use std::sync::{Mutex, RwLock, mpsc};
 use std::time::{Duration, Instant};
 
 /// Namespaces that containers may live in: more than the pool has blocks for.
 pub const PLACES: u64 = 14;
+/// No command may take longer.
+const LIMIT: Duration = Duration::from_secs(45);
 /// Eight blocks, and twelve ports.
 const CONFIG: &str = "ephemeral_ports = \"32768-33279\"\nephemeral_ports_per_container = 64\nports = \"31000-31011\"\n";
 
@@ -198,8 +202,7 @@ impl World {
     }
 
     fn set(&self, random: &mut Random, end: End) {
-        let n = random.below(PLACES);
-        let id = name(random, n);
+        let id = self.someone(random);
         let rate = random.pick(&["10mbit", "20mbit", "0B", "default"]);
         let (key, value) = match random.below(5) {
             0 => ("--egress-rate", rate.to_owned()),
@@ -213,13 +216,11 @@ impl World {
     }
 
     fn detach(&self, random: &mut Random, end: End) {
-        let n = random.below(PLACES);
-        self.verb(&["detach", &name(random, n)], end, &[0, 7]);
+        self.verb(&["detach", &self.someone(random)], end, &[0, 7]);
     }
 
     fn poststop(&self, random: &mut Random, end: End) {
-        let n = random.below(PLACES);
-        let id = name(random, n);
+        let id = self.someone(random);
         let state = self.stopped(&id, random.pick(&["own", "joins", "other"]));
         self.run(&["portslice-poststop"], &state, end, &[0, 7]);
     }
@@ -246,10 +247,21 @@ impl World {
         self.verb(&["setup"], End::Itself, &[0]);
     }
 
+    /// Mostly a container that there is.
+    fn someone(&self, random: &mut Random) -> String {
+        let listed = |name: &str| std::fs::read_dir(self.host.state_dir().join(name)).into_iter().flatten().flatten();
+        let all = listed("leases").chain(listed("members"));
+        let all: Vec<String> = all.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let n = random.below(PLACES);
+        if all.is_empty() || random.chance(20) {
+            return name(random, n);
+        }
+        all[random.below(all.len() as u64) as usize].clone()
+    }
+
     /// Somebody deletes a lease.
     fn lose(&self, random: &mut Random) {
-        let n = random.below(PLACES);
-        let id = name(random, n);
+        let id = self.someone(random);
         if std::fs::remove_file(self.host.state_dir().join("leases").join(&id)).is_ok() {
             self.note(format!("the lease of {id} was deleted"));
             self.lost.store(true, Ordering::SeqCst);
@@ -308,7 +320,7 @@ impl World {
             std::thread::sleep(Duration::from_micros(after));
             let _ = child.kill();
         }
-        let out = child.wait_with_output().expect("a command");
+        let out = in_time(child);
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let done = Done { code: out.status.code(), stdout: text(out.stdout), stderr: text(out.stderr) };
         let line = format!(
@@ -345,6 +357,22 @@ impl World {
     fn note(&self, line: String) {
         self.log.lock().unwrap().push(line);
     }
+}
+
+/// Waits for a command to end, and kills it when it never does.
+fn in_time(child: Child) -> Output {
+    let pid = Pid::from_raw(child.id() as i32);
+    let (ended, watched) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if watched.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        });
+        let out = child.wait_with_output().expect("a command");
+        drop(ended);
+        out
+    })
 }
 
 /// The first, second or third container of a place. No name begins another one.

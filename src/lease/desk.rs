@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::ledger::decode;
+use super::ledger::{Ledger, decode};
 use super::record::Lease;
 use crate::error::Result;
 use crate::ports::{Block, BlockSize, PortRange, PortSet};
@@ -90,6 +90,41 @@ impl<'a> Desk<'a> {
     pub fn record(&self, slot: u16) -> Result<Option<Lease>> {
         let place = format!("of slot {slot} in the kernel's book");
         self.maps.book.read(slot)?.map(|bytes| decode(&bytes, Path::new(&place))).transpose()
+    }
+
+    /// The lease of the slice `id`: its file, or the kernel's copy where the file is lost. An id whose file is lost is still
+    /// taken.
+    pub fn lease(&self, ledger: &Ledger, id: &ContainerId) -> Result<Option<Lease>> {
+        match ledger.read(id)? {
+            None => self.kept(id),
+            found => Ok(found),
+        }
+    }
+
+    /// The lease of the slice in which `id` is a member, in the same way.
+    pub fn of_member(&self, ledger: &Ledger, id: &ContainerId) -> Result<Option<Lease>> {
+        if let Some(lease) = ledger.of_member(id)? {
+            return Ok(Some(lease));
+        }
+        for slice in ledger.linked(id)?.iter().chain([id]) {
+            let lease = self.kept(slice)?.filter(|lease| lease.member(id).is_some());
+            if lease.is_some() {
+                return Ok(lease);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The kernel's copy of the lease of the slice `id`.
+    fn kept(&self, id: &ContainerId) -> Result<Option<Lease>> {
+        let hash = id_hash(id.as_str());
+        for slot in self.leased().filter(|slot| self.maps.tenants.get(*slot).id == hash) {
+            let lease = self.record(slot)?.filter(|lease| lease.id == *id);
+            if lease.is_some() {
+                return Ok(lease);
+            }
+        }
+        Ok(None)
     }
 
     /// What the lease of a slot is called, for messages.

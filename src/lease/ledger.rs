@@ -71,19 +71,24 @@ impl Ledger {
 
     /// The lease of the slice in which `id` is a member; `None` when there is none.
     pub fn of_member(&self, id: &ContainerId) -> Result<Option<Lease>> {
-        let link = self.member_path(id);
-        let lease = match fs::read_link(&link) {
-            Ok(target) => match target.to_str().and_then(|name| name.parse().ok()) {
-                Some(slice) => self.read(&slice)?,
-                None => None,
-            },
-            Err(e) if e.kind() == ErrorKind::NotFound => None,
-            Err(e) => return Err(Error::file("read", link)(e)),
+        let lease = match self.linked(id)? {
+            Some(slice) => self.read(&slice)?,
+            None => None,
         };
         let has = |lease: &Lease| lease.member(id).is_some();
         match lease.filter(has) {
             Some(lease) => Ok(Some(lease)),
             None => Ok(self.read(id)?.filter(has)),
+        }
+    }
+
+    /// The slice that the link of `member` names, whether or not that has a record.
+    pub fn linked(&self, member: &ContainerId) -> Result<Option<ContainerId>> {
+        let link = self.member_path(member);
+        match fs::read_link(&link) {
+            Ok(target) => Ok(target.to_str().and_then(|name| name.parse().ok())),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::file("read", link)(e)),
         }
     }
 

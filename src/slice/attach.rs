@@ -178,7 +178,7 @@ impl<'a> Attach<'a> {
             ));
         };
         let desk = Desk::of(&host.maps);
-        if let Some(lease) = self.ledger.of_member(&self.request.id)? {
+        if let Some(lease) = desk.of_member(&self.ledger, &self.request.id)? {
             self.same(&lease)?;
             return Ok(Vec::new());
         }
@@ -219,11 +219,15 @@ impl<'a> Attach<'a> {
             return Ok(Entered::Overtaken);
         }
         let desk = Desk::of(&host.maps);
-        if let Some(known) = self.ledger.of_member(&self.request.id)? {
+        if let Some(known) = desk.of_member(&self.ledger, &self.request.id)? {
             return self.meet(known, host);
         }
         for slot in desk.in_namespace(self.netns.id.ino) {
             let Some(lease) = desk.record(slot)?.filter(|lease| lease.netns_id == self.netns.id) else { continue };
+            // A member that nothing but its slice's lease tells of: its link is lost.
+            if lease.member(&self.request.id).is_some() {
+                return self.meet(lease, host);
+            }
             return match state(&lease, &self.ledger, host)? {
                 State::Live => self.join(lease, &lock, host),
                 State::Torn => Ok(Entered::Torn(Box::new(lease))),
@@ -234,7 +238,7 @@ impl<'a> Attach<'a> {
         if self.request.only_joins {
             return Ok(Entered::Nothing);
         }
-        if let Some(other) = self.ledger.read(&self.request.id)? {
+        if let Some(other) = desk.lease(&self.ledger, &self.request.id)? {
             return self.meet(other, host);
         }
         match self.decide(&desk) {

@@ -30,7 +30,7 @@ pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool, p
     let start = Instant::now();
     let mut host = peek(config)?.ok_or_else(|| none(id))?;
     loop {
-        let lease = ledger.of_member(id)?.ok_or_else(|| none(id))?;
+        let lease = Desk::of(&host.maps).of_member(&ledger, id)?.ok_or_else(|| none(id))?;
         match state(&lease, &ledger, &host)? {
             State::Live => {}
             State::Dead => return Err(none(id)),
@@ -62,7 +62,7 @@ pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool, p
             return Err(Error::Busy("the host is being set up or undone: try again when that is over".into()));
         }
         // Somebody else may have changed it while this one was looked for, or taken a port.
-        if ledger.of_member(id)?.as_ref() != Some(&lease) {
+        if Desk::of(&host.maps).of_member(&ledger, id)?.as_ref() != Some(&lease) {
             continue;
         }
         wish.granted(&goal, &holders)?;
@@ -77,7 +77,7 @@ pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool, p
 /// The actions that [`change()`] would carry out now.
 pub fn plan(config: &Config, id: &ContainerId, change: &Change, force: bool) -> Result<Vec<Action>> {
     let host = peek(config)?.ok_or_else(|| none(id))?;
-    let lease = Ledger::at(&config.state_dir).of_member(id)?.ok_or_else(|| none(id))?;
+    let lease = Desk::of(&host.maps).of_member(&Ledger::at(&config.state_dir), id)?.ok_or_else(|| none(id))?;
     let wish = Wish { config, id, change, force, host: &host, lease: &lease };
     let goal = wish.goal()?;
     wish.granted(&goal, &wish.holders(&goal)?)?;

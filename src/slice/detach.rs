@@ -15,7 +15,7 @@ use crate::host::facts;
 use crate::host::sysctl::Proc;
 use crate::lease::lock::{self, Lock};
 use crate::lease::record::cpus_of;
-use crate::lease::{Lease, Ledger, Member, Placed, State as Goal};
+use crate::lease::{Desk, Lease, Ledger, Member, Placed, State as Goal};
 use crate::net::Netlink;
 use crate::plan::{Action, limits};
 use crate::request::ContainerId;
@@ -83,7 +83,7 @@ pub fn detach(config: &Config, id: &ContainerId, by: &By) -> Result<Option<Lease
 /// The actions that [`detach`] would carry out now.
 pub fn plan(config: &Config, id: &ContainerId) -> Result<Vec<Action>> {
     let (ledger, Some(host)) = (Ledger::at(&config.state_dir), peek(config)?) else { return Ok(Vec::new()) };
-    let Some(lease) = of(&ledger, id, &By::Operator)? else { return Ok(Vec::new()) };
+    let Some(lease) = of(&ledger, &host, id, &By::Operator)? else { return Ok(Vec::new()) };
     if ends(&lease, id, &By::Operator) || !host.is_wired(&lease)? {
         return Ok(end::actions(&lease, &host));
     }
@@ -92,7 +92,7 @@ pub fn plan(config: &Config, id: &ContainerId) -> Result<Vec<Action>> {
 }
 
 fn look(config: &Config, id: &ContainerId, by: &By, ledger: &Ledger, host: &Host, lock: &Lock) -> Result<Found> {
-    let Some(lease) = of(ledger, id, by)? else { return Ok(Found::Nothing) };
+    let Some(lease) = of(ledger, host, id, by)? else { return Ok(Found::Nothing) };
     let lease = Box::new(lease);
     match state(&lease, ledger, host)? {
         State::Worked => return Ok(Found::Worked(lease)),
@@ -114,9 +114,10 @@ fn look(config: &Config, id: &ContainerId, by: &By, ledger: &Ledger, host: &Host
 }
 
 /// The slice in which it is a member; to an operator also the one that bears its name and has no member left.
-fn of(ledger: &Ledger, id: &ContainerId, by: &By) -> Result<Option<Lease>> {
-    match ledger.of_member(id)? {
-        None if *by == By::Operator => Ok(ledger.read(id)?.filter(|lease| lease.members.is_empty())),
+fn of(ledger: &Ledger, host: &Host, id: &ContainerId, by: &By) -> Result<Option<Lease>> {
+    let desk = Desk::of(&host.maps);
+    match desk.of_member(ledger, id)? {
+        None if *by == By::Operator => Ok(desk.lease(ledger, id)?.filter(|lease| lease.members.is_empty())),
         found => Ok(found),
     }
 }

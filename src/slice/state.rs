@@ -1,7 +1,7 @@
 //! What became of a slice, asked of the kernel.
 
 use crate::error::Result;
-use crate::lease::{Lease, Ledger, Stage};
+use crate::lease::{Desk, Lease, Ledger, Stage};
 use crate::wire::Host;
 
 /// What became of it.
@@ -26,7 +26,7 @@ pub fn state(lease: &Lease, ledger: &Ledger, host: &Host) -> Result<State> {
         return Ok(State::Worked);
     }
     // The worker may have finished between the reading of the lease and the look at the worker.
-    match ledger.read(&lease.id)? {
+    match Desk::of(&host.maps).lease(ledger, &lease.id)? {
         Some(now) if now.stage == Stage::Attached && now.epoch == lease.epoch => state(&now, ledger, host),
         Some(now) if now.stage == Stage::Changing && now.epoch == lease.epoch && host.is_wired(&now)? => {
             Ok(State::Torn)

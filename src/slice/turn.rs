@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::host::process::Worker;
 use crate::host::sysctl::Proc;
 use crate::lease::lock::Lock;
-use crate::lease::{Dropped, Lease, Ledger, Stage, State};
+use crate::lease::{Desk, Dropped, Lease, Ledger, Stage, State};
 use crate::net::Netlink;
 use crate::plan::{Action, change};
 use crate::ports::PortSet;
@@ -81,7 +81,8 @@ impl Turn {
 pub fn settle(ledger: &Ledger, host: &Host, lease: &Lease) -> Result<()> {
     let lease = {
         let _lock = ledger.lock()?;
-        let Some(mut now) = ledger.read(&lease.id)?.filter(|now| now.epoch == lease.epoch) else { return Ok(()) };
+        let found = Desk::of(&host.maps).lease(ledger, &lease.id)?;
+        let Some(mut now) = found.filter(|now| now.epoch == lease.epoch) else { return Ok(()) };
         if now.stage != Stage::Changing || now.worker.is_alive() {
             return Ok(());
         }
