@@ -13,6 +13,7 @@ mod kernel;
 mod lab;
 mod mesos;
 mod own_devices;
+mod owned;
 mod path_matrix;
 mod processor;
 mod refusals;
