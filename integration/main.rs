@@ -14,6 +14,7 @@ mod lab;
 mod mesos;
 mod model;
 mod own_devices;
+mod owned;
 mod path_matrix;
 mod pods;
 mod processor;

@@ -84,9 +84,15 @@ impl HostRecord {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(e) => return Err(Error::file("read", path)(e)),
         };
-        let record: Self = serde_json::from_slice(&text).map_err(|e| {
-            Error::Failed(format!("{} is damaged ({e}): reboot, or remove the state directory", path.display()))
-        })?;
+        let damaged = |why: &str| {
+            let path = path.display();
+            Error::Failed(format!("{path} is damaged ({why}): run `portslice fsck --rebuild`, which restores it"))
+        };
+        let record: Self = serde_json::from_slice(&text).map_err(|e| damaged(&e.to_string()))?;
+        // Every record names its boot: one that does not was not written by us, and tells nothing of what is there.
+        if record.boot.is_empty() {
+            return Err(damaged("it names no boot"));
+        }
         Ok(if record.boot == boot { record } else { Self::default() })
     }
 

@@ -47,9 +47,10 @@ impl Journal {
 
     /// All lines, the oldest first.
     pub fn lines(&self) -> Result<Vec<String>> {
-        let read = |path: &Path| match fs::read_to_string(path) {
+        let read = |path: &Path| match fs::read(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-            text => text.map_err(Error::file("read", path)),
+            // A byte that is no UTF-8 damages its own line, and no other.
+            bytes => bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(Error::file("read", path)),
         };
         // when a new one begins meanwhile, lines are there twice instead of missing
         let current = read(&self.current)?;

@@ -1,8 +1,8 @@
 //! A network namespace held open, its identity, and running a closure inside it.
 
-use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
@@ -47,7 +47,8 @@ impl Netns {
 
     /// The namespace behind a path: `/run/netns/NAME`, `/proc/PID/ns/net`.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = match File::open(path) {
+        // Opening a FIFO waits for a writer; with O_NONBLOCK it does not, and a namespace does not care.
+        let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
                 return Err(Error::NotFound(format!("there is no network namespace {}: is it gone?", path.display())));
             }
@@ -61,6 +62,15 @@ impl Netns {
         if kind.0 as i64 != NSFS_MAGIC {
             return Err(Error::NotFound(format!(
                 "{} is not a network namespace: its mount is gone, or the path is wrong",
+                path.display()
+            )));
+        }
+        // ioctl_nsfs(2)
+        const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+        // SAFETY: takes no argument; the file is open.
+        if unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE as _) } != libc::CLONE_NEWNET {
+            return Err(Error::NotFound(format!(
+                "{} is a namespace of another kind, not a network namespace",
                 path.display()
             )));
         }

@@ -5,6 +5,7 @@
 //! ephemeral ports other than the block is refused: under runc it would silently win.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -43,7 +44,8 @@ pub struct Bundle {
     pub sandbox: bool,
 }
 
-/// Reads the bundle's config.json. One that cannot be read or understood is the runtime's to refuse, and says nothing.
+/// Reads the bundle's config.json. One that cannot be read or understood is the runtime's to refuse, and says nothing; one
+/// that is no file at all (a FIFO) or has no end is refused here, since no runtime would say why.
 pub fn read(bundle: &Path) -> Result<Bundle> {
     let path = bundle.join("config.json");
     let spec: Spec = match file::read(&path).map(|text| serde_json::from_slice(&text)) {
@@ -52,6 +54,7 @@ pub fn read(bundle: &Path) -> Result<Bundle> {
             log::debug!("{}: {e}", path.display());
             Spec::default()
         }
+        Err(e) if e.kind() == ErrorKind::InvalidInput => return Err(Error::file("read", path)(e)),
         Err(e) => {
             log::debug!("cannot read {}: {e}", path.display());
             Spec::default()

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::ready::{open, peek};
+use super::ready::{open, peek_recorded};
 use super::run;
 use super::state::{State, state};
 use crate::config::Config;
@@ -35,9 +35,10 @@ pub struct Difference {
 /// Looks at everything.
 pub fn fsck(config: &Config) -> Result<Vec<Difference>> {
     let ledger = Ledger::at(&config.state_dir);
-    let Some(host) = peek(config)? else {
-        return Ok(lost_record(config)?.map(|_| differs("host", RECORD_LOST)).into_iter().collect());
-    };
+    if lost_record(config)?.is_some() {
+        return Ok(vec![differs("host", RECORD_LOST)]);
+    }
+    let Some(host) = peek_recorded(config)? else { return Ok(Vec::new()) };
     let mut netlink = Netlink::route()?;
     let facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
     let mut all = look_at_host(config, &facts, &ledger, &mut netlink)?;
@@ -72,7 +73,7 @@ pub fn rebuild(config: &Config, dry: bool) -> Result<Vec<Difference>> {
         let _lock = ledger.lock()?;
         ledger.replace(&HostRecord::path(&config.state_dir), &record)?;
     }
-    let Some(host) = peek(config)? else { return Ok(all) };
+    let Some(host) = peek_recorded(config)? else { return Ok(all) };
     if !dry {
         ledger.create()?;
         restore(&ledger, &host, &mut all)?;

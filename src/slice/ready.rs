@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::host::process::boot_id;
+use crate::host::process::{boot_id, missing_capability};
 use crate::host::sysctl::Proc;
 use crate::host::{Facts, HostRecord};
 use crate::lease::Ledger;
@@ -10,7 +10,7 @@ use crate::net::netns::NetnsId;
 use crate::net::{Netlink, Netns};
 use crate::plan::host::bpf_directory;
 use crate::plan::steer::host_facts;
-use crate::steer::{Maps, Programs, program};
+use crate::steer::{Maps, Programs, find, program};
 use crate::wire::{Host, programs, shaper};
 
 /// Makes the host ready, with the shaper if that is needed: [`super::setup::prepare`], or a command that does it.
@@ -39,14 +39,64 @@ pub fn ready(
     Ok(host)
 }
 
-/// Opens the prepared host without changing anything; `None` when it is not prepared.
+/// Opens the prepared host without changing anything; `None` when it is not prepared. A host that is served all the same,
+/// by an installation whose record is not to be seen here, is refused.
 pub fn peek(config: &Config) -> Result<Option<Host>> {
+    loop {
+        if let Some(host) = peek_recorded(config)? {
+            return Ok(Some(host));
+        }
+        let record = HostRecord::read(&config.state_dir, &boot_id())?;
+        match alone(config, &record) {
+            // It may have been set up between the two looks.
+            Err(_) if HostRecord::read(&config.state_dir, &boot_id())?.ready => {}
+            done => return done.map(|()| None),
+        }
+    }
+}
+
+/// The same, from the record alone.
+pub fn peek_recorded(config: &Config) -> Result<Option<Host>> {
     let record = HostRecord::read(&config.state_dir, &boot_id())?;
     if !record.ready {
         return Ok(None);
     }
     check_namespace(&record, Netns::current()?.id, config)?;
     open(config, &record).map(Some)
+}
+
+/// Refuses a host that another installation serves than the one of `record`, by what the kernel has: what a directory does
+/// not tell may be there all the same.
+pub fn alone(config: &Config, record: &HostRecord) -> Result<()> {
+    let here = Netns::current()?.id;
+    let installations = match find::installations() {
+        // Whoever may not look may not change anything either.
+        Err(e) if missing_capability().is_some() => {
+            log::debug!("{e}");
+            return Ok(());
+        }
+        installations => installations?,
+    };
+    for other in installations {
+        let Ok(theirs) = serde_json::from_slice::<HostRecord>(&other.record) else { continue };
+        if !theirs.ready || theirs.netns != Some(here) || theirs.instance == record.instance {
+            continue;
+        }
+        if theirs.state_dir == config.state_dir {
+            return Err(Error::unsupported(
+                format!(
+                    "this host is served by an installation whose record {} is lost, or not visible here",
+                    HostRecord::path(&config.state_dir).display()
+                ),
+                "run `portslice fsck --rebuild` in the host's own mount namespace, which restores it from the kernel",
+            ));
+        }
+        return Err(Error::unsupported(
+            format!("this host is served already, by the installation in {}", theirs.state_dir.display()),
+            "use that one (--state-dir), or run its `portslice setup --undo` first",
+        ));
+    }
+    Ok(())
 }
 
 /// Is the host still as it was when `host` was opened? Asked under the ledger's lock: `setup --undo` may have come in

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::ready::check_namespace;
+use super::ready::{alone, check_namespace};
 use super::run;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ use crate::net::{Netlink, Netns};
 use crate::plan::host::{self, bpf_directory};
 use crate::plan::steer::host_facts;
 use crate::plan::{Action, Step};
-use crate::steer::{Maps, find, maps};
+use crate::steer::{Maps, maps};
 use crate::wire::{HostSite, fair, programs};
 
 /// What setup did, or would do.
@@ -41,11 +41,16 @@ pub fn setup(config: &Config, shaper: bool, dry: bool) -> Result<Outcome> {
     let facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
     let (boot, here) = (boot_id(), Netns::current()?.id);
     let ledger = Ledger::at(&config.state_dir);
-    check_namespace(&HostRecord::read(&config.state_dir, &boot)?, here, config)?;
+    let before = HostRecord::read(&config.state_dir, &boot)?;
+    check_namespace(&before, here, config)?;
+    if !before.ready && !config.state_dir.exists() {
+        // One that is refused makes no directory. Asked again under the lock.
+        alone(config, &before)?;
+    }
     let lock = if dry { None } else { Some(locked(&ledger)?) };
     let mut record = HostRecord::read(&config.state_dir, &boot)?;
     check_namespace(&record, here, config)?;
-    alone(config, &record, here.ino)?;
+    check_view(config, &record)?;
     if record.instance == 0 {
         record.instance = new_instance()?;
     }
@@ -91,7 +96,7 @@ fn locked(ledger: &Ledger) -> Result<crate::lease::lock::Lock> {
 }
 
 /// Refuses a host that another installation serves, and one whose own data path is out of view.
-fn alone(config: &Config, record: &HostRecord, here: u64) -> Result<()> {
+fn check_view(config: &Config, record: &HostRecord) -> Result<()> {
     let directory = bpf_directory(&config.state_dir);
     if record.ready && !programs::is_mounted(&directory) {
         return Err(Error::unsupported(
@@ -99,27 +104,7 @@ fn alone(config: &Config, record: &HostRecord, here: u64) -> Result<()> {
             "run in the host's own mount namespace; if somebody unmounted it, end all containers and run `portslice setup --undo`",
         ));
     }
-    for other in find::installations()? {
-        let Ok(theirs) = serde_json::from_slice::<HostRecord>(&other.record) else { continue };
-        let same_host = theirs.netns.is_some_and(|netns| netns.ino == here);
-        if !theirs.ready || !same_host || theirs.instance == record.instance {
-            continue;
-        }
-        if theirs.state_dir == config.state_dir {
-            return Err(Error::unsupported(
-                format!(
-                    "this host is served by an installation whose record {} is lost",
-                    HostRecord::path(&config.state_dir).display()
-                ),
-                "run `portslice fsck --rebuild`, which restores it from the kernel",
-            ));
-        }
-        return Err(Error::unsupported(
-            format!("this host is served already, by the installation in {}", theirs.state_dir.display()),
-            "use that one (--state-dir), or run its `portslice setup --undo` first",
-        ));
-    }
-    Ok(())
+    alone(config, record)
 }
 
 /// Refuses what cannot work before anything is changed.

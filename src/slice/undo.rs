@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::ready::{check_namespace, open};
+use super::ready::{alone, check_namespace, open};
 use super::{reclaim, run};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -20,7 +20,8 @@ use crate::wire::HostSite;
 pub fn undo(config: &Config, dry: bool) -> Result<Vec<Action>> {
     let directory = &config.state_dir;
     if !directory.exists() {
-        return Ok(Vec::new());
+        // What is not visible here may be there all the same.
+        return alone(config, &HostRecord::default()).map(|()| Vec::new());
     }
     let ledger = Ledger::at(directory);
     let record = HostRecord::read(directory, &boot_id())?;
@@ -28,7 +29,9 @@ pub fn undo(config: &Config, dry: bool) -> Result<Vec<Action>> {
     if dry {
         return Ok(Action::undo(done(config, &record)));
     }
-    if record.ready {
+    if !record.ready {
+        alone(config, &record)?;
+    } else {
         // What ended without a word is taken back first, and not under the lock.
         reclaim::gc(config)?;
     }

@@ -106,7 +106,7 @@ fn gc(config: &Config, json: bool, dry: bool) -> Result<()> {
     if dry {
         return print_actions(&reclaim::plan(config)?);
     }
-    let ended = if config.state_dir.exists() { reclaim::gc(config)? } else { Vec::new() };
+    let ended = reclaim::gc(config)?;
     if json {
         return print_json(&ended);
     }
