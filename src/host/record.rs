@@ -53,7 +53,7 @@ pub struct HostRecord {
     pub generation: u64,
     /// `steer::program::VERSION` of them.
     pub version: String,
-    /// `steer::maps::LAYOUT` of the maps.
+    /// `steer::layout::LAYOUT` of the maps.
     pub layout: u32,
     /// The uplink they are attached to.
     pub uplink: u32,

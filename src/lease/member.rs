@@ -100,6 +100,11 @@ impl Member {
         self.asked.cpus.or(self.bundle_cpus)
     }
 
+    /// Once its CPU limits are written: of what stood there before, only what is still replaced is kept.
+    pub fn trim(&mut self) {
+        self.cpu.before = self.cpu.before.only_fields_of(&self.cpu.now);
+    }
+
     /// Does its first process still run? `None` when none was named.
     pub fn runs(&self) -> Option<bool> {
         self.process.map(|process| process.is_alive())

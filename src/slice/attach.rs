@@ -8,6 +8,7 @@ use super::ready::{Preparer, ready, still};
 use super::refused::{InTheWay, refused};
 use super::state::{State, state};
 use super::turn::Turn;
+use super::wanted::{self, Wanted, assignable, span};
 use super::{end, join, reclaim, run};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -17,15 +18,14 @@ use crate::host::sysctl::Proc;
 use crate::lease::ledger::unix_now;
 use crate::lease::lock::{self, Lock, is_gone};
 use crate::lease::record::{FORMAT, Found};
-use crate::lease::{Asked, CpuAsked, CpuTerms, Desk, Dropped, Lease, Ledger, Member, Stage, Terms};
-use crate::net::diag::{self, Holder};
+use crate::lease::{Asked, Desk, Dropped, Lease, Ledger, Member, Stage, Terms};
+use crate::net::diag::{self};
 use crate::net::{Netlink, Netns};
-use crate::plan::grant::{self, Situation};
+use crate::plan::grant::{self};
 use crate::plan::slice::{Surroundings, slice};
 use crate::plan::{Action, Verb, limits};
-use crate::ports::{PortRange, PortSet};
-use crate::request::{ContainerId, Request};
-use crate::wire::{Host, Site, find_cgroups, intend_cpu, queue};
+use crate::request::Request;
+use crate::wire::{Host, Site, queue};
 
 /// Where the container's namespace is.
 #[derive(Clone, Copy, Debug)]
@@ -63,11 +63,10 @@ pub fn plan(config: &Config, request: &Request, container: Container<'_>) -> Res
 }
 
 /// Everything that a decision needs and that is found out before the ledger is locked.
-pub(super) struct Attach<'a> {
-    pub(super) config: &'a Config,
-    pub(super) request: &'a Request,
-    pub(super) ledger: Ledger,
-    pub(super) proc: Proc,
+struct Attach<'a> {
+    wanted: Wanted<'a>,
+    ledger: Ledger,
+    proc: Proc,
     netns: Netns,
     netlink: Netlink,
     facts: Facts,
@@ -75,11 +74,6 @@ pub(super) struct Attach<'a> {
     terms: Terms,
     /// The slice that it joins is limited on the host.
     shaped: bool,
-    /// The container as a member.
-    pub(super) member: Member,
-    /// Sockets of the host in the pool and in `ports`, and the same as a set.
-    pub(super) holders: Vec<Holder>,
-    pub(super) used: PortSet,
 }
 
 /// What a look under the lock came to.
@@ -124,14 +118,23 @@ impl<'a> Attach<'a> {
         });
         let facts = Facts::read(&mut netlink, &proc, config.uplink.as_deref())?;
         grant::check_host(config, &facts)?;
-        let member = member(config, request, pid)?;
+        let member = wanted::member(config, request, pid)?;
         let asked = Asked { egress: request.egress, ingress: request.ingress, limit_local: request.limit_local };
         let known = limits::Known { tamper_proof: request.cannot_tamper, cpus: member.cpus() };
         let terms = limits::terms(config, &asked, known, &facts::machine(config, &facts.uplink.name))?;
         let holders = looking.join().unwrap_or_else(|_| Err(Error::Failed("looking for sockets failed".into())))?;
         let used = diag::ports_of(&holders);
         let ledger = Ledger::at(&config.state_dir);
-        Ok(Attach { config, request, ledger, proc, netns, netlink, facts, terms, member, holders, used, shaped: false })
+        Ok(Attach {
+            wanted: Wanted { config, request, member, holders, used },
+            ledger,
+            proc,
+            netns,
+            netlink,
+            facts,
+            terms,
+            shaped: false,
+        })
     }
 
     fn carry_out(mut self, prepare: Preparer<'_>) -> Result<Option<Lease>> {
@@ -152,7 +155,7 @@ impl<'a> Attach<'a> {
                     }
                 }
                 Entered::Torn(lease) => super::turn::settle(&self.ledger, &host, &lease)?,
-                Entered::Worked(lease) if waited => return Err(worked(&self.request.id, &lease)),
+                Entered::Worked(lease) if waited => return Err(wanted::worked(&self.wanted.request.id, &lease)),
                 Entered::Worked(_) => thread::sleep(Duration::from_millis(2)),
                 Entered::Overtaken if waited => {
                     return Err(Error::Busy("the host is being set up and undone at the same time: try again".into()));
@@ -171,20 +174,20 @@ impl<'a> Attach<'a> {
     }
 
     fn plan(self) -> Result<Vec<Action>> {
-        let Some(host) = super::ready::peek(self.config)? else {
+        let Some(host) = super::ready::peek(self.wanted.config)? else {
             return Err(Error::unsupported(
                 "the host is not prepared",
                 "run `portslice setup --dry-run`, then this again",
             ));
         };
         let desk = Desk::of(&host.maps);
-        if let Some(lease) = desk.of_member(&self.ledger, &self.request.id)? {
+        if let Some(lease) = desk.of_member(&self.ledger, &self.wanted.request.id)? {
             self.same(&lease)?;
             return Ok(Vec::new());
         }
         for slot in desk.in_namespace(self.netns.id.ino) {
             if let Some(lease) = desk.record(slot)?.filter(|lease| lease.netns_id == self.netns.id) {
-                let goal = join::goal(&self, &lease, &host).map_err(|e| refused(e, &self.in_the_way(&host)))?;
+                let goal = join::goal(&self.wanted, &lease, &host).map_err(|e| refused(e, &self.in_the_way(&host)))?;
                 let turn = Turn::plan(lease, goal);
                 return Ok(turn.actions(&host));
             }
@@ -195,9 +198,9 @@ impl<'a> Attach<'a> {
 
     fn ready(&mut self, prepare: Preparer<'_>) -> Result<Host> {
         let shaper = self.shaped || (limits::need_shaper(&self.terms) && !self.joins()?);
-        let host = ready(self.config, &mut self.netlink, &self.facts, shaper, prepare)?;
+        let host = ready(self.wanted.config, &mut self.netlink, &self.facts, shaper, prepare)?;
         if self.terms.egress.is_some() || self.terms.ingress.is_some() {
-            queue::leaf(&host, &self.request.id)?;
+            queue::leaf(&host, &self.wanted.request.id)?;
         }
         Ok(host)
     }
@@ -205,7 +208,7 @@ impl<'a> Attach<'a> {
     /// Has its namespace a slice, as far as can be told without the lock? What it asks for is looked at then, and nothing is
     /// made for it before.
     fn joins(&self) -> Result<bool> {
-        let host = super::ready::peek(self.config)?;
+        let host = super::ready::peek(self.wanted.config)?;
         Ok(host.is_some_and(|host| !Desk::of(&host.maps).in_namespace(self.netns.id.ino).is_empty()))
     }
 
@@ -215,17 +218,17 @@ impl<'a> Attach<'a> {
             Err(e) if is_gone(&e) => return Ok(Entered::Overtaken),
             lock => lock?,
         };
-        if !still(host, self.config)? {
+        if !still(host, self.wanted.config)? {
             return Ok(Entered::Overtaken);
         }
         let desk = Desk::of(&host.maps);
-        if let Some(known) = desk.of_member(&self.ledger, &self.request.id)? {
+        if let Some(known) = desk.of_member(&self.ledger, &self.wanted.request.id)? {
             return self.meet(known, host);
         }
         for slot in desk.in_namespace(self.netns.id.ino) {
             let Some(lease) = desk.record(slot)?.filter(|lease| lease.netns_id == self.netns.id) else { continue };
             // A member that nothing but its slice's lease tells of: its link is lost.
-            if lease.member(&self.request.id).is_some() {
+            if lease.member(&self.wanted.request.id).is_some() {
                 return self.meet(lease, host);
             }
             return match state(&lease, &self.ledger, host)? {
@@ -235,10 +238,10 @@ impl<'a> Attach<'a> {
                 State::Dead => Ok(Entered::InTheWay(Box::new(lease))),
             };
         }
-        if self.request.only_joins {
+        if self.wanted.request.only_joins {
             return Ok(Entered::Nothing);
         }
-        if let Some(other) = desk.lease(&self.ledger, &self.request.id)? {
+        if let Some(other) = desk.lease(&self.ledger, &self.wanted.request.id)? {
             return self.meet(other, host);
         }
         match self.decide(&desk) {
@@ -258,7 +261,7 @@ impl<'a> Attach<'a> {
     }
 
     fn join(&self, lease: Lease, lock: &Lock, host: &Host) -> Result<Entered> {
-        match join::goal(self, &lease, host) {
+        match join::goal(&self.wanted, &lease, host) {
             Ok(goal) if limits::need_shaper(&goal.terms) && host.shaper.is_none() => Ok(Entered::Unshaped),
             Ok(goal) => Ok(Entered::Joined(Box::new(Turn::begin(lease, goal, &self.ledger, host, lock)?))),
             Err(grant::Refusal::Error(e)) => Err(e),
@@ -275,7 +278,7 @@ impl<'a> Attach<'a> {
             State::Worked => Ok(Entered::Worked(Box::new(known))),
             State::Live if known.netns_id != self.netns.id => Err(Error::Busy(format!(
                 "container {} is attached already, to the network namespace {}: choose another id, or detach it",
-                self.request.id,
+                self.wanted.request.id,
                 known.netns.display()
             ))),
             State::Live => self.same(&known).map(|()| Entered::Already(Box::new(known))),
@@ -283,44 +286,44 @@ impl<'a> Attach<'a> {
     }
 
     fn same(&self, known: &Lease) -> Result<()> {
-        let Some(member) = known.member(&self.request.id) else { return Ok(()) };
+        let Some(member) = known.member(&self.wanted.request.id) else { return Ok(()) };
         if !self.differs(known, member) {
             return Ok(());
         }
         Err(Error::Busy(format!(
             "container {} is attached already, with other settings (block {}, ports {}): change it with `portslice set`, \
              or detach it first",
-            self.request.id,
+            self.wanted.request.id,
             known.block,
             if member.ports.is_empty() { "none".into() } else { member.ports.to_string() }
         )))
     }
 
     fn differs(&self, known: &Lease, member: &Member) -> bool {
-        let (asked, have, labels) = (&self.request.ports, &member.ports, &self.request.labels);
+        let (asked, have, labels) = (&self.wanted.request.ports, &member.ports, &self.wanted.request.labels);
         let ports = !asked.set.is_subset(have) || have.len() != asked.set.len() + u32::from(asked.auto);
         ports
-            || self.request.ephemeral_ports.is_some_and(|size| size != known.block.size())
-            || self.request.host_loopback.is_some_and(|wanted| wanted != known.host_loopback)
+            || self.wanted.request.ephemeral_ports.is_some_and(|size| size != known.block.size())
+            || self.wanted.request.host_loopback.is_some_and(|wanted| wanted != known.host_loopback)
             || self.terms.asked != known.terms.asked
-            || self.member.asked != member.asked
+            || self.wanted.member.asked != member.asked
             || (*labels != Default::default() && *labels != member.labels)
     }
 
     /// A slice of its own.
     fn decide(&self, desk: &Desk<'_>) -> std::result::Result<Lease, grant::Refusal> {
-        let size = self.request.ephemeral_ports.unwrap_or(self.config.ephemeral_ports_per_container);
-        let leased = self.leased(desk);
-        let resting = desk.resting(self.config.block_cooldown);
-        let last = desk.last_block(&self.request.id, size);
-        let granted = grant::grant(self.request, last, &self.situation(desk, &leased, &resting))?;
+        let size = self.wanted.request.ephemeral_ports.unwrap_or(self.wanted.config.ephemeral_ports_per_container);
+        let leased = self.wanted.leased(desk);
+        let resting = desk.resting(self.wanted.config.block_cooldown);
+        let last = desk.last_block(&self.wanted.request.id, size);
+        let granted = grant::grant(self.wanted.request, last, &self.wanted.situation(desk, &leased, &resting))?;
         let slot = desk
             .free_slot()
             .ok_or_else(|| Error::Exhausted("all slots are taken: a host carries no more containers".to_owned()))?;
-        let member = Member { ports: granted.ports, ..self.member.clone() };
+        let member = Member { ports: granted.ports, ..self.wanted.member.clone() };
         Ok(Lease {
             format: FORMAT,
-            id: self.request.id.clone(),
+            id: self.wanted.request.id.clone(),
             slot,
             block: granted.block,
             ports: member.ports.clone(),
@@ -330,43 +333,19 @@ impl<'a> Attach<'a> {
             dropped: Dropped::default(),
             netns: self.netns.path.clone(),
             netns_id: self.netns.id,
-            shared: self.request.joins_namespace,
+            shared: self.wanted.request.joins_namespace,
             found: Found::default(),
             stage: Stage::Attaching,
             created: unix_now(),
             epoch: desk.cursor().epoch.wrapping_add(1),
             device: self.facts.uplink.name.clone(),
-            host_loopback: self.request.host_loopback.unwrap_or(self.config.host_loopback),
+            host_loopback: self.wanted.request.host_loopback.unwrap_or(self.wanted.config.host_loopback),
             worker: Worker::current(),
         })
     }
 
-    /// Ports of all leases, as far as they could be granted.
-    pub(super) fn leased(&self, desk: &Desk<'_>) -> PortSet {
-        span(&assignable(self.config)).map_or_else(PortSet::empty, |span| desk.taken(span))
-    }
-
-    /// The same, but for what the slice in `slot` has itself.
-    pub(super) fn leased_by_others(&self, desk: &Desk<'_>, slot: u16) -> PortSet {
-        let span = span(&assignable(self.config));
-        span.map_or_else(PortSet::empty, |span| desk.taken_by_others(span, slot))
-    }
-
-    /// What a decision rests on.
-    pub(super) fn situation<'s>(&'s self, desk: &Desk<'_>, leased: &'s PortSet, resting: &'s PortSet) -> Situation<'s> {
-        Situation {
-            config: self.config,
-            leased,
-            resting,
-            block_from: desk.cursor().block,
-            auto_from: desk.auto_from(&self.config.ports),
-            holders: &self.holders,
-            used: &self.used,
-        }
-    }
-
     fn in_the_way<'s>(&'s self, host: &'s Host) -> InTheWay<'s> {
-        InTheWay { config: self.config, desk: Desk::of(&host.maps), used: &self.used }
+        InTheWay { config: self.wanted.config, desk: Desk::of(&host.maps), used: &self.wanted.used }
     }
 
     fn actions(&self, lease: &Lease, host: &Host) -> Vec<Action> {
@@ -375,7 +354,7 @@ impl<'a> Attach<'a> {
             instance: host.instance,
             leaf: host.leaf.unwrap_or_default(),
             copied: &host.copied,
-            own: &self.request.own_settings,
+            own: &self.wanted.request.own_settings,
         };
         Action::each(Verb::Perform, slice(lease, &around))
     }
@@ -387,7 +366,7 @@ impl<'a> Attach<'a> {
         (site.fresh, site.container) = (true, Some(self.netns));
         let mut done = run::forward(&mut site, &actions);
         let mut attached = Lease { stage: Stage::Attached, found: site.found.clone(), ..lease.clone() };
-        attached.members.iter_mut().for_each(trim);
+        attached.members.iter_mut().for_each(Member::trim);
         if done.is_ok() {
             run::fault();
             done = self.ledger.write(&attached, &host.maps.book);
@@ -415,52 +394,9 @@ impl<'a> Attach<'a> {
     }
 }
 
-/// The refusal of a container that somebody else works on.
-pub(super) fn worked(id: &ContainerId, lease: &Lease) -> Error {
-    Error::Busy(format!("container {id} is being worked on by {}: try again", lease.worker))
-}
-
-/// What is known of a member's CPU limits once they are written: of what stood there before, only what is still replaced.
-pub(super) fn trim(member: &mut Member) {
-    member.cpu.before = member.cpu.before.only_fields_of(&member.cpu.now);
-}
-
-/// The ports in which a socket of the host would be in the way.
-pub(super) fn assignable(config: &Config) -> PortSet {
-    config.ephemeral_ports.ports().union(&config.ports)
-}
-
-/// From the lowest to the highest.
-pub(super) fn span(ports: &PortSet) -> Option<PortRange> {
-    let (first, last) = (ports.ranges().first()?, ports.ranges().last()?);
-    PortRange::new(first.begin(), last.end())
-}
-
 fn give_back(lease: &Lease, ledger: &Ledger, host: &Host) -> Result<()> {
     let _lock = ledger.lock()?;
     ledger.erase(lease, &host.maps.book)?;
     Desk::of(&host.maps).cancel(lease);
     Ok(())
-}
-
-/// The container as a member, with the CPU limits that it would get.
-fn member(config: &Config, request: &Request, pid: Option<u32>) -> Result<Member> {
-    let mut member = Member {
-        id: request.id.clone(),
-        name: request.name.clone(),
-        engine: request.engine.clone(),
-        pid,
-        process: pid.and_then(Worker::of),
-        bundle: request.bundle.clone(),
-        ports: PortSet::empty(),
-        asked: CpuAsked { cpus: request.cpus, cpus_limit: request.cpus_limit, cpus_revocable: request.cpus_revocable },
-        bundle_cpus: request.bundle_cpus,
-        cpu: CpuTerms::default(),
-        cgroups: pid.filter(|_| !request.sandbox).and_then(find_cgroups),
-        sandbox: request.sandbox,
-        labels: request.labels.clone(),
-        created: unix_now(),
-    };
-    intend_cpu(config, &mut member)?;
-    Ok(member)
 }

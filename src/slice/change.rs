@@ -3,11 +3,11 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::attach::{assignable, span, worked};
 use super::ready::{Preparer, peek, ready, still};
 use super::refused::{InTheWay, refused};
 use super::state::{State, state};
 use super::turn::{Turn, settle};
+use super::wanted::{assignable, span, worked};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::facts::{self, Facts};

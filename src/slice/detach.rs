@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::attach::worked;
 use super::ready::peek;
 use super::state::{State, state};
 use super::turn::{Turn, settle};
+use super::wanted::worked;
 use super::{account, end};
 use crate::config::Config;
 use crate::error::Result;

@@ -3,7 +3,7 @@
 //! The slice's block, rates and reach are fixed by its first member: a later one asks the same of them or nothing. Ports and
 //! CPUs are each member's own.
 
-use super::attach::Attach;
+use super::wanted::Wanted;
 use crate::error::Error;
 use crate::host::facts;
 use crate::lease::{Desk, Lease, Member, Placed, State};
@@ -15,29 +15,29 @@ use crate::request::{PortsAsked, Request};
 use crate::wire::Host;
 
 /// What the slice is to be with one member more.
-pub(super) fn goal(attach: &Attach<'_>, lease: &Lease, host: &Host) -> Result<State, Refusal> {
-    agree(attach.request, lease)?;
-    let ports = ports(attach, lease, host)?;
+pub(super) fn goal(wanted: &Wanted<'_>, lease: &Lease, host: &Host) -> Result<State, Refusal> {
+    agree(wanted.request, lease)?;
+    let ports = ports(wanted, lease, host)?;
     let leased = lease.ports.union(&ports);
     let mut members = lease.members.clone();
-    members.push(Member { ports, ..attach.member.clone() });
+    members.push(Member { ports, ..wanted.member.clone() });
     // A queue inside stays only where nobody in the namespace can get at it.
-    let inside = lease.terms.egress_placed == Placed::Inside && attach.request.powerless;
+    let inside = lease.terms.egress_placed == Placed::Inside && wanted.request.powerless;
     let known = limits::Known { tamper_proof: inside, cpus: crate::lease::record::cpus_of(&members) };
-    let machine = facts::machine(attach.config, &lease.device);
-    let mut terms = limits::terms(attach.config, &lease.terms.asked, known, &machine)?;
+    let machine = facts::machine(wanted.config, &lease.device);
+    let mut terms = limits::terms(wanted.config, &lease.terms.asked, known, &machine)?;
     terms.second = lease.terms.second;
     Ok(State { terms, members, leased })
 }
 
 /// What it listens on. Ports that are leased to its slice already, by another member or one that left, are its slice's.
-fn ports(attach: &Attach<'_>, lease: &Lease, host: &Host) -> Result<PortSet, Refusal> {
-    let asked = &attach.request.ports;
+fn ports(wanted: &Wanted<'_>, lease: &Lease, host: &Host) -> Result<PortSet, Refusal> {
+    let asked = &wanted.request.ports;
     let desk = Desk::of(&host.maps);
-    let leased = attach.leased_by_others(&desk, lease.slot);
+    let leased = wanted.leased_by_others(&desk, lease.slot);
     let resting = PortSet::empty();
     let new = PortsAsked { set: asked.set.difference(&lease.ports), auto: asked.auto };
-    let granted = grant::assigned(&new, &attach.situation(&desk, &leased, &resting))?;
+    let granted = grant::assigned(&new, &wanted.situation(&desk, &leased, &resting))?;
     Ok(granted.union(&asked.set))
 }
 

@@ -21,6 +21,7 @@ pub mod setup;
 pub mod state;
 mod turn;
 pub mod undo;
+mod wanted;
 
 pub use attach::{Container, attach};
 pub use change::change;

@@ -19,7 +19,7 @@ use crate::net::{Netlink, Netns};
 use crate::plan::host::{self, bpf_directory};
 use crate::plan::steer::host_facts;
 use crate::plan::{Action, Step};
-use crate::steer::{Maps, maps};
+use crate::steer::{Maps, layout};
 use crate::wire::{HostSite, fair, programs};
 
 /// What setup did, or would do.
@@ -121,7 +121,7 @@ fn check(site: &mut HostSite<'_>, facts: &Facts) -> Result<()> {
         fair::check(site.netlink, &probed, &facts.uplink)?;
     }
     let leases = !site.ledger.ids()?.is_empty();
-    if site.record.ready && site.record.layout != maps::LAYOUT && leases {
+    if site.record.ready && site.record.layout != layout::LAYOUT && leases {
         return Err(Error::unsupported(
             "this version's data path cannot share the running one's maps",
             "end all containers, run `portslice setup --undo`, then `portslice setup`",

@@ -2,13 +2,12 @@
 //!
 //! The lease says what the turn set out from until it is complete; whoever finds that, and the worker gone, goes back.
 
-use super::attach::trim;
 use super::run;
 use crate::error::{Error, Result};
 use crate::host::process::Worker;
 use crate::host::sysctl::Proc;
 use crate::lease::lock::Lock;
-use crate::lease::{Desk, Dropped, Lease, Ledger, Stage, State};
+use crate::lease::{Desk, Dropped, Lease, Ledger, Member, Stage, State};
 use crate::net::Netlink;
 use crate::plan::{Action, change};
 use crate::ports::PortSet;
@@ -105,7 +104,7 @@ fn complete(mut lease: Lease, dropped: Dropped, leased: &PortSet, ledger: &Ledge
     lease.stage = Stage::Attached;
     lease.dropped.egress += dropped.egress;
     lease.dropped.ingress += dropped.ingress;
-    lease.members.iter_mut().for_each(trim);
+    lease.members.iter_mut().for_each(Member::trim);
     let less = lease.ports.difference(leased);
     let _lock = ledger.lock()?;
     ledger.write(&lease, &host.maps.book)?;

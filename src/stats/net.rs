@@ -21,7 +21,7 @@ use crate::net::{Netlink, diag, link};
 use crate::ports::Block;
 use crate::rate::Shape;
 use crate::steer::SlotEntry;
-use crate::steer::maps::REASONS;
+use crate::steer::layout::REASONS;
 
 /// Counters and limits of a container's network, under Mesos' names where Mesos has one. Bytes include Ethernet headers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::maps::open;
+use super::shared::open;
 use super::sys;
 use crate::error::{Error, Result};
 

@@ -10,120 +10,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::book::Book;
-use super::shared::Words;
+use super::layout::{Counters, HostFacts, REASONS, SlotEntry};
+use super::shared::{Words, open};
 use super::sys;
 use super::tenants::Tenants;
 use crate::error::{Error, Result};
-use crate::net::link::Mac;
 use crate::ports::{PortRange, PortSet};
-
-/// Largest number of containers on a host, plus one: slot 0 is the host (`MAX_SLOTS`).
-pub const MAX_SLOTS: u16 = 4096;
-
-/// Raised when a map's layout changes: programs of two layouts cannot share maps.
-pub const LAYOUT: u32 = 3;
-
-/// Why the data path dropped a packet of a container, in the order of `enum reason`.
-pub const REASONS: [&str; 12] = [
-    "source_address",
-    "source_port",
-    "source_mac",
-    "protocol",
-    "neighbor",
-    "icmp",
-    "echo",
-    "fragment",
-    "malformed",
-    "host_loopback",
-    "oversize",
-    "unreachable",
-];
-
-/// `struct host`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HostFacts {
-    /// Interface index of the uplink.
-    pub uplink: u32,
-    /// `HOST_*`.
-    pub flags: u32,
-    /// Bytes of an IP packet.
-    pub mtu: u32,
-    /// Of the uplink and of every container.
-    pub mac: Mac,
-    /// Unused.
-    pub pad: u16,
-    /// IPv4 primary address, on-link network, its mask and the gateway, in network byte order; 0 for none.
-    pub v4: [[u8; 4]; 4],
-    /// The broadcast address of the uplink's network; 0 for none.
-    pub v4_broadcast: [u8; 4],
-    /// The same for IPv6.
-    pub v6: [[u8; 16]; 4],
-}
-
-impl HostFacts {
-    /// redirect_peer may be used for packets from lo.
-    pub const PEER_FROM_LO: u32 = 1;
-    /// `v4[0]` is the host's only IPv4 address.
-    pub const ONE_V4: u32 = 2;
-    /// `v6[0]` is the host's only IPv6 address.
-    pub const ONE_V6: u32 = 4;
-    /// `v4[1..]` describe all IPv4 routes.
-    pub const NEXTHOP_V4: u32 = 8;
-    /// `v6[1..]` describe all IPv6 routes.
-    pub const NEXTHOP_V6: u32 = 16;
-    /// The uplink's root qdisc gives each container a flow of its own.
-    pub const FAIR: u32 = 32;
-}
-
-/// `struct slot`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SlotEntry {
-    /// The host's end of the pair; 0 takes the slot out of service.
-    pub ifindex: u32,
-    /// The container's end.
-    pub inner: u32,
-    /// `SLOT_*`.
-    pub flags: u32,
-    /// Of the lease.
-    pub epoch: u32,
-}
-
-impl SlotEntry {
-    /// Deliver through the veth's egress qdisc.
-    pub const THROUGH_QDISC: u32 = 1;
-    /// May reach the host through 127.0.0.0/8 and ::1.
-    pub const HOST_LOOPBACK: u32 = 2;
-    /// What it sends waits its turn in the shaper.
-    pub const SHAPED: u32 = 4;
-    /// Its limits do not count what stays on the host.
-    pub const SPARE_LOCAL: u32 = 8;
-    /// What it sends goes to its second class.
-    pub const EGRESS_SECOND: u32 = 16;
-    /// What it receives goes to its second class.
-    pub const INGRESS_SECOND: u32 = 32;
-}
-
-/// `struct counters` summed over all CPUs: packets and bytes as on the wire, rx = received by the container.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Packets delivered to the container.
-    pub rx_packets: u64,
-    /// Their bytes, Ethernet headers included.
-    pub rx_bytes: u64,
-    /// Packets of the container that went on.
-    pub tx_packets: u64,
-    /// Their bytes, Ethernet headers included.
-    pub tx_bytes: u64,
-    /// Packets of the container that were dropped, by [`REASONS`].
-    pub drops: [u64; REASONS.len()],
-}
-
-const _: () = assert!(size_of::<HostFacts>() == 20 + 16 + 4 + 64);
-const _: () = assert!(size_of::<SlotEntry>() == 16);
-const _: () = assert!(size_of::<Counters>() == 8 * (4 + REASONS.len()));
 
 /// Words of the port table.
 const PORTS: usize = 65536;
@@ -412,20 +304,6 @@ impl Maps {
     }
 }
 
-impl HostFacts {
-    fn bytes(&self) -> [u8; size_of::<HostFacts>()] {
-        let mut bytes = [0; size_of::<HostFacts>()];
-        bytes[0..4].copy_from_slice(&self.uplink.to_ne_bytes());
-        bytes[4..8].copy_from_slice(&self.flags.to_ne_bytes());
-        bytes[8..12].copy_from_slice(&self.mtu.to_ne_bytes());
-        bytes[12..18].copy_from_slice(&self.mac);
-        bytes[20..36].copy_from_slice(self.v4.as_flattened());
-        bytes[36..40].copy_from_slice(&self.v4_broadcast);
-        bytes[40..104].copy_from_slice(self.v6.as_flattened());
-        bytes
-    }
-}
-
 /// Ports that come in ascending order, as ranges.
 #[derive(Default)]
 struct Runs {
@@ -469,13 +347,6 @@ fn words(value: &[u32; 4]) -> [u8; 16] {
     bytes
 }
 
-pub(super) fn open(directory: &Path, name: &str) -> Result<OwnedFd> {
-    sys::object_get(&directory.join(name)).map_err(|e| Error::Bpf {
-        doing: format!("open the map {}", directory.join(name).display()),
-        why: format!("{e}; `portslice setup` makes it"),
-    })
-}
-
 fn failed(doing: &'static str, slot: u16) -> impl Fn(io::Error) -> Error {
     move |e| Error::Bpf { doing: format!("{doing} {slot}"), why: e.to_string() }
 }
@@ -491,18 +362,6 @@ fn possible_cpus() -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reasons_follow_the_enum() {
-        let header = include_str!("bpf/maps.h");
-        let names: Vec<String> = header
-            .lines()
-            .filter_map(|l| l.trim().strip_prefix("R_"))
-            .filter_map(|l| l.strip_suffix(','))
-            .map(str::to_lowercase)
-            .collect();
-        assert_eq!(names, REASONS);
-    }
 
     #[test]
     fn programs_read_the_low_half_of_a_port() {

@@ -10,11 +10,13 @@ mod sys;
 
 pub mod book;
 pub mod find;
+pub mod layout;
 pub mod maps;
 pub mod program;
 pub mod tenants;
 
 pub use book::Book;
-pub use maps::{Counters, HostFacts, MAX_SLOTS, Maps, Owner, SlotEntry};
+pub use layout::{Counters, HostFacts, MAX_SLOTS, SlotEntry};
+pub use maps::{Maps, Owner};
 pub use program::Programs;
 pub use tenants::{Cursor, Tenant, TenantState, Tenants};

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use aya::EbpfLoader;
 use aya::programs::SchedClassifier;
 
-use super::maps::open;
+use super::shared::open;
 use super::sys;
 use crate::error::{Error, Result};
 

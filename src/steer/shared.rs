@@ -7,6 +7,9 @@ use std::sync::atomic::AtomicU64;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
+use std::path::Path;
+
+use super::sys;
 use crate::error::{Error, Result};
 
 /// The words of an array map that was made with BPF_F_MMAPABLE.
@@ -47,4 +50,12 @@ impl Drop for Words {
         // SAFETY: this is the mapping made in `map`, and no reference into it outlives self.
         let _ = unsafe { munmap(self.first.cast(), self.bytes.get()) };
     }
+}
+
+/// Opens the map `name` that is pinned under `directory`.
+pub(super) fn open(directory: &Path, name: &str) -> Result<OwnedFd> {
+    sys::object_get(&directory.join(name)).map_err(|e| Error::Bpf {
+        doing: format!("open the map {}", directory.join(name).display()),
+        why: format!("{e}; `portslice setup` makes it"),
+    })
 }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::maps::{MAX_SLOTS, open};
-use super::shared::Words;
+use super::layout::MAX_SLOTS;
+use super::shared::{Words, open};
 use crate::error::Result;
 
 /// `struct tenant` in words: netns, id, and the rest.

@@ -12,7 +12,7 @@ use crate::net::link::Link;
 use crate::net::qdisc::Leaf;
 use crate::net::{Netlink, filter, link, qdisc};
 use crate::steer::Programs;
-use crate::steer::maps::MAX_SLOTS;
+use crate::steer::layout::MAX_SLOTS;
 
 /// What the host itself sends.
 const HOST_FLOW: u16 = MAX_SLOTS;

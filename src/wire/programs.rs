@@ -13,7 +13,7 @@ use super::{HostSite, shaper};
 use crate::error::{Error, Result};
 use crate::net::{filter, link, qdisc};
 use crate::plan::limits::{self, Place};
-use crate::steer::{Maps, maps, program};
+use crate::steer::{Maps, layout, program};
 
 /// Is there a BPF file system?
 pub fn is_mounted(directory: &Path) -> bool {
@@ -55,14 +55,14 @@ pub fn is_loaded(site: &HostSite<'_>, version: &str) -> bool {
 
 /// Loads and pins them. Maps that are pinned already are used, so leases survive an upgrade.
 pub fn load(site: &mut HostSite<'_>) -> Result<()> {
-    if site.record.ready && site.record.layout != maps::LAYOUT {
+    if site.record.ready && site.record.layout != layout::LAYOUT {
         // There are no containers: nobody needs what the old maps hold, and these programs could not read it.
         site.programs.forget_maps()?;
         site.record.ready = false;
     }
     site.programs.load()?;
     site.record.version = program::VERSION.into();
-    site.record.layout = maps::LAYOUT;
+    site.record.layout = layout::LAYOUT;
     if site.record.ready {
         shaper::renew(site.netlink, &site.programs)?;
     } else {

@@ -17,7 +17,7 @@ use crate::net::{Netlink, Netns, filter};
 use crate::plan::slice::PAIR_MTU;
 use crate::rate::{Limit, Rate, Shape};
 use crate::steer::Programs;
-use crate::steer::maps::MAX_SLOTS;
+use crate::steer::layout::MAX_SLOTS;
 
 pub use crate::lease::record::{SHAPER as NAME, shaper_class as class};
 

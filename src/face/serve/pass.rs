@@ -23,7 +23,7 @@ use crate::request::ContainerId;
 use crate::slice::ready::peek;
 use crate::stats::openmetrics::{self, HostFigures, Page};
 use crate::stats::{Groups, Monitored, Reported, collect};
-use crate::steer::maps::MAX_SLOTS;
+use crate::steer::layout::MAX_SLOTS;
 
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

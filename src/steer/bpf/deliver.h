@@ -260,3 +260,15 @@ static __always_inline int oversize(struct __sk_buff *skb, const struct host *h)
 		return 0;
 	return !skb->gso_size || skb->gso_size + sizeof(struct iphdr) > h->mtu;
 }
+
+/* No gateway, and not a neighbour: nobody to hand it to. */
+static __always_inline int unreachable_v4(const struct host *h, __u32 dst)
+{
+	return h->flags & HOST_NEXTHOP_V4 && !h->v4_gw && (dst ^ h->v4_net) & h->v4_mask;
+}
+
+static __always_inline int unreachable_v6(const struct host *h, const union addr *dst)
+{
+	return h->flags & HOST_NEXTHOP_V6 && !h->v6_gw.d[0] &&
+	       ((dst->d[0] ^ h->v6_net.d[0]) & h->v6_mask.d[0] || (dst->d[1] ^ h->v6_net.d[1]) & h->v6_mask.d[1]);
+}

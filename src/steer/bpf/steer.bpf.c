@@ -201,18 +201,6 @@ int from_lo(struct __sk_buff *skb)
 	return PASS;
 }
 
-/* No gateway, and not a neighbour: nobody to hand it to. */
-static __always_inline int unreachable_v4(const struct host *h, __u32 dst)
-{
-	return h->flags & HOST_NEXTHOP_V4 && !h->v4_gw && (dst ^ h->v4_net) & h->v4_mask;
-}
-
-static __always_inline int unreachable_v6(const struct host *h, const union addr *dst)
-{
-	return h->flags & HOST_NEXTHOP_V6 && !h->v6_gw.d[0] &&
-	       ((dst->d[0] ^ h->v6_net.d[0]) & h->v6_mask.d[0] || (dst->d[1] ^ h->v6_net.d[1]) & h->v6_mask.d[1]);
-}
-
 /* What a container may send besides packets with ports. Sets `to` to the slot the packet is for, 0 the host. */
 static __noinline int check_icmp(struct __sk_buff *skb, struct packet *p, __u32 slot, __u32 epoch, __u32 *to)
 {
