@@ -6,6 +6,7 @@
 mod bandwidth;
 mod change;
 mod crash;
+mod dry_run;
 mod fair;
 mod fragments;
 mod isolated;
@@ -18,6 +19,7 @@ mod owned;
 mod path_matrix;
 mod pods;
 mod processor;
+mod rebuild;
 mod refusals;
 mod runtimes;
 mod scale;

@@ -76,10 +76,11 @@ pub fn rebuild(config: &Config, dry: bool) -> Result<Vec<Difference>> {
     let Some(host) = peek_recorded(config)? else { return Ok(all) };
     if !dry {
         ledger.create()?;
-        restore(&ledger, &host, &mut all)?;
     }
-    let left = fsck(config)?;
-    all.extend(left.into_iter().filter(|difference| dry || difference.of != "host" || difference.what != RECORD_LOST));
+    restore(&ledger, &host, dry, &mut all)?;
+    if !dry {
+        all.extend(fsck(config)?);
+    }
     Ok(all)
 }
 
@@ -108,24 +109,28 @@ fn lost_record(config: &Config) -> Result<Option<Vec<u8>>> {
 }
 
 /// Writes what is lost: files from the book, the book from files, and the tables from both. Under the lock, since it decides
-/// what is taken.
-fn restore(ledger: &Ledger, host: &Host, all: &mut Vec<Difference>) -> Result<()> {
+/// what is taken. `dry`: only says what would be written.
+fn restore(ledger: &Ledger, host: &Host, dry: bool, all: &mut Vec<Difference>) -> Result<()> {
     let _lock = ledger.lock()?;
     let desk = Desk::of(&host.maps);
-    let mut mended = |of: &str, what: String| all.push(Difference { mended: true, ..differs(of, what) });
+    let write = |lease: &Lease| if dry { Ok(()) } else { ledger.write(lease, &host.maps.book) };
+    let mut mended = |of: &str, what: &str| all.push(Difference { mended: !dry, ..differs(of, what) });
     for slot in host.maps.book.slots()? {
         let Some(bytes) = host.maps.book.read(slot)? else { continue };
         let lease = decode(&bytes, std::path::Path::new("the kernel's book"))?;
         if ledger.read(&lease.id).is_ok_and(|there| there.is_some()) {
             continue;
         }
-        ledger.write(&lease, &host.maps.book)?;
-        mended(lease.id.as_str(), "its lease was restored from the kernel".into());
+        write(&lease)?;
+        mended(lease.id.as_str(), "its lease is restored from the kernel");
     }
     for lease in ledger.all()? {
         if host.maps.book.read(lease.slot).ok().flatten() != Some(encode(&lease)?) {
-            ledger.write(&lease, &host.maps.book)?;
-            mended(lease.id.as_str(), "the kernel's copy of its lease was written again".into());
+            write(&lease)?;
+            mended(lease.id.as_str(), "the kernel's copy of its lease is written again");
+        } else if !lease.members.iter().all(|member| ledger.of_member(&member.id).is_ok_and(|found| found.is_some())) {
+            write(&lease)?;
+            mended(lease.id.as_str(), "the links to its members are made again");
         }
         if lease.stage != Stage::Attached || state(&lease, ledger, host)? != State::Live {
             continue;
@@ -134,7 +139,11 @@ fn restore(ledger: &Ledger, host: &Host, all: &mut Vec<Difference>) -> Result<()
             log::error!("{}: port {port} of its lease is {} now", lease.id, desk.owner(port));
             continue;
         }
-        if !as_entered(&lease, host) {
+        if as_entered(&lease, host) {
+            continue;
+        }
+        mended(lease.id.as_str(), "its slot and its ports are entered again");
+        if !dry {
             let cursor = desk.cursor();
             desk.enter(&lease);
             // What was given out last is not what is entered again.
@@ -142,7 +151,6 @@ fn restore(ledger: &Ledger, host: &Host, all: &mut Vec<Difference>) -> Result<()
                 host.maps.tenants.set_cursor(cursor);
             }
             host.maps.publish(&steered(&lease, &lease.state()), lease.slot);
-            mended(lease.id.as_str(), "its slot and its ports were entered again".into());
         }
     }
     Ok(())
