@@ -369,7 +369,9 @@ impl<'a> Attach<'a> {
         attached.members.iter_mut().for_each(Member::trim);
         if done.is_ok() {
             run::fault();
-            done = self.ledger.write(&attached, &host.maps.book);
+            // Under the lock: a rebuild that read the lease before would write that back, and a live container would be
+            // taken for one whose attach was killed.
+            done = self.ledger.lock().and_then(|_lock| self.ledger.write(&attached, &host.maps.book));
             if done.is_err() {
                 let back = Action::undo(actions.into_iter().map(|action| action.step).collect());
                 if let Err(e) = run::through(&mut site, &back) {
