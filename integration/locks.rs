@@ -100,7 +100,8 @@ impl Stopped {
         let mut command = host.command(["flock", &lock.to_string_lossy(), "cat"]);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("flock");
         let pid = child.id().to_string();
-        let held = || std::fs::read_to_string("/proc/locks").is_ok_and(|t| t.lines().any(|l| l.contains(&format!(" {pid} "))));
+        let held =
+            || std::fs::read_to_string("/proc/locks").is_ok_and(|t| t.lines().any(|l| l.contains(&format!(" {pid} "))));
         assert!(wait::eventually(held), "flock does not hold the lock");
         // SAFETY: a child of ours.
         unsafe { libc::kill(child.id() as i32, libc::SIGSTOP) };
@@ -178,10 +179,13 @@ fn a_fifo_is_refused_at_once_wherever_a_file_is_expected() {
     let (still, spare) = (Still::of(&host), Ns::net_only("spare"));
     let dir = host.dir.join("bundle");
     std::fs::create_dir(&dir).expect("bundle");
-    let [bundle, config, netns] =
-        ["bundle/config.json", "fifo.toml", "netns"].map(|name| fifo(host.dir.join(name)));
+    let [bundle, config, netns] = ["bundle/config.json", "fifo.toml", "netns"].map(|name| fifo(host.dir.join(name)));
 
-    let state = format!(r#"{{"ociVersion":"1.0.2","id":"x","status":"creating","pid":{},"bundle":"{}"}}"#, spare.pid(), dir.display());
+    let state = format!(
+        r#"{{"ociVersion":"1.0.2","id":"x","status":"creating","pid":{},"bundle":"{}"}}"#,
+        spare.pid(),
+        dir.display()
+    );
     refused_at_once("the bundle", &bounded(&host, &["portslice-prestart"], &state, None), &bundle);
     let by_env = bounded(&host, &["portslice", "list"], "", Some(("PORTSLICE_CONFIG", &config)));
     refused_at_once("the configuration", &by_env, &config);
@@ -218,7 +222,8 @@ fn a_foreign_byte_in_the_journal_spoils_its_own_line_alone() {
         file.write_all(b"\xff\xfe\x80 no line of ours\n").expect("journal");
     }
     let out = host.portslice(["stats", "--finished", "--json"]).ok();
-    let ids: Vec<String> = out.json().as_array().unwrap().iter().map(|one| one["container_id"].as_str().unwrap().into()).collect();
+    let ids: Vec<String> =
+        out.json().as_array().unwrap().iter().map(|one| one["container_id"].as_str().unwrap().into()).collect();
     assert_eq!(ids, ["first", "second"]);
     let table = host.portslice(["stats", "--finished"]).ok();
     assert!(table.stdout.contains("first") && table.stdout.contains("second"), "{table}");

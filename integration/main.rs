@@ -14,6 +14,7 @@ mod lab;
 mod locks;
 mod mesos;
 mod names;
+mod namespaces;
 mod own_devices;
 mod owned;
 mod path_matrix;
