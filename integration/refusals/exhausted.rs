@@ -76,3 +76,24 @@ fn assignable_ports_run_out() {
     attach_refused(&host, &spare(), "two of one left", &["--ports", "auto:2"], 3, &["31000-31003", "auto:2", "1"]);
     still.check_all("after the refusal");
 }
+
+#[test]
+fn blocks_that_sockets_of_the_host_hold_are_named() {
+    let config = "ephemeral_ports = \"32768-32895\"\nephemeral_ports_per_container = 64\nports = \"\"\n";
+    let host = Host::with("refuse-sockets").config(config).build();
+    let daemon = Echo::start(&host.ns, Proto::Udp, SocketAddr::new(probe::any(HOST4), 32_800));
+    let one = host.bare("one", &[]);
+    assert_eq!(one.block, 32_832..=32_895, "the block that the daemon's socket is not in");
+    let still = Still::of(&host);
+    let says = ["32768-32895", "one", "sockets of the host", "32800"];
+    attach_refused(&host, &spare(), "the other block is the daemon's", &[], 3, &says);
+    still.check_all("after the refusal");
+    one.detach();
+    let second = Echo::start(&host.ns, Proto::Tcp, SocketAddr::new(probe::any(HOST4), 32_890));
+    let says = ["nobody", "sockets of the host", "32800"];
+    attach_refused(&host, &spare(), "both blocks are the daemons'", &[], 3, &says);
+    drop(second);
+    crate::lab::still::released(&host.ns, 32_890);
+    host.bare("again", &[]);
+    drop(daemon);
+}

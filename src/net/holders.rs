@@ -1,7 +1,7 @@
 //! Finding a network namespace again that was known by a path: the process that was named may be gone while another is in
 //! it, or a mount holds it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -41,7 +41,7 @@ fn everybody() -> HashMap<u64, Vec<PathBuf>> {
         }
     }
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        if process.file_name().as_encoded_bytes()[0].is_ascii_digit() {
+        if is_process(&process.path()) {
             let link = process.path().join("ns/net");
             // it may have ended meanwhile
             if let Some(inode) = fs::read_link(&link).ok().as_deref().and_then(Path::to_str).and_then(inode) {
@@ -50,6 +50,27 @@ fn everybody() -> HashMap<u64, Vec<PathBuf>> {
         }
     }
     all
+}
+
+/// Does anybody hold the namespace: a thread of any process, an open file, or a mount in any mount namespace? One that nobody
+/// holds lives only in the kernel, for data that its sockets could not send. This looks at every open file of the machine.
+pub fn is_held(id: NetnsId) -> bool {
+    let name = format!("net:[{}]", id.ino);
+    let is_it = |link: &Path| fs::read_link(link).is_ok_and(|target| target.as_os_str() == name.as_str());
+    let entries = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut mount_namespaces = HashSet::new();
+    entries("/proc".into()).filter(|path| is_process(path)).any(|process| {
+        // The mounts of one process are those of all in its mount namespace.
+        let mounted = fs::read_link(process.join("ns/mnt")).is_ok_and(|space| mount_namespaces.insert(space))
+            && fs::read_to_string(process.join("mountinfo")).is_ok_and(|mounts| mounts.contains(&name));
+        mounted
+            || entries(process.join("task")).any(|task| is_it(&task.join("ns/net")))
+            || entries(process.join("fd")).any(|file| is_it(&file))
+    })
+}
+
+fn is_process(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit())
 }
 
 /// Of `net:[4026531840]`.
@@ -69,6 +90,7 @@ mod tests {
             assert_eq!(holders.reach(Path::new(path), own.id).unwrap().id, own.id, "{path}");
         }
         let other = NetnsId { ino: own.id.ino + 1_000_000, ..own.id };
+        assert!(is_held(own.id) && !is_held(other));
         let error = holders.reach(Path::new("/nonexistent"), other).unwrap_err();
         assert!(matches!(error, Error::NotFound(_)), "{error}");
         let error = holders.reach(Path::new("/dev/null/x"), other).unwrap_err();

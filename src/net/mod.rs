@@ -7,7 +7,7 @@
 pub mod address;
 pub mod diag;
 pub mod filter;
-mod holders;
+pub mod holders;
 pub mod link;
 pub mod netns;
 pub mod qdisc;

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::lease::{Desk, Lease, Ledger};
 use crate::net::link::{self, Link, own_mac};
-use crate::net::{Netlink, Request};
+use crate::net::{Netlink, Request, holders};
 use crate::plan::Action;
 use crate::request::ContainerId;
 use crate::steer::MAX_SLOTS;
@@ -118,6 +118,7 @@ fn findings(ledger: &Ledger, host: &Host) -> Result<Vec<Finding>> {
         match state(lease, ledger, host)? {
             State::Dead => findings.push(Finding::Dead(Box::new(lease.clone()))),
             State::Torn => findings.push(Finding::Torn(Box::new(lease.clone()))),
+            State::Live if is_abandoned(lease) => findings.push(Finding::Dead(Box::new(lease.clone()))),
             State::Live | State::Worked => {}
         }
     }
@@ -132,6 +133,14 @@ fn findings(ledger: &Ledger, host: &Host) -> Result<Vec<Finding>> {
         }
     }
     Ok(findings)
+}
+
+/// Has everybody left the namespace, which lives on in the kernel alone, for data that its sockets could not send? It would
+/// keep the device on the host for minutes. Asked only of a slice whose members' processes were named and are gone: looking for
+/// holders takes long.
+fn is_abandoned(lease: &Lease) -> bool {
+    let over = !lease.members.is_empty() && lease.members.iter().all(|member| member.runs() == Some(false));
+    over && !holders::is_held(lease.netns_id)
 }
 
 /// Gives back a slot without a record, unless it got one meanwhile: whoever enters a lease holds the lock until it is

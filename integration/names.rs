@@ -1,0 +1,114 @@
+//! Promise: people find a container by what they call it, and are told what became of it. Machines find exactly what they
+//! name.
+
+use crate::lab::probe::assert_reaches;
+use crate::lab::*;
+use serde_json::json;
+use std::net::SocketAddr;
+
+const IDS: [&str; 3] = [
+    "2cd9af1bc5970000000000000000000000000000000000000000000000000001",
+    "2cd9af1bc5980000000000000000000000000000000000000000000000000002",
+    "77aa00000000000000000000000000000000000000000000000000000000003f",
+];
+
+/// A container as an engine starts it, which tells its name.
+fn start(host: &Host, id: &str, name: &str) -> Ns {
+    let ns = Ns::net_only(name);
+    let state = json!({
+        "ociVersion": "1.0.2", "id": id, "status": "creating", "pid": ns.pid(), "bundle": "/",
+        "annotations": {
+            "io.kubernetes.cri.container-name": name,
+            "io.kubernetes.cri.sandbox-name": "shop",
+            "io.kubernetes.cri.sandbox-namespace": "prod",
+            "portslice/ephemeral-ports": "64",
+        },
+    });
+    host.hook("portslice-prestart", state.to_string()).ok();
+    ns
+}
+
+#[test]
+fn a_container_is_found_by_id_name_and_unique_beginning() {
+    let host = Host::new("names");
+    let _all = [start(&host, IDS[0], "web"), start(&host, IDS[1], "worker"), start(&host, IDS[2], "store")];
+    for (text, id) in [
+        (IDS[0], IDS[0]),
+        ("2cd9af1bc597", IDS[0]),
+        ("2cd9af1bc598", IDS[1]),
+        ("7", IDS[2]),
+        ("prod/shop/web", IDS[0]),
+        ("prod/shop/store", IDS[2]),
+        ("prod/shop/s", IDS[2]),
+    ] {
+        let shown = host.portslice(["show", text, "--json"]).ok().json();
+        assert!(shown.to_string().contains(id), "show {text}: {shown}");
+        let stats = host.portslice(["stats", text, "--json"]).ok().json();
+        assert_eq!(stats.as_array().map(Vec::len), Some(1), "stats {text}: {stats}");
+        assert_eq!(stats[0]["container_id"], id, "stats {text}");
+    }
+    host.portslice(["set", "prod/shop/web", "--egress-rate", "80mbit"]).ok();
+    let shown = host.portslice(["show", IDS[0], "--json"]).ok().json();
+    assert!(shown["asked"]["egress"].to_string().contains("10000000"), "set by name: {}", shown["asked"]);
+    host.portslice(["detach", "2cd9af1bc598"]).ok();
+    host.portslice(["detach", "prod/shop/store"]).ok();
+    assert_eq!(host.ids(), [IDS[0]]);
+}
+
+#[test]
+fn a_beginning_of_several_is_refused_with_the_candidates() {
+    let host = Host::new("names-several");
+    let _all = [start(&host, IDS[0], "web"), start(&host, IDS[1], "worker")];
+    for text in ["2cd9", "prod/shop/w"] {
+        for args in [vec!["show", text], vec!["stats", text], vec!["detach", text], vec!["set", text, "--cpus", "1"]] {
+            let out = host.portslice(&args);
+            assert_eq!(out.code, Some(2), "{args:?}: {out}");
+            assert_eq!(out.stderr.lines().count(), 1, "{args:?}: {out}");
+            assert!(IDS[..2].iter().all(|id| out.stderr.contains(id)), "{args:?}: should name both: {out}");
+        }
+    }
+    for text in ["nothing", "prod/shop/none"] {
+        let out = host.portslice(["show", text]);
+        assert_eq!(out.code, Some(6), "{out}");
+    }
+    assert_eq!(host.ids(), IDS[..2]);
+}
+
+#[test]
+fn hooks_match_exactly() {
+    let host = Host::new("names-hooks");
+    let ns = start(&host, IDS[0], "web");
+    for other in ["2cd9af1bc597", "2", "web", "shop"] {
+        host.poststop(other).ok();
+        assert_eq!(host.ids(), [IDS[0]], "poststop of {other}");
+    }
+    // a container whose id is the beginning of another's is another
+    let short = Ns::net_only("short");
+    host.prestart("2cd9af1bc597", short.pid(), &[("portslice/ephemeral-ports", "64")]).ok();
+    assert_eq!(host.ids().len(), 2);
+    let shown = host.portslice(["show", "2cd9af1bc597", "--json"]).ok().json();
+    assert_eq!(shown["id"], "2cd9af1bc597", "an id comes before a beginning");
+    host.poststop("2cd9af1bc597").ok();
+    assert_eq!(host.ids(), [IDS[0]]);
+    drop(ns);
+}
+
+#[test]
+fn a_container_that_ended_without_a_word_is_shown_as_gone() {
+    let host = Host::new("names-gone");
+    let (gone, here) = (host.bare("gone", &["--ports", "31000"]), host.bare("here", &["--ports", "31001"]));
+    gone.kill();
+    let stage = |id: &str| host.list().into_iter().find(|l| l["id"] == id).expect(id)["stage"].clone();
+    assert_eq!((stage("gone"), stage("here")), (json!("gone"), json!("attached")), "list --json");
+    let table = host.portslice(["list"]).ok().stdout;
+    let row = |id: &str| table.lines().find(|line| line.starts_with(id)).expect("its row").to_owned();
+    assert!(row("gone").contains("GONE") && row("here").contains("attached"), "list:\n{table}");
+    assert_eq!(host.portslice(["show", "gone", "--json"]).ok().json()["stage"], "gone", "show --json");
+    let shown = host.portslice(["show", "gone"]).ok().stdout;
+    let stage = shown.lines().find(|line| line.starts_with("stage")).expect("stage");
+    assert!(stage.to_lowercase().contains("gone"), "show: {stage}");
+    let _echo = Echo::start(&here.ns, Proto::Tcp, SocketAddr::new(probe::any(HOST4), 31_001));
+    assert_reaches("P->here", &host.peer, Proto::Tcp, SocketAddr::new(HOST4, 31_001));
+    host.portslice(["gc"]).ok();
+    assert_eq!(host.ids(), ["here"]);
+}
