@@ -319,3 +319,26 @@ fn a_pod_of_containerd_with_runc() {
 fn a_pod_of_containerd_with_crun() {
     cri_pod("crun");
 }
+
+/// A sandbox of which only the end is told, as Podman does with its infra containers: the slice ends with it, although the
+/// kernel takes its device away later.
+#[test]
+fn a_sandbox_that_is_no_member() {
+    for program in ["runc", "crun"] {
+        let host = host(&format!("infra-{program}"));
+        let runtime = host.runtime(program);
+        for round in 1..=3 {
+            let sandbox = Bundle::new(&host, "infra", &["sleep", "1000"]).hook("poststop", "portslice-poststop");
+            let sandbox = runtime.start(&sandbox);
+            let a = of_the_pod(cri(&host, "container", "a", &serve("a", 31_000)));
+            let a = container(&host, &runtime, &sandbox, a);
+            let what = &format!("{program}, round {round}");
+            assert_answers(what, &host, "a", 31_000);
+            a.delete().ok();
+            assert_eq!(members(&slice(what, &host)), [], "{what}: the namespace lives, and so does its slice");
+            sandbox.delete().ok();
+            assert_eq!(host.ids(), [""; 0], "{what}: the sandbox ended; log:\n{}", log(&host));
+            assert_gone(what, &host);
+        }
+    }
+}
