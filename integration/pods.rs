@@ -115,6 +115,33 @@ fn assert_counted(what: &str, host: &Host, slice: &Value, limits: &[f64]) {
     }
 }
 
+/// What people see of the pod's members `a` and `b`: lines that fit a terminal, names, and counters of both.
+#[track_caller]
+fn assert_readable(host: &Host) {
+    let lines = |args: &[&str]| {
+        let out = host.portslice(args).ok();
+        let fits = out.stdout.lines().all(|line| line.chars().count() <= 100);
+        assert!(fits, "{args:?}: lines of more than 100 characters: {out}");
+        out.stdout.lines().map(|l| l.split_whitespace().map(String::from).collect()).collect::<Vec<Vec<String>>>()
+    };
+    let list = lines(&["list"]);
+    assert_eq!((&list[1][1], &list[2][1]), (&"a".into(), &"b".into()), "list: {list:?}");
+    assert_eq!((&list[2][3], &list[2][4], &list[2][7]), (&"\"".into(), &"\"".into(), &"\"".into()), "list: {list:?}");
+    let stats = lines(&["stats"]);
+    assert_eq!(stats.iter().map(|l| l[0].as_str()).collect::<Vec<_>>(), ["CONTAINER", "a", "b", "total"]);
+    assert_eq!((&stats[1][1..], &*stats[2][1]), (&stats[3][1..], "\""), "stats: {stats:?}");
+    for name in ["a", "b"] {
+        let show = lines(&["show", name]);
+        let value = |key: &str| show.iter().find(|line| line[0] == key).map(|line| line[1..].join(" "));
+        assert_eq!(value("name").as_deref(), Some(name), "show {name}: {show:?}");
+        assert!(value("slice").is_some_and(|s| s.ends_with("(2 members: a, b)")), "show {name}: {show:?}");
+        assert!(value("received").is_some_and(|s| s.contains("packets")), "show {name}: {show:?}");
+    }
+    lines(&["stats", "b"]);
+    lines(&["stats", "--all"]);
+    lines(&["top", "--count", "1"]);
+}
+
 /// Nothing of portslice is left, at once or when the kernel has removed the namespace; `gc` may have to be asked then.
 #[track_caller]
 fn assert_gone(what: &str, host: &Host) {
@@ -164,6 +191,7 @@ fn a_pod_of_podman() {
     let lease = slice(what, &host);
     assert_eq!(members(&lease), [member("podman", "a", "31000"), member("podman", "b", "31010")], "{what}: {lease}");
     assert_counted(what, &host, &lease, &[0.5, 1.5]);
+    assert_readable(&host);
 
     let what = "after a restart of the first";
     podman.call(&["restart", "--time", "0", "a"]).ok();
@@ -318,4 +346,27 @@ fn a_pod_of_containerd_with_runc() {
 #[test]
 fn a_pod_of_containerd_with_crun() {
     cri_pod("crun");
+}
+
+/// A sandbox of which only the end is told, as Podman does with its infra containers: the slice ends with it, although the
+/// kernel takes its device away later.
+#[test]
+fn a_sandbox_that_is_no_member() {
+    for program in ["runc", "crun"] {
+        let host = host(&format!("infra-{program}"));
+        let runtime = host.runtime(program);
+        for round in 1..=3 {
+            let sandbox = Bundle::new(&host, "infra", &["sleep", "1000"]).hook("poststop", "portslice-poststop");
+            let sandbox = runtime.start(&sandbox);
+            let a = of_the_pod(cri(&host, "container", "a", &serve("a", 31_000)));
+            let a = container(&host, &runtime, &sandbox, a);
+            let what = &format!("{program}, round {round}");
+            assert_answers(what, &host, "a", 31_000);
+            a.delete().ok();
+            assert_eq!(members(&slice(what, &host)), [], "{what}: the namespace lives, and so does its slice");
+            sandbox.delete().ok();
+            assert_eq!(host.ids(), [""; 0], "{what}: the sandbox ended; log:\n{}", log(&host));
+            assert_gone(what, &host);
+        }
+    }
 }

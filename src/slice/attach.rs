@@ -147,7 +147,11 @@ impl<'a> Attach<'a> {
                 Entered::Already(lease) => return Ok(Some(*lease)),
                 Entered::Nothing => return Ok(None),
                 Entered::New(lease) => return self.wire(*lease, &host).map(Some),
-                Entered::Joined(turn) => return turn.carry_out(&self.ledger, &host, &self.proc).map(Some),
+                Entered::Joined(turn) => {
+                    let lease = turn.carry_out(&self.ledger, &host, &self.proc)?;
+                    log::info!("{}: joined the slice of {}", self.request.id, lease.id);
+                    return Ok(Some(lease));
+                }
                 Entered::Unshaped => self.shaped = true,
                 Entered::InTheWay(lease) => {
                     if !end::end(&self.ledger, &host, &lease)? {

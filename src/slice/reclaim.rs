@@ -7,13 +7,14 @@ use super::turn::settle;
 use super::{end, run};
 use crate::config::Config;
 use crate::error::Result;
-use crate::lease::{Desk, Lease, Ledger};
+use crate::host::sysctl::Proc;
+use crate::lease::{Desk, Lease, Ledger, Stage};
 use crate::net::link::{self, Link, own_mac};
 use crate::net::{Netlink, Request, holders};
 use crate::plan::Action;
 use crate::request::ContainerId;
 use crate::steer::MAX_SLOTS;
-use crate::wire::Host;
+use crate::wire::{Host, Site};
 
 /// What [`gc`] found.
 enum Finding {
@@ -72,14 +73,20 @@ pub fn plan(config: &Config) -> Result<Vec<Action>> {
     Ok(actions)
 }
 
-/// Takes back leases whose device is gone, for an attach that found no room; returns how many. It looks at nothing but the
-/// data path's tables until it finds one.
+/// Takes back leases whose namespace has ended; returns how many. It is for an attach that found no room, and for the
+/// poststop of a container that is no member.
 pub fn sweep(ledger: &Ledger, host: &Host) -> Result<usize> {
     let mut count = 0;
     let desk = Desk::of(&host.maps);
+    let mut netlink = Netlink::route()?;
     for slot in desk.leased() {
         let entry = host.maps.slot(slot)?;
         if entry.ifindex != 0 && host.maps.device(slot)? == Some(entry.ifindex) {
+            if let Ok(Some(lease)) = desk.record(slot)
+                && is_dying(&lease, host, &mut netlink)?
+            {
+                count += usize::from(end::end(ledger, host, &lease)?);
+            }
             continue;
         }
         let lease = match desk.record(slot) {
@@ -95,6 +102,13 @@ pub fn sweep(ledger: &Ledger, host: &Host) -> Result<usize> {
         }
     }
     Ok(count)
+}
+
+/// Has the namespace ended, although its device is still there? The kernel takes devices away some time after the last
+/// process of a namespace. Where a member still runs, nothing is asked.
+fn is_dying(lease: &Lease, host: &Host, netlink: &mut Netlink) -> Result<bool> {
+    let ended = lease.stage == Stage::Attached && lease.members.iter().all(|member| member.runs() == Some(false));
+    Ok(ended && !Site::of(lease, host, &Proc::default(), netlink).lives()?)
 }
 
 /// The slot of a device, if it is the host's end of a pair of installation `instance`.

@@ -98,6 +98,8 @@ impl Page {
         self.containers.iter().try_for_each(|container| {
             metric.encode_info(&[
                 ("id", container.container_id.as_str()),
+                ("name", container.name.as_deref().unwrap_or_default()),
+                ("slice", &container.slice),
                 ("executor_id", &container.executor_id),
                 ("executor_name", &container.executor_name),
                 ("framework_id", &container.framework_id),

@@ -28,6 +28,9 @@ pub struct Statistics {
 pub struct Monitored {
     /// The container's id.
     pub container_id: String,
+    /// The name people know it by, where its engine tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// The id of the slice it is in. The network belongs to the slice, so that its counters stand in the entry of the first
     /// member alone, and sums hold.
     pub slice: String,
@@ -69,6 +72,7 @@ pub fn sample(lease: &Lease, member: Option<&Member>, from: &Sources<'_>, netlin
         framework_id: labels.framework_id.unwrap_or_default(),
         source: labels.source.unwrap_or_default(),
         container_id: id,
+        name: member.and_then(|member| member.name.clone()),
         slice: lease.id.to_string(),
         statistics: Statistics { usage, net, timestamp },
         troubles,

@@ -31,6 +31,28 @@ pub fn columns(heading: &[&str], rows: &[Vec<String>], right: &[usize]) -> Strin
     text
 }
 
+/// What a container is called where there is no room for both its id and its name: by the name, else by the id.
+pub fn label(id: &str, name: Option<&str>) -> String {
+    fitting(name.unwrap_or(&short(id)))
+}
+
+/// At most 32 characters of a name, which leaves room for the other columns: the last ones, in which the containers of
+/// pods differ.
+pub fn fitting(name: &str) -> String {
+    const LONGEST: usize = 32;
+    let length = name.chars().count();
+    if length <= LONGEST {
+        return name.to_owned();
+    }
+    format!("...{}", name.chars().skip(length - (LONGEST - 3)).collect::<String>())
+}
+
+/// Engines call their containers by 64 digits, and show 12.
+pub fn short(id: &str) -> String {
+    let digits = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if digits { id[..12].to_owned() } else { id.to_owned() }
+}
+
 /// A byte count with a binary unit, at most eight characters.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -52,6 +74,14 @@ mod tests {
     fn columns_line_up() {
         let rows = vec![vec!["a".into(), "5".into()], vec!["long".into(), "12345".into()]];
         assert_eq!(columns(&["ID", "N"], &rows, &[1]), "ID        N\na         5\nlong  12345\n");
+    }
+
+    #[test]
+    fn labels_are_short() {
+        let id = "ccb36ba720b9b650691d031e307a66227b4c27026dec620affc65f91d51e9020";
+        assert_eq!((label(id, None).as_str(), label(id, Some("web")).as_str()), ("ccb36ba720b9", "web"));
+        assert_eq!(label("prod.x", None), "prod.x");
+        assert_eq!(label(id, Some("production/shop-7d4b9c6f5-x2x9k/frontend")), "...shop-7d4b9c6f5-x2x9k/frontend");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::lease::view::{gone, view};
 use crate::lease::{Lease, Ledger, Member};
 use crate::slice::ready::peek;
 use crate::slice::state::{State, state};
-use crate::stats::table::columns;
+use crate::stats::table::{columns, fitting, short};
 
 pub fn run(config: &Config, json: bool) -> Result<()> {
     let ledger = Ledger::at(&config.state_dir);
@@ -40,7 +40,7 @@ fn row(lease: &Lease, member: Option<&Member>, first: bool, stage: &str) -> Vec<
     let ports = member.map(|member| member.ports.to_string()).filter(|ports| !ports.is_empty());
     vec![
         short(member.map_or(&lease.id, |member| &member.id).as_str()),
-        text(member.and_then(|member| member.name.as_deref())),
+        member.and_then(|member| member.name.as_deref()).map_or_else(|| "-".into(), fitting),
         text(member.and_then(|member| member.engine.as_deref())),
         of_slice(lease.slot.to_string()),
         of_slice(lease.block.to_string()),
@@ -48,10 +48,4 @@ fn row(lease: &Lease, member: Option<&Member>, first: bool, stage: &str) -> Vec<
         member.and_then(|member| member.pid).map_or_else(|| "-".into(), |pid| pid.to_string()),
         of_slice(stage.to_owned()),
     ]
-}
-
-/// Engines call their containers by 64 digits, and show 12.
-fn short(id: &str) -> String {
-    let digits = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if digits { id[..12].to_owned() } else { id.to_owned() }
 }

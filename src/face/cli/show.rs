@@ -17,6 +17,8 @@ use crate::net::Netlink;
 use crate::rate::{Direction, Limit, Rate, Shape};
 use crate::slice::ready::peek;
 use crate::slice::state::{State, state};
+use crate::stats::net::Net;
+use crate::stats::table::short;
 use crate::stats::{Groups, Reported, Statistics, sample, table};
 
 #[derive(Serialize)]
@@ -30,6 +32,9 @@ struct Shown {
     configured: Configured,
     #[serde(skip_serializing_if = "Option::is_none")]
     statistics: Option<Statistics>,
+    /// The network's counters, which are the slice's, whichever member is shown.
+    #[serde(skip)]
+    net: Net,
     #[serde(skip_serializing_if = "Option::is_none")]
     drops: Option<Map<String, Value>>,
 }
@@ -47,7 +52,7 @@ pub fn run(config: &Config, id: &str, json: bool) -> Result<()> {
     let ledger = Ledger::at(&config.state_dir);
     let (lease, member) = named(config, id)?;
     let (configured, view) = (configured(config, &lease), view(&lease, member.as_ref()));
-    let mut shown = Shown { view, lease, member, configured, statistics: None, drops: None };
+    let mut shown = Shown { view, lease, member, configured, statistics: None, net: Net::default(), drops: None };
     if let Some(host) = peek(config)? {
         if state(&shown.lease, &ledger, &host)? == State::Dead {
             shown.view = gone(shown.view);
@@ -57,7 +62,13 @@ pub fn run(config: &Config, id: &str, json: bool) -> Result<()> {
         let monitored = sample(&shown.lease, shown.member.as_ref(), &from, &mut netlink);
         Reported::default().log_new(slice::from_ref(&monitored));
         let statistics = monitored.statistics;
-        shown.drops.clone_from(&statistics.net.net_dropped_reasons);
+        let first = shown.lease.members.first();
+        shown.net = if first.map(|member| &member.id) == shown.member.as_ref().map(|member| &member.id) {
+            statistics.net.clone()
+        } else {
+            sample(&shown.lease, first, &from, &mut netlink).statistics.net
+        };
+        shown.drops.clone_from(&shown.net.net_dropped_reasons);
         shown.statistics = Some(statistics);
     }
     if json { print_json(&shown) } else { print(&text(&shown)) }
@@ -116,11 +127,19 @@ fn cpus(member: &Member) -> String {
 
 /// `pod (2 members: one, two)`
 fn slice_of(lease: &Lease) -> String {
-    let names: Vec<&str> = lease.members.iter().map(|member| member.id.as_str()).collect();
-    match names.as_slice() {
-        [only] if *only == lease.id.as_str() => "its own".into(),
-        names => format!("{} ({} members: {})", lease.id, names.len(), names.join(", ")),
+    if let [only] = lease.members.as_slice()
+        && only.id == lease.id
+    {
+        return "its own".into();
     }
+    let names: Vec<String> =
+        lease.members.iter().map(|m| m.name.clone().unwrap_or_else(|| short(m.id.as_str()))).collect();
+    let count = match names.len() {
+        1 => "1 member".to_owned(),
+        n => format!("{n} members"),
+    };
+    let id = short(lease.id.as_str());
+    if names.is_empty() { format!("{id} ({count})") } else { format!("{id} ({count}: {})", names.join(", ")) }
 }
 
 fn text(shown: &Shown) -> String {
@@ -148,7 +167,8 @@ fn text(shown: &Shown) -> String {
         ("cpus", shown.member.as_ref().map_or_else(|| "-".into(), cpus)),
         ("host loopback", if lease.host_loopback { "yes" } else { "no" }.to_owned()),
     ];
-    if let Some(s) = shown.statistics.as_ref().map(|s| &s.net) {
+    if shown.statistics.is_some() {
+        let s = &shown.net;
         let flow = |packets: Option<u64>, bytes: Option<u64>| match (packets, bytes) {
             (Some(packets), Some(bytes)) => format!("{packets} packets, {}", table::bytes(bytes)),
             _ => "unknown".to_owned(),

@@ -14,7 +14,7 @@ use crate::lease::{Lease, Ledger};
 use crate::request::ContainerId;
 use crate::slice::account::{self, Finished};
 use crate::slice::ready::peek;
-use crate::stats::table::{bytes, columns};
+use crate::stats::table::{bytes, columns, label};
 use crate::stats::{Groups, Monitored, Reported, collect};
 
 const HEADING: [&str; 8] =
@@ -78,7 +78,7 @@ fn finished(config: &Config, args: &Stats) -> Result<()> {
             let of = |name: &str| one.monitored["statistics"][name].as_u64();
             let errors = of("net_rx_errors").zip(of("net_tx_errors")).map(|(rx, tx)| rx + tx);
             let mut row = cells(
-                &id_of(one),
+                &label(&id_of(one), one.monitored["name"].as_str()),
                 [of("net_rx_packets"), of("net_rx_bytes"), of("net_rx_dropped")],
                 [of("net_tx_packets"), of("net_tx_bytes"), of("net_tx_dropped")],
                 errors,
@@ -96,8 +96,9 @@ fn figures(samples: &[Monitored]) -> String {
     let mut rows = Vec::new();
     for sample in samples {
         let statistics = serde_json::to_value(&sample.statistics).unwrap_or_default();
+        let label = label(&sample.container_id, sample.name.as_deref());
         leaves("", &statistics, &mut |name, value| {
-            rows.push(vec![sample.container_id.clone(), name.to_owned(), value]);
+            rows.push(vec![label.clone(), name.to_owned(), value]);
         });
     }
     columns(&["CONTAINER", "FIGURE", "VALUE"], &rows, &[2])
@@ -125,13 +126,19 @@ fn table(samples: &[Monitored]) -> String {
     let row = |sample: &Monitored| {
         let s = &sample.statistics.net;
         cells(
-            &sample.container_id,
+            &label(&sample.container_id, sample.name.as_deref()),
             [s.net_rx_packets, s.net_rx_bytes, s.net_rx_dropped],
             [s.net_tx_packets, s.net_tx_bytes, s.net_tx_dropped],
             s.net_rx_errors.zip(s.net_tx_errors).map(|(rx, tx)| rx + tx),
         )
     };
     let mut rows: Vec<Vec<String>> = samples.iter().map(row).collect();
+    // The counters are the slice's. Where its first member stands above, they are there.
+    for (row, pair) in rows.iter_mut().skip(1).zip(samples.windows(2)) {
+        if pair[0].slice == pair[1].slice {
+            row[1..].iter_mut().for_each(|cell| *cell = "\"".to_owned());
+        }
+    }
     if samples.len() > 1 {
         let nets: Vec<_> = samples.iter().map(|sample| &sample.statistics.net).collect();
         let sum = |of: fn(&crate::stats::net::Net) -> Option<u64>| Some(nets.iter().filter_map(|net| of(net)).sum());

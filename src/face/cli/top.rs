@@ -10,7 +10,7 @@ use super::{print, stats};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::refusal::unknown;
-use crate::stats::table::{bytes, columns};
+use crate::stats::table::{bytes, columns, label};
 use crate::stats::{Monitored, Reported};
 
 /// The columns by which containers can be sorted.
@@ -37,6 +37,7 @@ pub fn run(config: &Config, args: &Top) -> Result<()> {
 /// One container's rates per second between two looks.
 struct Line {
     id: String,
+    label: String,
     rx: f64,
     tx: f64,
     drops: f64,
@@ -64,7 +65,8 @@ fn page(before: &[Monitored], now: &[Monitored], sort: &str) -> String {
     let mut rows: Vec<Vec<String>> = lines.iter().map(row).collect();
     let memory = lines.iter().filter_map(|l| l.memory).reduce(|a, b| a + b);
     let cpu = lines.iter().filter_map(|l| l.cpu).reduce(|a, b| a + b);
-    rows.push(row(&Line { id: format!("total ({})", lines.len()), rx, tx, drops, cpu, memory }));
+    let label = format!("total ({})", lines.len());
+    rows.push(row(&Line { id: String::new(), label, rx, tx, drops, cpu, memory }));
     columns(&["CONTAINER", "RX/S", "TX/S", "DROPS/S", "CPU", "MEMORY"], &rows, &[1, 2, 3, 4, 5])
 }
 
@@ -77,6 +79,7 @@ fn line(before: &Monitored, now: &Monitored) -> Line {
     };
     Line {
         id: now.container_id.clone(),
+        label: label(&now.container_id, now.name.as_deref()),
         rx: rate(then.net_rx_bytes, net.net_rx_bytes),
         tx: rate(then.net_tx_bytes, net.net_tx_bytes),
         drops: rate(then.net_rx_dropped, net.net_rx_dropped) + rate(then.net_tx_dropped, net.net_tx_dropped),
@@ -95,14 +98,8 @@ fn cpu(before: &Monitored, now: &Monitored) -> Option<f64> {
 }
 
 fn row(line: &Line) -> Vec<String> {
-    /// Leaves room for the other columns on a line of 80.
-    const LONGEST_ID: usize = 32;
-    let mut id: String = line.id.chars().take(LONGEST_ID).collect();
-    if id.len() < line.id.len() {
-        id.replace_range(LONGEST_ID - 3.., "...");
-    }
     vec![
-        id,
+        line.label.clone(),
         bytes(line.rx as u64),
         bytes(line.tx as u64),
         format!("{:.0}", line.drops),
