@@ -149,7 +149,7 @@ impl<'a> Attach<'a> {
                 Entered::New(lease) => return self.wire(*lease, &host).map(Some),
                 Entered::Joined(turn) => {
                     let lease = turn.carry_out(&self.ledger, &host, &self.proc)?;
-                    log::info!("{}: joined the slice of {}", self.request.id, lease.id);
+                    log::info!("{}: joined the slice of {}", self.wanted.request.id, lease.id);
                     return Ok(Some(lease));
                 }
                 Entered::Unshaped => self.shaped = true,
