@@ -5,19 +5,20 @@
 //! Data flows one way: a face decodes its input into a [`request`], a verb of [`mod@slice`] carries it out, the face
 //! encodes the outcome. Imports only go down this list.
 //!
-//! * [`face`]: the ways in. The hooks and the command line; each decodes, calls one verb, encodes.
+//! * [`face`]: the ways in. The hooks, the command line and the server; each decodes, calls one verb, encodes.
 //! * [`doctor`]: looks at everything that could be in the way and says how to mend it.
-//! * [`mod@slice`]: the verbs. Prepare the host, attach, detach, reclaim: the only place where order matters.
-//! * [`oci`]: the state document and the bundle, as hooks are given them.
-//! * [`plan`]: pure decisions. Who gets which ports, which steps make it work, what the data path must know.
+//! * [`oci`]: the state document and the bundle, as hooks are given them, and which engine is behind them.
+//! * [`mod@slice`]: the verbs, and the one loop over steps. The only place where order matters.
+//! * [`wire`]: carrying out steps: one file a kind of step, each looked at, performed and undone there.
 //! * [`stats`]: one container's counters as a value, and its renderings.
-//! * [`lease`]: the ledger: the file-locked store of who has what.
-//! * [`steer`]: the BPF data path and its maps.
-//! * [`net`]: blocking netlink: links, addresses, routes, filters, sockets, namespaces.
-//! * [`host`]: facts about this host, and what was done to it.
+//! * [`plan`]: pure decisions. Who gets which ports, which steps a host, a slice and a change have.
+//! * [`lease`]: who has what: the records, the ledger that keeps them, and the view of the kernel's tables.
+//! * [`steer`]: the BPF data path, its maps, and finding both in the kernel.
 //! * [`cpu`]: CPU limits: the formula, the container's cgroups, writing them there or through systemd.
+//! * [`host`]: facts about this host, and what was done to it.
+//! * [`net`]: blocking netlink: links, addresses, routes, filters, sockets, namespaces.
 //! * [`config`], [`request`], [`ports`], [`rate`], [`cpus`]: values, parsed once, valid from then on.
-//! * [`error`], [`refusal`], [`log`]: how things are said when they go wrong.
+//! * [`error`], [`refusal`], [`log`], [`file`]: how things are said when they go wrong, and how files are read.
 
 pub mod config;
 pub mod cpu;

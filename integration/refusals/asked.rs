@@ -65,11 +65,6 @@ fn documents(pid: u32) -> Vec<(&'static str, Vec<u8>, i32, &'static str)> {
     let id = |id: &str| format!("{{\"id\":{id},\"pid\":{pid}}}").into_bytes();
     let pid_is = |pid: &str| format!("{{\"id\":\"x\",\"pid\":{pid}}}").into_bytes();
     let nested = format!("{{\"id\":\"x\",\"pid\":{pid},\"annotations\":{{}},\"x\":{}", "[".repeat(1_000_000));
-    let dead = {
-        let mut child = std::process::Command::new("true").spawn().expect("true");
-        let _ = child.wait();
-        child.id()
-    };
     vec![
         ("nothing", Vec::new(), 2, "state"),
         ("a space", b" ".to_vec(), 2, "state"),
@@ -103,7 +98,7 @@ fn documents(pid: u32) -> Vec<(&'static str, Vec<u8>, i32, &'static str)> {
         ("a string for a pid", pid_is(&format!("\"{pid}\"")), 2, "state"),
         ("a fraction for a pid", pid_is("1.5"), 2, "state"),
         ("a pid that never was", pid_is("4194303"), 6, "4194303"),
-        ("a dead process", pid_is(&dead.to_string()), 6, "gone"),
+        ("a dead process", pid_is(&dead_pid().to_string()), 6, "gone"),
         ("annotations that are a list", with("[]"), 2, "state"),
         ("a number for an annotation", with("{\"portslice/ports\":31000}"), 2, "portslice/ports"),
         ("a list for an annotation", with("{\"portslice/ports\":[\"31000\"]}"), 2, "portslice/ports"),
@@ -121,6 +116,13 @@ fn documents(pid: u32) -> Vec<(&'static str, Vec<u8>, i32, &'static str)> {
         ("a bare rate", with("{\"portslice/egress-rate\":\"1000\"}"), 2, "portslice/egress-rate"),
         ("a label with a newline", with("{\"portslice/source\":\"a\\nb\"}"), 2, "portslice/source"),
     ]
+}
+
+/// The pid of a process that has ended and was reaped.
+fn dead_pid() -> u32 {
+    let mut child = std::process::Command::new("true").spawn().expect("true");
+    let _ = child.wait();
+    child.id()
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 pub fn full(id: &str) -> Monitored {
     Monitored {
         slice: id.into(),
+        name: None,
         epoch: 1,
         counts_network: true,
         container_id: id.into(),
