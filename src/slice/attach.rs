@@ -21,11 +21,11 @@ use crate::lease::{Asked, CpuAsked, CpuTerms, Desk, Dropped, Lease, Ledger, Memb
 use crate::net::diag::{self, Holder};
 use crate::net::{Netlink, Netns};
 use crate::plan::grant::{self, Situation};
-use crate::plan::slice::{Surroundings, slice};
+use crate::plan::slice::{Surroundings, settings, slice};
 use crate::plan::{Action, Verb, limits};
 use crate::ports::{PortRange, PortSet};
 use crate::request::{ContainerId, Request};
-use crate::wire::{Host, Site, find_cgroups, intend_cpu, queue};
+use crate::wire::{Host, Site, changes, find_cgroups, intend_cpu, queue};
 
 /// Where the container's namespace is.
 #[derive(Clone, Copy, Debug)]
@@ -242,7 +242,9 @@ impl<'a> Attach<'a> {
             return self.meet(other, host);
         }
         match self.decide(&desk) {
-            Ok(lease) => {
+            Ok(mut lease) => {
+                let settings = settings(&lease, &host.copied, &self.request.own_settings);
+                lease.found.settings = changes(&self.netns, &self.proc, &settings)?;
                 run::fault();
                 desk.enter(&lease);
                 run::fault();
