@@ -185,7 +185,7 @@ fn inner_routes(facts: &Facts) -> Vec<InnerRoute> {
 
 /// Settings of the container's namespace. A small block lives from quick reuse: without `tcp_tw_reuse` each closed
 /// connection holds its port for 60 s against the same destination; the delay (Linux 6.12) is in milliseconds.
-fn settings(lease: &Lease, copied: &[Setting], own: &[String]) -> Vec<Setting> {
+pub fn settings(lease: &Lease, copied: &[Setting], own: &[String]) -> Vec<Setting> {
     let range = ("ipv4/ip_local_port_range".to_owned(), format!("{} {}", lease.block.begin(), lease.block.end()));
     let reuse = ["ipv4/tcp_tw_reuse", "ipv4/tcp_tw_reuse_delay"].map(|key| (key.to_owned(), "1".to_owned()));
     let shared = reuse.into_iter().chain(copied.iter().cloned()).filter(|(key, _)| !own.contains(key));

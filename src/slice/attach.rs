@@ -22,10 +22,10 @@ use crate::lease::{Asked, Desk, Dropped, Lease, Ledger, Member, Stage, Terms};
 use crate::net::diag::{self};
 use crate::net::{Netlink, Netns};
 use crate::plan::grant::{self};
-use crate::plan::slice::{Surroundings, slice};
+use crate::plan::slice::{Surroundings, settings, slice};
 use crate::plan::{Action, Verb, limits};
 use crate::request::Request;
-use crate::wire::{Host, Site, queue};
+use crate::wire::{Host, Site, changes, queue};
 
 /// Where the container's namespace is.
 #[derive(Clone, Copy, Debug)]
@@ -249,7 +249,9 @@ impl<'a> Attach<'a> {
             return self.meet(other, host);
         }
         match self.decide(&desk) {
-            Ok(lease) => {
+            Ok(mut lease) => {
+                let wanted = settings(&lease, &host.copied, &self.wanted.request.own_settings);
+                lease.found.settings = changes(&self.netns, &self.proc, &wanted)?;
                 run::fault();
                 desk.enter(&lease);
                 run::fault();

@@ -49,7 +49,7 @@ enum Found {
 pub fn detach(config: &Config, id: &ContainerId, by: &By) -> Result<Option<Lease>> {
     let ledger = Ledger::at(&config.state_dir);
     let Some(host) = peek(config)? else {
-        super::reclaim::forget(&ledger, id)?;
+        super::reclaim::forget(config, &ledger, std::slice::from_ref(id))?;
         return Ok(None);
     };
     let start = Instant::now();

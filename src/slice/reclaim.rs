@@ -7,7 +7,10 @@ use super::turn::settle;
 use super::{end, run};
 use crate::config::Config;
 use crate::error::Result;
+use crate::host::HostRecord;
+use crate::host::process::boot_id;
 use crate::host::sysctl::Proc;
+use crate::lease::lock::is_gone;
 use crate::lease::{Desk, Lease, Ledger, Stage};
 use crate::net::link::{self, Link, own_mac};
 use crate::net::{Netlink, Request, holders};
@@ -31,7 +34,7 @@ enum Finding {
 pub fn gc(config: &Config) -> Result<Vec<String>> {
     let ledger = Ledger::at(&config.state_dir);
     let Some(host) = peek(config)? else {
-        return forget_all(&ledger);
+        return forget_all(config, &ledger);
     };
     let mut ended = Vec::new();
     for finding in findings(&ledger, &host)? {
@@ -118,10 +121,28 @@ pub fn slot_of(device: &Link, instance: u32) -> Option<u16> {
     (slot != 0 && slot < MAX_SLOTS && mac == own_mac(instance, slot)).then_some(slot)
 }
 
-/// The host was never prepared in this boot: whatever the ledger holds of a container died with the last one.
-pub fn forget(ledger: &Ledger, id: &ContainerId) -> Result<()> {
-    ledger.unlink_if_there(id)?;
-    ledger.erase_file(id)
+/// The host was not prepared in this boot: whatever the ledger holds of containers died with the last one. Returns whether
+/// that was forgotten: a host that was prepared meanwhile has new containers, maybe of the same ids.
+pub fn forget(config: &Config, ledger: &Ledger, ids: &[ContainerId]) -> Result<bool> {
+    let mut there = false;
+    for id in ids {
+        there |= ledger.bytes(id)?.is_some() || ledger.linked(id)?.is_some();
+    }
+    if !there {
+        return Ok(false);
+    }
+    let _lock = match ledger.lock() {
+        Err(e) if is_gone(&e) => return Ok(false),
+        lock => lock?,
+    };
+    if HostRecord::read(&config.state_dir, &boot_id())?.ready {
+        return Ok(false);
+    }
+    for id in ids {
+        ledger.unlink_if_there(id)?;
+        ledger.erase_file(id)?;
+    }
+    Ok(true)
 }
 
 fn findings(ledger: &Ledger, host: &Host) -> Result<Vec<Finding>> {
@@ -187,14 +208,10 @@ fn strays(netlink: &mut Netlink, host: &Host) -> Result<Vec<Request>> {
     Ok(requests)
 }
 
-fn forget_all(ledger: &Ledger) -> Result<Vec<String>> {
+fn forget_all(config: &Config, ledger: &Ledger) -> Result<Vec<String>> {
     let ids = ledger.ids()?;
-    if ids.is_empty() {
+    if !forget(config, ledger, &ids)? {
         return Ok(Vec::new());
-    }
-    let _lock = ledger.lock()?;
-    for id in &ids {
-        forget(ledger, id)?;
     }
     Ok(ids.into_iter().map(|id| id.to_string()).collect())
 }

@@ -8,9 +8,9 @@ use super::Site;
 use super::pair::occupied;
 use crate::error::{Error, Result};
 use crate::host::record::Changed;
-use crate::host::sysctl::Settings;
+use crate::host::sysctl::{Proc, Setting, Settings};
 use crate::lease::record::Found;
-use crate::net::{Netlink, Request, address, filter, link, qdisc, route};
+use crate::net::{Netlink, Netns, Request, address, filter, link, qdisc, route};
 use crate::plan::step::Furniture;
 
 /// lo has this index in every namespace (LOOPBACK_IFINDEX).
@@ -23,14 +23,14 @@ const NO_IPV6: &[i32] = &[libc::EOPNOTSUPP, libc::EAFNOSUPPORT, libc::ENOENT];
 pub fn perform(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
     let inner = site.need_pair()?.peer.unwrap_or(0);
     let programs = [site.host.programs.open("inner_lo")?, site.host.programs.open("inner_eth")?];
-    let proc = site.proc;
+    let (proc, known) = (site.proc, site.found.settings.clone());
     let container = site.container()?;
     let found = container.inside(|| {
         let mut netlink = Netlink::route()?;
         alone(&mut netlink, it)?;
         let lo_qdisc = guard_lo(&mut netlink, it.slot, &programs[0])?;
         let mut here = proc.here();
-        let mut found = Found { lo_qdisc, settings: Vec::new() };
+        let mut found = Found { lo_qdisc, settings: known };
         netlink.batch(&devices(inner, it, &programs[1]))?;
         match netlink.batch(&addresses(inner, it)) {
             // Docker turns IPv6 off in the namespaces of its containers, for devices to come as well.
@@ -46,6 +46,24 @@ pub fn perform(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
     })?;
     site.found = found;
     Ok(())
+}
+
+/// What settings will replace in a namespace: recorded before they are written, so that an attach that is killed can be taken
+/// back. Read under the ledger's lock, hence without netlink, which waits for others.
+pub fn changes(container: &Netns, proc: &Proc, settings: &[Setting]) -> Result<Vec<Changed>> {
+    container.inside(|| {
+        let mut here = proc.here();
+        let mut changes = Vec::with_capacity(settings.len());
+        for (key, value) in settings {
+            let (before, now) = (here.read(key)?, canonical(value));
+            changes.extend(before.filter(|before| *before != now).map(|before| Changed {
+                key: key.clone(),
+                before,
+                now,
+            }));
+        }
+        Ok(changes)
+    })
 }
 
 /// Takes the filter off its lo and puts settings back, if the namespace lives and can be reached.
@@ -223,13 +241,18 @@ fn ipv6(netlink: &mut Netlink, here: &mut Settings<'_>, found: &mut Found, inner
     Ok(())
 }
 
+/// A value as the kernel writes it.
+fn canonical(value: &str) -> String {
+    value.split_whitespace().collect::<Vec<_>>().join("\t")
+}
+
 /// Writes a setting and notes what it was. One that this kernel has not, or only for the whole machine, stays as it is; but
 /// a container without its range of ports cannot connect.
 fn set(here: &mut Settings<'_>, found: &mut Found, key: &str, value: &str) -> Result<()> {
     match here.exchange(key, value) {
         Ok(Some(before)) => {
-            let now = value.split_whitespace().collect::<Vec<_>>().join("\t");
-            if before != now {
+            let now = canonical(value);
+            if before != now && !found.settings.iter().any(|known| known.key == key) {
                 found.settings.push(Changed { key: key.to_owned(), before, now });
             }
         }
