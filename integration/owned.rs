@@ -147,6 +147,17 @@ fn a_second_state_directory_touches_nothing_of_the_first() {
         living.unharmed(&host, &what);
         still::assert_bare(&what, &spare);
     }
+    for (hook, input) in [
+        ("portslice-prestart", hook::creating("two", spare.pid(), &[])),
+        ("portslice-prestart", hook::creating("one", spare.pid(), &[])),
+        ("portslice-poststop", hook::stopped("one")),
+    ] {
+        let mut command = host.command([hook]);
+        command.env("PORTSLICE_STATE_DIR", &*second);
+        let out = run::run_with_input(&mut command, Some(&input), host::COMMAND_LIMIT);
+        refused_for(hook, &out, &host.state_dir());
+        living.unharmed(&host, hook);
+    }
     assert!(!host.dir.join("second").exists(), "a refused verb made its state directory");
     still.check_all("after all");
 }

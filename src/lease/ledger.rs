@@ -125,7 +125,14 @@ impl Ledger {
     pub fn write(&self, lease: &Lease, book: &Book) -> Result<()> {
         let bytes = encode(lease)?;
         book.write(lease.slot, &bytes)?;
-        self.write_bytes(&lease.id, &bytes)?;
+        match self.write_bytes(&lease.id, &bytes) {
+            // Somebody removed the directories of a host that is prepared: that must not keep containers from starting.
+            Err(e) if lock::is_gone(&e) && self.path("lock").exists() => {
+                self.create()?;
+                self.write_bytes(&lease.id, &bytes)?;
+            }
+            written => written?,
+        }
         for member in lease.members.iter().filter(|member| member.id != lease.id) {
             let path = self.member_path(&member.id);
             match fs::read_link(&path) {
