@@ -210,6 +210,20 @@ fn a_pod_of_podman() {
     podman.call(&["pod", "rm", "--force", "--time", "0", "shop"]).ok();
     assert_eq!(host.ids(), [""; 0], "when the infra container ended; log:\n{}", log(&host));
     assert_gone("the pod is gone", &host);
+    assert_accounted(&host, &["a", "b", "a"]);
+}
+
+/// The journal has these members, and the last one alone the counters of the network, so that sums hold.
+#[track_caller]
+fn assert_accounted(host: &Host, names: &[&str]) {
+    let all = host.portslice(["stats", "--finished", "--json"]).ok().json();
+    let all = all.as_array().unwrap_or_else(|| panic!("{all}"));
+    let told: Vec<&str> = all.iter().map(|one| one["name"].as_str().unwrap_or("-")).collect();
+    assert_eq!(told, names, "stats --finished: {all:?}");
+    for (n, one) in all.iter().enumerate() {
+        let received = one["statistics"]["net_rx_packets"].as_u64();
+        assert_eq!(received.is_some_and(|n| n > 0), n + 1 == all.len(), "stats --finished, entry {n}: {one}");
+    }
 }
 
 /// Who asks for nothing gets nothing, in a pod as elsewhere.

@@ -110,13 +110,16 @@ fn what_is_not_known_is_not_said() {
 #[test]
 fn names_of_people_cannot_break_the_page() {
     let hostile = "a\"} 1\n# EOF\n\\n\\";
-    let named = Monitored { executor_name: hostile.into(), source: "ä☃ x".into(), ..full("web-1") };
+    let (executor_name, name) = (hostile.into(), Some(format!("pod/{hostile}")));
+    let named =
+        Monitored { executor_name, name: name.clone(), slice: "pod".into(), source: "ä☃ x".into(), ..full("web-1") };
     let samples = parsed(&rendered(vec![full("web-0"), named, full("web-2")]));
     let info: Vec<_> = samples.iter().filter(|(name, ..)| name == "portslice_container_info").collect();
     assert_eq!(info.len(), 3);
     let label = |key: &str| info[1].1.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
     assert_eq!((label("id"), label("executor_name"), label("source")), (Some("web-1"), Some(hostile), Some("ä☃ x")));
     assert_eq!((label("executor_id"), label("framework_id")), (Some("web-1"), Some("f")));
+    assert_eq!((label("name"), label("slice")), (name.as_deref(), Some("pod")));
 }
 
 #[test]

@@ -123,20 +123,38 @@ impl<'h> Podman<'h> {
         shown["State"]["Pid"].as_u64().unwrap_or_else(|| panic!("{name} has no process: {shown}")) as u32
     }
 
-    fn clean_up(&self) {
-        for kind in [&["pod", "rm"][..], &["rm"]] {
-            let _ = self.call(&[kind, &["--all", "--force", "--time", "0"]].concat());
+    /// Everything that was left or could not be removed, one line each.
+    fn clean_up(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        // Twice: what others depend on goes after them.
+        let removed = [["pod", "rm"].as_slice(), &["rm"], &["rm"]]
+            .map(|command| self.call(&[command, &["--all", "--force", "--time", "0"]].concat()));
+        if removed[2].code != Some(0) {
+            problems.push(format!("`podman rm --all`: {}", removed[2]));
         }
         let dir = &self.dir;
+        let text = dir.to_string_lossy().into_owned();
+        if !eventually(|| processes(&text).is_empty()) {
+            problems.extend(processes(&text).into_iter().map(|line| format!("process {line}")));
+        }
         self.host.ns.inside_mounts(|| {
             let mounts = std::fs::read_to_string("/proc/thread-self/mounts").unwrap_or_default();
-            let ours = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
-            for at in ours.filter(|at| at.starts_with(dir) || SHARED.iter().any(|shared| Path::new(shared) == *at)) {
+            let places: Vec<&Path> = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new).collect();
+            // Podman mounts its storage on itself.
+            let own =
+                |at: &Path| at == dir.join("storage/overlay") || SHARED.iter().any(|shared| Path::new(shared) == at);
+            problems.extend(
+                places.iter().filter(|at| at.starts_with(dir) && !own(at)).map(|at| format!("mount {}", at.display())),
+            );
+            for at in places.into_iter().rev().filter(|at| at.starts_with(dir) || own(at)) {
                 let _ = umount2(at, MntFlags::MNT_DETACH);
             }
         });
         // Podman leaves the cgroups of its pods.
-        assert!(eventually(|| self.remove_cgroups()), "cgroups of {} are busy", self.host.tag);
+        if !eventually(|| self.remove_cgroups()) {
+            problems.push(format!("cgroups {} are busy", self.host.tag));
+        }
+        problems
     }
 
     fn remove_cgroups(&self) -> bool {
@@ -149,16 +167,33 @@ impl<'h> Podman<'h> {
 
 impl Drop for Podman<'_> {
     fn drop(&mut self) {
-        self.clean_up();
+        let problems = self.clean_up();
+        if problems.is_empty() {
+            return;
+        }
+        let text = format!("podman on {}: left behind:\n  {}", self.host.name, problems.join("\n  "));
+        if std::thread::panicking() { eprintln!("{text}") } else { panic!("{text}") }
     }
 }
 
-/// Removes a cgroup and those below.
+/// Command lines with this text in them: of Podman, its conmon, and the runtime.
+fn processes(text: &str) -> Vec<String> {
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let line =
+        |at: PathBuf| std::fs::read(at.join("cmdline")).map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    all.filter_map(|entry| line(entry.path()).ok()).filter(|line| line.contains(text)).collect()
+}
+
+/// Removes a cgroup and those below, and ends what still runs in them.
 fn remove_tree(at: &Path) -> bool {
     for entry in std::fs::read_dir(at).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
             remove_tree(&entry.path());
         }
+    }
+    let members = std::fs::read_to_string(at.join("cgroup.procs")).unwrap_or_default();
+    for pid in members.lines().filter_map(|pid| pid.parse().ok()) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     }
     std::fs::remove_dir(at).is_ok()
 }

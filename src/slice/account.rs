@@ -9,7 +9,8 @@ use crate::error::Result;
 use crate::lease::ledger::unix_now;
 use crate::lease::{Lease, Ledger, Member};
 use crate::net::Netlink;
-use crate::stats::{Groups, sample};
+use crate::stats::net::Net;
+use crate::stats::{Groups, Monitored, sample};
 use crate::wire::Host;
 
 /// A line of the journal: an element of `/monitor/statistics`, and when the container came and went.
@@ -28,8 +29,21 @@ pub struct Finished {
 
 /// Counts a member for the last time. Its namespace is gone, or about to go, so nothing is asked there.
 pub fn last(lease: &Lease, member: &Member, host: &Host, netlink: &mut Netlink) -> String {
-    let from = host.sources(Groups::NONE);
-    let monitored = serde_json::to_value(sample(lease, Some(member), &from, netlink)).unwrap_or_default();
+    line(lease, member, sample(lease, Some(member), &host.sources(Groups::NONE), netlink))
+}
+
+/// The same for a member that leaves. While others stay, the network's counters go on, and the last member tells them: told
+/// by each that was the first for a while, they would be counted several times.
+pub fn leaving(lease: &Lease, member: &Member, host: &Host, netlink: &mut Netlink) -> String {
+    let mut monitored = sample(lease, Some(member), &host.sources(Groups::NONE), netlink);
+    if lease.members.len() > 1 {
+        monitored.statistics.net = Net::default();
+    }
+    line(lease, member, monitored)
+}
+
+fn line(lease: &Lease, member: &Member, monitored: Monitored) -> String {
+    let monitored = serde_json::to_value(monitored).unwrap_or_default();
     let line = Finished { created: member.created, finished: unix_now(), epoch: lease.epoch, monitored };
     serde_json::to_string(&line).unwrap_or_default()
 }

@@ -148,7 +148,7 @@ fn goal(config: &Config, lease: &Lease, id: &ContainerId) -> Result<Goal> {
 }
 
 fn leave(turn: Turn, lease: &Lease, id: &ContainerId, ledger: &Ledger, host: &Host) -> Result<Lease> {
-    let line = lease.member(id).map(|member| Ok(account::last(lease, member, host, &mut Netlink::route()?)));
+    let line = lease.member(id).map(|member| Ok(account::leaving(lease, member, host, &mut Netlink::route()?)));
     let line: Option<String> = line.transpose()?;
     let lease = turn.carry_out(ledger, host, &Proc::default())?;
     if let Some(line) = line {
