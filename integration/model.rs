@@ -26,6 +26,7 @@ fn random_operations_killed_at_random() {
     let world = World::new(seed);
     let mut random = Random::new(seed);
     for round in 0..operations / ROUND + 1 {
+        world.begin(round % 4 == 3);
         let seeds: Vec<u64> = (0..WORKERS).map(|_| random.next()).collect();
         std::thread::scope(|scope| {
             for seed in seeds {

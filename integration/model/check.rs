@@ -205,6 +205,14 @@ impl World {
         }
     }
 
+    /// The next round has all places, or few of them on a host that is empty.
+    pub fn begin(&self, few: bool) {
+        self.used.store(if few { 2 } else { PLACES }, Ordering::SeqCst);
+        if few {
+            self.empty();
+        }
+    }
+
     /// Half of the containers are detached, and the others end. Dropping the host asserts that nothing is left behind.
     pub fn end(self) {
         for (n, place) in self.places.iter().enumerate() {
@@ -212,15 +220,19 @@ impl World {
                 place.read().unwrap().kill();
             }
         }
+        self.empty();
+        self.intrusion(1, 4, "a00");
+        self.assert_sound("at the end");
+        self.host.finish();
+    }
+
+    fn empty(&self) {
         for lease in self.host.list() {
             for member in lease["members"].as_array().into_iter().flatten() {
                 self.quiet(&["detach", member["id"].as_str().unwrap_or_default()], &[0]);
             }
             self.quiet(&["detach", lease["id"].as_str().unwrap_or_default()], &[0]);
         }
-        self.intrusion(1, 4, "a00");
-        self.assert_sound("at the end");
-        self.host.finish();
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Child, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock, mpsc};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 pub const PLACES: u64 = 14;
 /// No command may take longer.
 const LIMIT: Duration = Duration::from_secs(45);
+/// What the kernel says of a device that went with its namespace.
+const GONE: &str = "No such device";
 /// Eight blocks, and twelve ports.
 const CONFIG: &str = "ephemeral_ports = \"32768-33279\"\nephemeral_ports_per_container = 64\nports = \"31000-31011\"\n";
 
@@ -78,6 +80,8 @@ pub struct World {
     pub host: Host,
     /// Namespaces. A reader uses the process that holds one; ending it takes a writer, because its number is given out again.
     pub places: Vec<RwLock<Ns>>,
+    /// How many of them are used in this round: in one of few, an undo finds no container.
+    pub used: AtomicU64,
     /// Held for writing while the host may be unprepared: only then another installation may have it.
     prepared: RwLock<()>,
     /// A lease file was deleted since the last look.
@@ -98,6 +102,7 @@ impl World {
         let world = World {
             host,
             places,
+            used: AtomicU64::new(PLACES),
             prepared: RwLock::new(()),
             lost: AtomicBool::new(false),
             log: Mutex::default(),
@@ -145,7 +150,9 @@ impl World {
             2 => End::Fault(1 + random.below(30)),
             _ => End::Itself,
         };
+        let lonely = self.used.load(Ordering::SeqCst) < PLACES;
         match random.below(100) {
+            40..56 if lonely => self.undo(end),
             0..36 => self.attach(random, end),
             36..48 => self.set(random, end),
             48..62 => self.detach(random, end),
@@ -164,7 +171,7 @@ impl World {
 
     /// A container of its own, or one more in a namespace: by process or by path, by hand or by hook.
     fn attach(&self, random: &mut Random, end: End) {
-        let (n, other) = (random.below(PLACES), random.below(PLACES));
+        let (n, other) = (self.place(random), self.place(random));
         // Now and then somebody takes the id of another.
         let of = if random.chance(5) { other } else { n };
         let id = name(random, of);
@@ -233,7 +240,7 @@ impl World {
 
     /// A namespace ends, and nobody is told.
     fn end_place(&self, random: &mut Random) {
-        let n = random.below(PLACES);
+        let n = self.place(random);
         let mut place = self.places[n as usize].write().unwrap();
         place.kill();
         *place = Ns::net_only(&format!("place {n}"));
@@ -247,12 +254,16 @@ impl World {
         self.verb(&["setup"], End::Itself, &[0]);
     }
 
+    fn place(&self, random: &mut Random) -> u64 {
+        random.below(self.used.load(Ordering::SeqCst))
+    }
+
     /// Mostly a container that there is.
     fn someone(&self, random: &mut Random) -> String {
         let listed = |name: &str| std::fs::read_dir(self.host.state_dir().join(name)).into_iter().flatten().flatten();
         let all = listed("leases").chain(listed("members"));
         let all: Vec<String> = all.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-        let n = random.below(PLACES);
+        let n = self.place(random);
         if all.is_empty() || random.chance(20) {
             return name(random, n);
         }
@@ -271,7 +282,7 @@ impl World {
     /// Another installation tries to have the host.
     fn intrude(&self, random: &mut Random) {
         let _prepared = self.prepared.read().unwrap();
-        let (n, verb) = (random.below(PLACES), random.below(5));
+        let (n, verb) = (self.place(random), random.below(5));
         self.intrusion(n, verb, &name(random, n));
     }
 
@@ -320,16 +331,18 @@ impl World {
             std::thread::sleep(Duration::from_micros(after));
             let _ = child.kill();
         }
+        let pid = child.id();
         let out = in_time(child);
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let done = Done { code: out.status.code(), stdout: text(out.stdout), stderr: text(out.stderr) };
         let line = format!(
-            "{:.3}-{:.3} {} {input} {end:?}: {:?} {}",
+            "{:.3}-{:.3} {pid} {} {input} {end:?}: {:?} {} {}",
             began.as_secs_f64(),
             self.start.elapsed().as_secs_f64(),
             argv.join(" "),
             done.code,
-            done.stderr.trim()
+            done.stderr.trim(),
+            if argv.contains(&"list") { "" } else { done.stdout.trim() }
         );
         self.judge(argv, end, codes, &done, &line);
         self.note(line);
@@ -339,6 +352,8 @@ impl World {
     fn judge(&self, argv: &[&str], end: End, codes: &[i32], done: &Done, line: &str) {
         // A hook may have had the host set up by a command that was killed.
         let also = |code| code == 1 && matches!(end, End::Fault(_)) && argv[0] == "portslice-prestart";
+        // Its namespace may end while it is changed.
+        let also = |code| also(code) || (code == 1 && argv[1..].starts_with(&["set"]) && done.stderr.contains(GONE));
         let fine = match done.code {
             None => end != End::Itself,
             Some(code) => codes.contains(&code) || also(code),
@@ -349,6 +364,7 @@ impl World {
             self.violated(format!("exit codes {codes:?} and one line at most: {line}"));
         }
         let verb = argv.iter().find(|word| !word.starts_with('-') && **word != "portslice").unwrap_or(&argv[0]);
+        let verb = if argv.ends_with(&["--undo"]) { "undo" } else { verb };
         let verb = if argv.contains(&"--state-dir") { "intruder" } else { verb };
         let code = done.code.map_or("killed".to_owned(), |code| code.to_string());
         *self.counts.lock().unwrap().entry(format!("{verb} {code}")).or_default() += 1;
