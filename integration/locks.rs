@@ -228,3 +228,28 @@ fn a_foreign_byte_in_the_journal_spoils_its_own_line_alone() {
     let table = host.portslice(["stats", "--finished"]).ok();
     assert!(table.stdout.contains("first") && table.stdout.contains("second"), "{table}");
 }
+
+/// A detach decides that the slice ends with its only member, and another one joins before it ends.
+#[test]
+fn a_slice_that_is_joined_while_it_is_to_end_goes_on() {
+    let host = Host::new("lock-joined");
+    let ns = Ns::net_only("pod");
+    let pid = ns.pid().to_string();
+    host.portslice(["attach", "one", "--pid", &pid, "--ports", "31000"]).ok();
+    let (detach, ()) = both(
+        || kill::injected(&host, "flock", "delay_enter=1500ms:when=2", &["portslice", "detach", "one"], ""),
+        || {
+            std::thread::sleep(Duration::from_millis(700));
+            host.portslice(["attach", "two", "--pid", &pid, "--ports", "31001"]).ok();
+        },
+    );
+    detach.ok();
+    let _echo = Echo::start(&ns, Proto::Tcp, SocketAddr::new(probe::any(HOST4), 31_001));
+    assert_reaches("joined in time", &host.peer, Proto::Tcp, SocketAddr::new(HOST4, 31_001));
+    let members: Vec<_> = host.list().iter().map(|slice| slice["members"].clone()).collect();
+    assert!(members.len() == 1 && members[0].to_string().contains("two"), "{members:?}");
+    assert!(!members[0].to_string().contains("\"id\":\"one\""), "{members:?}");
+    host.portslice(["detach", "two"]).ok();
+    assert_eq!(host.ids(), [""; 0]);
+    still::assert_bare("both detached", &ns);
+}

@@ -60,6 +60,11 @@ fn take(ledger: &Ledger, host: &Host, lease: &Lease) -> Result<Option<(Lease, bo
         _ => return Ok(None),
     };
     let worker = Worker::current();
+    let ids = |lease: &Lease| lease.members.iter().map(|member| member.id.clone()).collect::<Vec<_>>();
+    if now.stage == Stage::Attached && lease.stage == Stage::Attached && ids(&now) != ids(lease) {
+        // Somebody joined or left since it was decided that the slice ends.
+        return Ok(None);
+    }
     if now.stage != Stage::Attached && now.worker != worker && now.worker.is_alive() {
         return Ok(None);
     }
