@@ -159,7 +159,7 @@ impl<'h> Podman<'h> {
 
     fn remove_cgroups(&self) -> bool {
         let tops = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|c| c.path());
-        tops.map(|top| top.join(&self.host.tag)).filter(|at| at.exists()).fold(true, |all, at| remove_tree(&at) && all)
+        tops.map(|top| top.join(&self.host.tag)).filter(|at| at.exists()).all(|at| remove_tree(&at))
     }
 }
 
