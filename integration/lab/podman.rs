@@ -159,9 +159,7 @@ impl<'h> Podman<'h> {
 
     fn remove_cgroups(&self) -> bool {
         let tops = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|c| c.path());
-        let ours: Vec<_> = tops.map(|top| top.join(&self.host.tag)).filter(|at| at.exists()).collect();
-        // each is tried, whichever is busy
-        ours.iter().filter(|at| !remove_tree(at)).count() == 0
+        tops.map(|top| top.join(&self.host.tag)).filter(|at| at.exists()).all(|at| remove_tree(&at))
     }
 }
 
