@@ -208,7 +208,7 @@ pub(super) fn rootfs(host: &Inner) -> PathBuf {
     for dir in ["bin", "dev", "etc", "proc", "sys", "tmp", "root", "run"] {
         std::fs::create_dir_all(root.join(dir)).expect("rootfs");
     }
-    std::fs::copy("/usr/bin/busybox", root.join("bin/busybox")).expect("busybox (package busybox-static)");
+    run::copy_program(Path::new("/usr/bin/busybox"), &root.join("bin/busybox"));
     for applet in APPLETS.split_whitespace() {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("applet");
     }

@@ -1,6 +1,7 @@
 //! Running a command with a time limit, and what tests assert about its outcome.
 
 use std::io::Read;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -52,6 +53,12 @@ pub fn run_with_input(command: &mut Command, input: Option<&str>, limit: Duratio
     };
     let took = start.elapsed();
     Output { line, code: status.code(), stdout: recv(&stdout), stderr: recv(&stderr), took }
+}
+
+/// Copies a program that will be run: by another process, as a file that this one writes is busy for as long as a child that
+/// another thread forks meanwhile holds it open (execve(2), ETXTBSY).
+pub fn copy_program(from: &Path, to: &Path) {
+    run(Command::new("cp").args([from, to]), Duration::from_secs(30)).ok();
 }
 
 fn line_of(command: &Command) -> String {

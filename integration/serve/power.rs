@@ -2,6 +2,7 @@
 
 use super::client::Server;
 use crate::lab::host::binary;
+use crate::lab::run::copy_program;
 use crate::lab::*;
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -15,7 +16,7 @@ const NEEDED: [&str; 2] = ["sys_admin", "sys_ptrace"];
 fn with<'h>(host: &'h Host, user: &str, capabilities: &[&str]) -> Server<'h> {
     // the build's directory need not be open to everybody
     let copy: PathBuf = host.dir.join("portslice");
-    std::fs::copy(binary(OsStr::new("portslice")), &copy).expect("copy");
+    copy_program(&binary(OsStr::new("portslice")), &copy);
     open_to_all(&host.dir, 0o711);
     open_to_all(&host.config_file(), 0o644);
     let set: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
