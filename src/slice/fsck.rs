@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::ready::{open, peek};
+use super::ready::{locked, open, peek};
 use super::run;
 use super::state::{State, state};
 use crate::config::Config;
@@ -74,7 +74,6 @@ pub fn rebuild(config: &Config, dry: bool) -> Result<Vec<Difference>> {
     }
     let Some(host) = peek(config)? else { return Ok(all) };
     if !dry {
-        ledger.create()?;
         restore(&ledger, &host, &mut all)?;
     }
     let left = fsck(config)?;
@@ -109,7 +108,8 @@ fn lost_record(config: &Config) -> Result<Option<Vec<u8>>> {
 /// Writes what is lost: files from the book, the book from files, and the tables from both. Under the lock, since it decides
 /// what is taken.
 fn restore(ledger: &Ledger, host: &Host, all: &mut Vec<Difference>) -> Result<()> {
-    let _lock = ledger.lock()?;
+    let Some(_lock) = locked(ledger, host)? else { return Ok(()) };
+    ledger.create()?;
     let desk = Desk::of(&host.maps);
     let mut mended = |of: &str, what: String| all.push(Difference { mended: true, ..differs(of, what) });
     for slot in host.maps.book.slots()? {
