@@ -235,6 +235,10 @@ impl<'a> Attach<'a> {
         if let Some(other) = desk.lease(&self.ledger, &self.request.id)? {
             return self.meet(other, host);
         }
+        // The slice that it was to join ended meanwhile.
+        if limits::need_shaper(&self.terms) && host.shaper.is_none() {
+            return Ok(Entered::Unshaped);
+        }
         match self.decide(&desk) {
             Ok(mut lease) => {
                 let settings = settings(&lease, &host.copied, &self.request.own_settings);
