@@ -152,13 +152,16 @@ impl World {
         };
         let lonely = self.used.load(Ordering::SeqCst) < PLACES;
         match random.below(100) {
-            40..56 if lonely => self.undo(end),
+            20..50 if lonely => {
+                (0..2).for_each(|_| self.detach(random, End::Itself));
+                self.undo(end);
+            }
             0..36 => self.attach(random, end),
             36..48 => self.set(random, end),
             48..62 => self.detach(random, end),
             62..72 => self.poststop(random, end),
             72..79 => self.end_place(random),
-            79..84 => drop(self.verb(&["gc"], end, &[0, 1])),
+            79..84 => drop(self.verb(&["gc"], end, &[0])),
             84..87 => drop(self.verb(&["setup"], end, &[0, 7])),
             87..89 => drop(self.verb(&["fsck"], end, &[0, 1])),
             89..91 => drop(self.verb(&["fsck", "--rebuild"], end, &[0, 1])),
@@ -250,7 +253,7 @@ impl World {
     /// Undone and set up again; refused while there are containers.
     fn undo(&self, end: End) {
         let _alone = self.prepared.write().unwrap();
-        self.verb(&["setup", "--undo"], end, &[0, 1, 7]);
+        self.verb(&["setup", "--undo"], end, &[0, 7]);
         self.verb(&["setup"], End::Itself, &[0]);
     }
 

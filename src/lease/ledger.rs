@@ -41,6 +41,11 @@ impl Ledger {
         Self { directory: state_dir.to_owned() }
     }
 
+    /// The directory in which it is.
+    pub fn state_dir(&self) -> &Path {
+        &self.directory
+    }
+
     /// Makes the directories, readable by root alone.
     pub fn create(&self) -> Result<()> {
         for name in ["leases", "members"] {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::ready::{Preparer, ready, still};
+use super::ready::{Preparer, locked, ready};
 use super::refused::{InTheWay, refused};
 use super::state::{State, state};
 use super::turn::Turn;
@@ -16,7 +16,7 @@ use crate::host::facts::{self, Facts};
 use crate::host::process::Worker;
 use crate::host::sysctl::Proc;
 use crate::lease::ledger::unix_now;
-use crate::lease::lock::{self, Lock, is_gone};
+use crate::lease::lock::{self, Lock};
 use crate::lease::record::{FORMAT, Found};
 use crate::lease::{Asked, Desk, Dropped, Lease, Ledger, Member, Stage, Terms};
 use crate::net::diag::{self};
@@ -218,13 +218,7 @@ impl<'a> Attach<'a> {
 
     /// The decision, under the lock.
     fn enter(&self, host: &Host) -> Result<Entered> {
-        let lock = match self.ledger.lock() {
-            Err(e) if is_gone(&e) => return Ok(Entered::Overtaken),
-            lock => lock?,
-        };
-        if !still(host, self.wanted.config)? {
-            return Ok(Entered::Overtaken);
-        }
+        let Some(lock) = locked(&self.ledger, host)? else { return Ok(Entered::Overtaken) };
         let desk = Desk::of(&host.maps);
         if let Some(known) = desk.of_member(&self.ledger, &self.wanted.request.id)? {
             return self.meet(known, host);
@@ -247,6 +241,10 @@ impl<'a> Attach<'a> {
         }
         if let Some(other) = desk.lease(&self.ledger, &self.wanted.request.id)? {
             return self.meet(other, host);
+        }
+        // The slice that it was to join ended meanwhile.
+        if limits::need_shaper(&self.terms) && host.shaper.is_none() {
+            return Ok(Entered::Unshaped);
         }
         match self.decide(&desk) {
             Ok(mut lease) => {

@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::ready::{Preparer, peek, ready, still};
+use super::ready::{Preparer, locked, peek, ready};
 use super::refused::{InTheWay, refused};
 use super::state::{State, state};
 use super::turn::{Turn, settle};
@@ -57,10 +57,9 @@ pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool, p
             return Ok(lease);
         }
         let holders = wish.holders(&goal)?;
-        let locked = ledger.lock()?;
-        if !still(&host, config)? {
+        let Some(locked) = locked(&ledger, &host)? else {
             return Err(Error::Busy("the host is being set up or undone: try again when that is over".into()));
-        }
+        };
         // Somebody else may have changed it while this one was looked for, or taken a port.
         if Desk::of(&host.maps).of_member(&ledger, id)?.as_ref() != Some(&lease) {
             continue;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::ready::peek;
+use super::ready::{locked, peek};
 use super::state::{State, state};
 use super::turn::{Turn, settle};
 use super::wanted::worked;
@@ -48,15 +48,16 @@ enum Found {
 /// calls poststop late, twice, or for a container that never was ours.
 pub fn detach(config: &Config, id: &ContainerId, by: &By) -> Result<Option<Lease>> {
     let ledger = Ledger::at(&config.state_dir);
-    let Some(host) = peek(config)? else {
-        super::reclaim::forget(config, &ledger, std::slice::from_ref(id))?;
-        return Ok(None);
-    };
     let start = Instant::now();
+    let mut opened = None;
     loop {
-        let found = {
-            let lock = ledger.lock()?;
-            look(config, id, by, &ledger, &host, &lock)?
+        let Some(host) = opened.take().map_or_else(|| peek(config), |host| Ok(Some(host)))? else {
+            super::reclaim::forget(config, &ledger, std::slice::from_ref(id))?;
+            return Ok(None);
+        };
+        let found = match locked(&ledger, &host)? {
+            Some(lock) => look(config, id, by, &ledger, &host, &lock)?,
+            None => continue,
         };
         match found {
             Found::Nothing => {
@@ -77,6 +78,7 @@ pub fn detach(config: &Config, id: &ContainerId, by: &By) -> Result<Option<Lease
             }
             Found::Leaves(turn, lease) => return leave(*turn, &lease, id, &ledger, &host).map(Some),
         }
+        opened = Some(host);
     }
 }
 
@@ -152,7 +154,7 @@ fn leave(turn: Turn, lease: &Lease, id: &ContainerId, ledger: &Ledger, host: &Ho
     let line: Option<String> = line.transpose()?;
     let lease = turn.carry_out(ledger, host, &Proc::default())?;
     if let Some(line) = line {
-        let _lock = ledger.lock()?;
+        let _lock = locked(ledger, host)?;
         account::write(ledger, &[line]);
     }
     log::info!("{id}: left the slice of {}, which has {} members", lease.id, lease.members.len());

@@ -1,5 +1,6 @@
 //! The end of a slice: its plan undone. Detach, reclaim and a later attach all end slices here.
 
+use super::ready::locked;
 use super::{account, run};
 use crate::error::Result;
 use crate::host::process::Worker;
@@ -48,7 +49,7 @@ pub fn end(ledger: &Ledger, host: &Host, lease: &Lease) -> Result<bool> {
 /// Takes the lease over, under the lock: from now on this process ends it. Returns it with whether a killed run may have
 /// left anything half done.
 fn take(ledger: &Ledger, host: &Host, lease: &Lease) -> Result<Option<(Lease, bool)>> {
-    let _lock = ledger.lock()?;
+    let Some(_lock) = locked(ledger, host)? else { return Ok(None) };
     let now = match ledger.read(&lease.id) {
         Ok(now) => now,
         // Its file is damaged; the kernel has it as well.

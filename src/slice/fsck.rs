@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::ready::{open, peek_recorded};
+use super::ready::{locked, open, peek_recorded};
 use super::run;
 use super::state::{State, state};
 use crate::config::Config;
@@ -74,9 +74,7 @@ pub fn rebuild(config: &Config, dry: bool) -> Result<Vec<Difference>> {
         ledger.replace(&HostRecord::path(&config.state_dir), &record)?;
     }
     let Some(host) = peek_recorded(config)? else { return Ok(all) };
-    if !dry {
-        ledger.create()?;
-    }
+    if !dry {}
     restore(&ledger, &host, dry, &mut all)?;
     if !dry {
         all.extend(fsck(config)?);
@@ -111,7 +109,10 @@ fn lost_record(config: &Config) -> Result<Option<Vec<u8>>> {
 /// Writes what is lost: files from the book, the book from files, and the tables from both. Under the lock, since it decides
 /// what is taken. `dry`: only says what would be written.
 fn restore(ledger: &Ledger, host: &Host, dry: bool, all: &mut Vec<Difference>) -> Result<()> {
-    let _lock = ledger.lock()?;
+    let Some(_lock) = locked(ledger, host)? else { return Ok(()) };
+    if !dry {
+        ledger.create()?;
+    }
     let desk = Desk::of(&host.maps);
     let write = |lease: &Lease| if dry { Ok(()) } else { ledger.write(lease, &host.maps.book) };
     let mut mended = |of: &str, what: &str| all.push(Difference { mended: !dry, ..differs(of, what) });

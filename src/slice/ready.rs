@@ -6,6 +6,7 @@ use crate::host::process::{boot_id, missing_capability};
 use crate::host::sysctl::Proc;
 use crate::host::{Facts, HostRecord};
 use crate::lease::Ledger;
+use crate::lease::lock::{Lock, is_gone};
 use crate::net::netns::NetnsId;
 use crate::net::{Netlink, Netns};
 use crate::plan::host::bpf_directory;
@@ -57,12 +58,18 @@ pub fn peek(config: &Config) -> Result<Option<Host>> {
 
 /// The same, from the record alone.
 pub fn peek_recorded(config: &Config) -> Result<Option<Host>> {
-    let record = HostRecord::read(&config.state_dir, &boot_id())?;
-    if !record.ready {
-        return Ok(None);
+    loop {
+        let record = HostRecord::read(&config.state_dir, &boot_id())?;
+        if !record.ready {
+            return Ok(None);
+        }
+        check_namespace(&record, Netns::current()?.id, config)?;
+        match open(config, &record) {
+            // It was undone while it was opened.
+            Err(_) if !is_of(&HostRecord::read(&config.state_dir, &boot_id())?, record.generation) => {}
+            opened => return opened.map(Some),
+        }
     }
-    check_namespace(&record, Netns::current()?.id, config)?;
-    open(config, &record).map(Some)
 }
 
 /// Refuses a host that another installation serves than the one of `record`, by what the kernel has: what a directory does
@@ -99,11 +106,19 @@ pub fn alone(config: &Config, record: &HostRecord) -> Result<()> {
     Ok(())
 }
 
-/// Is the host still as it was when `host` was opened? Asked under the ledger's lock: `setup --undo` may have come in
-/// between, and these maps would be nobody's.
-pub fn still(host: &Host, config: &Config) -> Result<bool> {
-    let record = HostRecord::read(&config.state_dir, &boot_id())?;
-    Ok(record.ready && record.generation == host.generation)
+/// Takes the ledger's lock for a verb that opened `host`. `None` when that host was undone meanwhile, even if it was set up
+/// anew: its maps are nobody's, and every lease of the new one would look dead in them.
+pub fn locked(ledger: &Ledger, host: &Host) -> Result<Option<Lock>> {
+    let lock = match ledger.lock() {
+        Err(e) if is_gone(&e) => return Ok(None),
+        lock => lock?,
+    };
+    let record = HostRecord::read(ledger.state_dir(), &boot_id())?;
+    Ok(is_of(&record, host.generation).then_some(lock))
+}
+
+fn is_of(record: &HostRecord, generation: u64) -> bool {
+    record.ready && record.generation == generation
 }
 
 /// Refuses a state directory that is another namespace's.
@@ -144,7 +159,8 @@ fn tell(host: &Host, config: &Config, facts: &Facts, fair: bool, netlink: &mut N
         return Ok(());
     }
     let ledger = Ledger::at(&config.state_dir);
-    let _lock = ledger.lock()?;
+    // Whoever is overtaken by an undo finds out when it decides.
+    let Some(_lock) = locked(&ledger, host)? else { return Ok(()) };
     let facts = Facts::read(netlink, &Proc::default(), config.uplink.as_deref())?;
     host.maps.set_host(&host_facts(&facts, fair), &facts.addresses, &facts.others)
 }

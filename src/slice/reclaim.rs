@@ -1,7 +1,7 @@
 //! Reclaim: end what nobody ended. A runtime may never call poststop (crun after a failed hook, a kill -9, a reboot
 //! of the daemon), so the kernel is asked what is still alive.
 
-use super::ready::peek;
+use super::ready::{locked, peek};
 use super::state::{State, state};
 use super::turn::settle;
 use super::{end, run};
@@ -55,7 +55,7 @@ pub fn gc(config: &Config) -> Result<Vec<String>> {
             log::error!("{e}, while taking back what nobody ended");
         }
     }
-    let _lock = ledger.lock()?;
+    let Some(_lock) = locked(&ledger, &host)? else { return Ok(ended) };
     ledger.remove_leftovers()?;
     let mut netlink = Netlink::route()?;
     for request in strays(&mut netlink, &host)? {
@@ -181,7 +181,7 @@ fn is_abandoned(lease: &Lease) -> bool {
 /// Gives back a slot without a record, unless it got one meanwhile: whoever enters a lease holds the lock until it is
 /// written. Returns whether it was given back.
 fn clear(ledger: &Ledger, host: &Host, slot: u16) -> Result<bool> {
-    let _lock = ledger.lock()?;
+    let Some(_lock) = locked(ledger, host)? else { return Ok(false) };
     let desk = Desk::of(&host.maps);
     let lost = desk.leased().any(|leased| leased == slot)
         && desk.record(slot)?.is_none()

@@ -2,6 +2,7 @@
 //!
 //! The lease says what the turn set out from until it is complete; whoever finds that, and the worker gone, goes back.
 
+use super::ready::locked;
 use super::run;
 use crate::error::{Error, Result};
 use crate::host::process::Worker;
@@ -79,7 +80,7 @@ impl Turn {
 /// Goes back to what was before a turn that was killed.
 pub fn settle(ledger: &Ledger, host: &Host, lease: &Lease) -> Result<()> {
     let lease = {
-        let _lock = ledger.lock()?;
+        let Some(_lock) = locked(ledger, host)? else { return Ok(()) };
         let found = Desk::of(&host.maps).lease(ledger, &lease.id)?;
         let Some(mut now) = found.filter(|now| now.epoch == lease.epoch) else { return Ok(()) };
         if now.stage != Stage::Changing || now.worker.is_alive() {

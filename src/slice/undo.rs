@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::file;
 use crate::host::HostRecord;
 use crate::host::process::boot_id;
+use crate::lease::lock::is_gone;
 use crate::lease::{Desk, Ledger};
 use crate::net::{Netlink, Netns, link};
 use crate::plan::host::done;
@@ -36,7 +37,11 @@ pub fn undo(config: &Config, dry: bool) -> Result<Vec<Action>> {
         reclaim::gc(config)?;
     }
     ledger.create()?;
-    let lock = ledger.lock()?;
+    let lock = match ledger.lock() {
+        // Another undo was first.
+        Err(e) if is_gone(&e) => return Ok(Vec::new()),
+        lock => lock?,
+    };
     let mut record = HostRecord::read(directory, &boot_id())?;
     check_namespace(&record, Netns::current()?.id, config)?;
     let mut netlink = Netlink::route()?;
