@@ -74,7 +74,6 @@ pub fn rebuild(config: &Config, dry: bool) -> Result<Vec<Difference>> {
         ledger.replace(&HostRecord::path(&config.state_dir), &record)?;
     }
     let Some(host) = peek_recorded(config)? else { return Ok(all) };
-    if !dry {}
     restore(&ledger, &host, dry, &mut all)?;
     if !dry {
         all.extend(fsck(config)?);
