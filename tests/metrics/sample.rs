@@ -16,7 +16,6 @@ pub fn full(id: &str) -> Monitored {
         epoch: 1,
         counts_network: true,
         container_id: id.into(),
-        name: None,
         executor_id: id.into(),
         executor_name: "name".into(),
         framework_id: "f".into(),
