@@ -115,7 +115,7 @@ impl World {
                 "joins" => json!({"type": "network", "path": "/run/netns/pod"}),
                 _ => json!({"type": "network"}),
             };
-            let caps: &[&str] = if seed % 2 == 0 { &[] } else { &["CAP_NET_RAW"] };
+            let caps: &[&str] = if seed.is_multiple_of(2) { &[] } else { &["CAP_NET_RAW"] };
             let spec = json!({"linux": {"namespaces": [network]}, "process": {"capabilities": {"bounding": caps}}});
             let dir = world.host.dir.join(name);
             std::fs::create_dir(&dir).expect("a bundle");
