@@ -62,11 +62,11 @@ impl World {
                     self.violated(format!("port {port} is leased to {} and {other}", lease["id"]));
                 }
             }
-            let ids = lease["members"].as_array().into_iter().flatten().map(|member| member["id"].to_string());
+            let mut ids = lease["members"].as_array().into_iter().flatten().map(|member| member["id"].to_string());
             let fresh = [
                 ("slot", slots.insert(lease["slot"].to_string())),
                 ("namespace", namespaces.insert(lease["netns_id"].to_string())),
-                ("member", ids.map(|id| members.insert(id)).all(|fresh| fresh)),
+                ("member", ids.all(|id| members.insert(id))),
                 ("stage", lease["stage"] == "attached"),
             ];
             for (what, _) in fresh.iter().filter(|(_, fresh)| !fresh) {
