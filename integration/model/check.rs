@@ -216,7 +216,7 @@ impl World {
     /// Half of the containers are detached, and the others end. Dropping the host asserts that nothing is left behind.
     pub fn end(self) {
         for (n, place) in self.places.iter().enumerate() {
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 place.read().unwrap().kill();
             }
         }
