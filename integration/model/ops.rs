@@ -16,8 +16,6 @@ use std::time::{Duration, Instant};
 pub const PLACES: u64 = 14;
 /// No command may take longer.
 const LIMIT: Duration = Duration::from_secs(45);
-/// What the kernel says of a device that went with its namespace.
-const GONE: &str = "No such device";
 /// Eight blocks, and twelve ports.
 const CONFIG: &str = "ephemeral_ports = \"32768-33279\"\nephemeral_ports_per_container = 64\nports = \"31000-31011\"\n";
 
@@ -355,8 +353,6 @@ impl World {
     fn judge(&self, argv: &[&str], end: End, codes: &[i32], done: &Done, line: &str) {
         // A hook may have had the host set up by a command that was killed.
         let also = |code| code == 1 && matches!(end, End::Fault(_)) && argv[0] == "portslice-prestart";
-        // Its namespace may end while it is changed.
-        let also = |code| also(code) || (code == 1 && argv[1..].starts_with(&["set"]) && done.stderr.contains(GONE));
         let fine = match done.code {
             None => end != End::Itself,
             Some(code) => codes.contains(&code) || also(code),

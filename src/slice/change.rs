@@ -67,7 +67,11 @@ pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool, p
         wish.granted(&goal, &holders)?;
         let turn = Turn::begin(lease, goal, &ledger, &host, &locked)?;
         drop(locked);
-        let changed = turn.carry_out(&ledger, &host, &Proc::default())?;
+        let changed = match turn.carry_out(&ledger, &host, &Proc::default()) {
+            // Its end overtook the change.
+            Err(_) if has_ended(id, &ledger, &host)? => return Err(none(id)),
+            changed => changed?,
+        };
         log::info!("{id}: changed");
         return Ok(changed);
     }
@@ -81,6 +85,11 @@ pub fn plan(config: &Config, id: &ContainerId, change: &Change, force: bool) -> 
     let goal = wish.goal()?;
     wish.granted(&goal, &wish.holders(&goal)?)?;
     Ok(if goal == lease.state() { Vec::new() } else { Turn::plan(lease.clone(), goal).actions(&host) })
+}
+
+fn has_ended(id: &ContainerId, ledger: &Ledger, host: &Host) -> Result<bool> {
+    let lease = Desk::of(&host.maps).of_member(ledger, id)?;
+    Ok(!lease.map_or(Ok(false), |lease| host.is_wired(&lease))?)
 }
 
 fn none(id: &ContainerId) -> Error {

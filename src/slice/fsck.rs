@@ -128,7 +128,7 @@ fn restore(ledger: &Ledger, host: &Host, dry: bool, all: &mut Vec<Difference>) -
         if host.maps.book.read(lease.slot).ok().flatten() != Some(encode(&lease)?) {
             write(&lease)?;
             mended(lease.id.as_str(), "the kernel's copy of its lease is written again");
-        } else if !lease.members.iter().all(|member| ledger.of_member(&member.id).is_ok_and(|found| found.is_some())) {
+        } else if !linked(&lease, ledger) {
             write(&lease)?;
             mended(lease.id.as_str(), "the links to its members are made again");
         }
@@ -154,6 +154,11 @@ fn restore(ledger: &Ledger, host: &Host, dry: bool, all: &mut Vec<Difference>) -
         }
     }
     Ok(())
+}
+
+/// Is the lease found by the id of each of its members?
+fn linked(lease: &Lease, ledger: &Ledger) -> bool {
+    lease.members.iter().all(|member| ledger.of_member(&member.id).is_ok_and(|found| found.is_some()))
 }
 
 /// Is the port another slice's?
@@ -193,6 +198,9 @@ fn look_at_lease(
         Ok(Some(_)) => lines.push("its lease and the kernel's copy of it differ".to_owned()),
         Ok(None) => lines.push("the kernel has no copy of its lease".to_owned()),
         Err(e) => lines.push(e.to_string()),
+    }
+    if !linked(lease, ledger) {
+        lines.push("a member has no link to it".to_owned());
     }
     if !as_entered(lease, host) {
         lines.push("the data path's tables do not say of it what its lease says".to_owned());
