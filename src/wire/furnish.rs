@@ -39,8 +39,9 @@ pub fn perform(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
             }
             other => other?,
         }
-        for (key, value) in &it.settings {
-            set(&mut here, &mut found, key, value)?;
+        // What is recorded is what has another value than it is to have.
+        for changed in found.settings.iter().filter(|changed| it.settings.iter().any(|(key, _)| *key == changed.key)) {
+            write(&mut here, changed)?;
         }
         Ok(found)
     })?;
@@ -229,7 +230,7 @@ fn ipv6(netlink: &mut Netlink, here: &mut Settings<'_>, found: &mut Found, inner
         return Ok(());
     }
     for device in ["lo", it.device.as_str()] {
-        set(here, found, &format!("ipv6/conf/{device}/disable_ipv6"), "0")?;
+        set(here, found, &format!("ipv6/conf/{device}/disable_ipv6"), "0");
     }
     netlink.batch(&[link::no_generated_address(inner, &it.device).tolerate(NO_IPV6)])?;
     if let Err(e) = netlink.batch(&again(addresses(inner, &v6))) {
@@ -246,9 +247,21 @@ fn canonical(value: &str) -> String {
     value.split_whitespace().collect::<Vec<_>>().join("\t")
 }
 
-/// Writes a setting and notes what it was. One that this kernel has not, or only for the whole machine, stays as it is; but
-/// a container without its range of ports cannot connect.
-fn set(here: &mut Settings<'_>, found: &mut Found, key: &str, value: &str) -> Result<()> {
+/// Writes a setting of which it is recorded what it was. One that is only for the whole machine stays as it is; but a
+/// container without its range of ports cannot connect.
+fn write(here: &mut Settings<'_>, changed: &Changed) -> Result<()> {
+    match here.write(&changed.key, &changed.now) {
+        Err(e) if changed.key.ends_with("ip_local_port_range") => Err(e),
+        Err(e) => {
+            log::debug!("{e}");
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Writes a setting and notes what it was, where this kernel has it.
+fn set(here: &mut Settings<'_>, found: &mut Found, key: &str, value: &str) {
     match here.exchange(key, value) {
         Ok(Some(before)) => {
             let now = canonical(value);
@@ -257,8 +270,6 @@ fn set(here: &mut Settings<'_>, found: &mut Found, key: &str, value: &str) -> Re
             }
         }
         Ok(None) => {}
-        Err(e) if key.ends_with("ip_local_port_range") => return Err(e),
         Err(e) => log::debug!("{e}"),
     }
-    Ok(())
 }
