@@ -48,11 +48,11 @@ impl<'a> Desk<'a> {
     /// may outlive its lease for a moment.
     pub fn free_slot(&self) -> Option<u16> {
         let last = self.cursor().last_slot.min(MAX_SLOTS - 1);
-        let free = |slot: &u16| self.maps.tenants.get(*slot).state != TenantState::Leased;
-        (last + 1..MAX_SLOTS).chain(1..=last).find(free)
+        (last + 1..MAX_SLOTS).chain(1..=last).find(|slot| !self.is_leased(*slot))
     }
 
-    /// Where ports of the host's choice are searched first: behind those of the newest lease, as next-fit goes.
+    /// Where ports of the host's choice are searched first: behind those of the newest lease, as next-fit goes. Looks
+    /// through all ports.
     pub fn auto_from(&self, assignable: &PortSet) -> u16 {
         let (steered, reserved) = self.maps.owned(self.cursor().last_slot);
         let newest = steered.union(&reserved).intersection(assignable);
@@ -61,8 +61,9 @@ impl<'a> Desk<'a> {
 
     /// The block a container had last, if it still rests.
     pub fn last_block(&self, id: &ContainerId, size: BlockSize) -> Option<Block> {
-        let id = id_hash(id.as_str());
-        self.rests().filter(|tenant| tenant.id == id).filter_map(block_of).find(|block| block.size() == size)
+        let tenants = self.maps.tenants.of_id(id_hash(id.as_str())).map(|slot| self.maps.tenants.get(slot));
+        let rests = tenants.filter(|tenant| tenant.state == TenantState::Rests);
+        rests.filter_map(block_of).find(|block| block.size() == size)
     }
 
     /// Blocks that became free less than `cooldown` ago. The clock is the kernel's time since boot, which nobody sets.
@@ -77,13 +78,12 @@ impl<'a> Desk<'a> {
 
     /// Slots that are leased, ascending.
     pub fn leased(&self) -> impl Iterator<Item = u16> + use<'a> {
-        let maps = self.maps;
-        (1..MAX_SLOTS).filter(|slot| maps.tenants.get(*slot).state == TenantState::Leased)
+        self.maps.tenants.leased()
     }
 
     /// Leased slots whose namespace has the inode `ino`. Inodes are given out again: the lease says whether it is the one.
     pub fn in_namespace(&self, ino: u64) -> Vec<u16> {
-        self.leased().filter(|slot| self.maps.tenants.get(*slot).netns == ino).collect()
+        self.maps.tenants.in_namespace(ino).filter(|slot| self.is_leased(*slot)).collect()
     }
 
     /// The kernel's copy of the lease of a slot; `None` when there is none.
@@ -118,7 +118,7 @@ impl<'a> Desk<'a> {
     /// The kernel's copy of the lease of the slice `id`.
     fn kept(&self, id: &ContainerId) -> Result<Option<Lease>> {
         let hash = id_hash(id.as_str());
-        for slot in self.leased().filter(|slot| self.maps.tenants.get(*slot).id == hash) {
+        for slot in self.maps.tenants.of_id(hash).filter(|slot| self.is_leased(*slot)) {
             let lease = self.record(slot)?.filter(|lease| lease.id == *id);
             if lease.is_some() {
                 return Ok(lease);
@@ -159,10 +159,8 @@ impl<'a> Desk<'a> {
     pub fn release(&self, lease: &Lease) {
         self.maps.withdraw(&lease.all_ports(), lease.slot);
         // Of this container only the newest block counts.
-        let id = id_hash(lease.id.as_str());
-        for slot in 1..MAX_SLOTS {
-            let tenant = self.maps.tenants.get(slot);
-            if tenant.state == TenantState::Rests && tenant.id == id {
+        for slot in self.maps.tenants.of_id(id_hash(lease.id.as_str())) {
+            if self.maps.tenants.get(slot).state == TenantState::Rests {
                 self.maps.tenants.put(slot, Tenant::default());
             }
         }
@@ -175,6 +173,10 @@ impl<'a> Desk<'a> {
         let (steered, reserved) = self.maps.owned(slot);
         self.maps.withdraw(&steered.union(&reserved), slot);
         self.maps.tenants.put(slot, Tenant::default());
+    }
+
+    fn is_leased(&self, slot: u16) -> bool {
+        self.maps.tenants.get(slot).state == TenantState::Leased
     }
 
     fn rests(&self) -> impl Iterator<Item = Tenant> + use<'a> {

@@ -9,7 +9,7 @@ use crate::host::sysctl::Setting;
 use crate::lease::{Lease, Member, State, Terms};
 use crate::net::link::{Mac, own_mac};
 use crate::net::qdisc::Leaf;
-use crate::ports::PortSet;
+use crate::ports::{Block, PortSet};
 use crate::steer::SlotEntry;
 
 /// MTU of both ends of a pair: the largest packet IPv4 can express, so that what programs send over loopback (lo has
@@ -44,7 +44,7 @@ pub fn slice(lease: &Lease, around: &Surroundings<'_>) -> Vec<Step> {
             device: lease.device.clone(),
             addresses: facts.addresses.clone(),
             routes: inner_routes(facts),
-            settings: settings(lease, around.copied, around.own),
+            settings: settings(lease.block, around.copied, around.own),
             own_ipv6: around.own.iter().any(|key| key.ends_with("disable_ipv6")),
         })),
     ]);
@@ -183,11 +183,19 @@ fn inner_routes(facts: &Facts) -> Vec<InnerRoute> {
     routes
 }
 
-/// Settings of the container's namespace. A small block lives from quick reuse: without `tcp_tw_reuse` each closed
-/// connection holds its port for 60 s against the same destination; the delay (Linux 6.12) is in milliseconds.
-pub fn settings(lease: &Lease, copied: &[Setting], own: &[String]) -> Vec<Setting> {
-    let range = ("ipv4/ip_local_port_range".to_owned(), format!("{} {}", lease.block.begin(), lease.block.end()));
+/// The setting that holds a namespace's ephemeral ports.
+pub const EPHEMERAL: &str = "ipv4/ip_local_port_range";
+
+/// Settings of the container's namespace.
+pub fn settings(block: Block, copied: &[Setting], own: &[String]) -> Vec<Setting> {
+    let range = (EPHEMERAL.to_owned(), format!("{} {}", block.begin(), block.end()));
+    [range].into_iter().chain(common(copied, own)).collect()
+}
+
+/// Those of [`settings`] that are the same whatever the block is. A small block lives from quick reuse: without
+/// `tcp_tw_reuse` each closed connection holds its port for 60 s against the same destination; the delay (Linux 6.12) is in
+/// milliseconds.
+pub fn common(copied: &[Setting], own: &[String]) -> Vec<Setting> {
     let reuse = ["ipv4/tcp_tw_reuse", "ipv4/tcp_tw_reuse_delay"].map(|key| (key.to_owned(), "1".to_owned()));
-    let shared = reuse.into_iter().chain(copied.iter().cloned()).filter(|(key, _)| !own.contains(key));
-    [range].into_iter().chain(shared).collect()
+    reuse.into_iter().chain(copied.iter().cloned()).filter(|(key, _)| !own.contains(key)).collect()
 }

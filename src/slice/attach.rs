@@ -1,7 +1,7 @@
 //! Attach: give a container its slice, or let it join the slice of the namespace it lives in.
 
 use std::path::Path;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::ready::{Preparer, locked, ready};
@@ -14,18 +14,19 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::facts::{self, Facts};
 use crate::host::process::Worker;
-use crate::host::sysctl::Proc;
+use crate::host::sysctl::{Proc, Setting};
 use crate::lease::ledger::unix_now;
 use crate::lease::lock::{self, Lock};
 use crate::lease::record::{FORMAT, Found};
 use crate::lease::{Asked, Desk, Dropped, Lease, Ledger, Member, Stage, Terms};
-use crate::net::diag;
+use crate::net::diag::{self, Holder};
 use crate::net::{Netlink, Netns};
 use crate::plan::grant;
 use crate::plan::slice::{Surroundings, settings, slice};
 use crate::plan::{Action, Verb, limits};
+use crate::ports::PortSet;
 use crate::request::Request;
-use crate::wire::{Host, Site, changes, queue};
+use crate::wire::{Host, Site, changes, queue, standing};
 
 /// Where the container's namespace is.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +75,10 @@ struct Attach<'a> {
     terms: Terms,
     /// The slice that it joins is limited on the host.
     shaped: bool,
+    /// The search for sockets of the host, while it runs.
+    looking: Option<JoinHandle<Result<Vec<Holder>>>>,
+    /// What the settings of its namespace are.
+    standing: Vec<Setting>,
 }
 
 /// What a look under the lock came to.
@@ -122,18 +127,17 @@ impl<'a> Attach<'a> {
         let asked = Asked { egress: request.egress, ingress: request.ingress, limit_local: request.limit_local };
         let known = limits::Known { tamper_proof: request.cannot_tamper, cpus: member.cpus() };
         let terms = limits::terms(config, &asked, known, &facts::machine(config, &facts.uplink.name))?;
-        let holders = looking.join().unwrap_or_else(|_| Err(Error::Failed("looking for sockets failed".into())))?;
-        let used = diag::ports_of(&holders);
-        let ledger = Ledger::at(&config.state_dir);
         Ok(Attach {
-            wanted: Wanted { config, request, member, holders, used },
-            ledger,
+            wanted: Wanted { config, request, member, holders: Vec::new(), used: PortSet::empty() },
+            ledger: Ledger::at(&config.state_dir),
             proc,
             netns,
             netlink,
             facts,
             terms,
             shaped: false,
+            looking: Some(looking),
+            standing: Vec::new(),
         })
     }
 
@@ -142,6 +146,7 @@ impl<'a> Attach<'a> {
         let mut swept = false;
         loop {
             let host = self.ready(prepare)?;
+            self.found()?;
             let waited = start.elapsed() > lock::PATIENCE;
             match self.enter(&host)? {
                 Entered::Already(lease) => return Ok(Some(*lease)),
@@ -177,7 +182,8 @@ impl<'a> Attach<'a> {
         }
     }
 
-    fn plan(self) -> Result<Vec<Action>> {
+    fn plan(mut self) -> Result<Vec<Action>> {
+        self.found()?;
         let Some(host) = super::ready::peek(self.wanted.config)? else {
             return Err(Error::unsupported(
                 "the host is not prepared",
@@ -206,7 +212,18 @@ impl<'a> Attach<'a> {
         if self.terms.egress.is_some() || self.terms.ingress.is_some() {
             queue::leaf(&host, &self.wanted.request.id)?;
         }
+        let own = &self.wanted.request.own_settings;
+        self.standing = standing(&self.netns, &self.proc, &host.copied, own)?;
         Ok(host)
+    }
+
+    /// Waits for what was looked for meanwhile.
+    fn found(&mut self) -> Result<()> {
+        let Some(looking) = self.looking.take() else { return Ok(()) };
+        let found = looking.join().unwrap_or_else(|_| Err(Error::Failed("looking for sockets failed".into())));
+        self.wanted.holders = found?;
+        self.wanted.used = diag::ports_of(&self.wanted.holders);
+        Ok(())
     }
 
     /// Has its namespace a slice, as far as can be told without the lock? What it asks for is looked at then, and nothing is
@@ -248,8 +265,8 @@ impl<'a> Attach<'a> {
         }
         match self.decide(&desk) {
             Ok(mut lease) => {
-                let wanted = settings(&lease, &host.copied, &self.wanted.request.own_settings);
-                lease.found.settings = changes(&self.netns, &self.proc, &wanted)?;
+                let wanted = settings(lease.block, &host.copied, &self.wanted.request.own_settings);
+                lease.found.settings = changes(&self.standing, &wanted);
                 run::fault();
                 desk.enter(&lease);
                 run::fault();

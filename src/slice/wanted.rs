@@ -45,7 +45,7 @@ impl Wanted<'_> {
             leased,
             resting,
             block_from: desk.cursor().block,
-            auto_from: desk.auto_from(&self.config.ports),
+            auto_from: if self.request.ports.auto == 0 { 0 } else { desk.auto_from(&self.config.ports) },
             holders: &self.holders,
             used: &self.used,
         }

@@ -111,17 +111,28 @@ impl Tenants {
 
     /// The slots that are leased, ascending.
     pub fn leased(&self) -> impl Iterator<Item = u16> {
-        (1..MAX_SLOTS).filter(|slot| {
-            let rest = self.entry(*slot).map_or(0, |entry| entry[2].load(Ordering::Acquire));
-            Rest::of(rest).state() == TenantState::Leased
-        })
+        self.which(|entry| Rest::of(entry[2].load(Ordering::Acquire)).state() == TenantState::Leased)
+    }
+
+    /// The slots whose tenant has, or had, the network namespace of this inode.
+    pub fn in_namespace(&self, ino: u64) -> impl Iterator<Item = u16> {
+        self.which(move |entry| entry[0].load(Ordering::Acquire) == ino)
+    }
+
+    /// The slots whose tenant has, or had, an id of this hash.
+    pub fn of_id(&self, hash: u64) -> impl Iterator<Item = u16> {
+        self.which(move |entry| entry[1].load(Ordering::Acquire) == hash)
+    }
+
+    /// Looks at one word of each entry alone: thousands of them are looked through for one decision.
+    fn which(&self, chosen: impl Fn(&[AtomicU64]) -> bool) -> impl Iterator<Item = u16> {
+        let entries = (0..MAX_SLOTS).zip(self.0.all().chunks_exact(WORDS)).skip(1);
+        entries.filter(move |(_, entry)| chosen(entry)).map(|(slot, _)| slot)
     }
 
     fn entry(&self, slot: u16) -> Option<&[AtomicU64]> {
-        if slot == 0 {
-            return None;
-        }
-        self.0.all().chunks_exact(WORDS).nth(slot.into())
+        let at = usize::from(slot) * WORDS;
+        if slot == 0 { None } else { self.0.all().get(at..at + WORDS) }
     }
 
     /// Entry 0: the counters.

@@ -11,6 +11,7 @@ use crate::host::record::Changed;
 use crate::host::sysctl::{Proc, Setting, Settings};
 use crate::lease::record::Found;
 use crate::net::{Netlink, Netns, Request, address, filter, link, qdisc, route};
+use crate::plan::slice::{EPHEMERAL, common};
 use crate::plan::step::Furniture;
 
 /// lo has this index in every namespace (LOOPBACK_IFINDEX).
@@ -49,22 +50,27 @@ pub fn perform(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
     Ok(())
 }
 
-/// What settings will replace in a namespace: recorded before they are written, so that an attach that is killed can be taken
-/// back. Read under the ledger's lock, hence without netlink, which waits for others.
-pub fn changes(container: &Netns, proc: &Proc, settings: &[Setting]) -> Result<Vec<Changed>> {
+/// The settings of a namespace that a slice in it will have a say in, as they are now.
+pub fn standing(container: &Netns, proc: &Proc, copied: &[Setting], own: &[String]) -> Result<Vec<Setting>> {
     container.inside(|| {
         let mut here = proc.here();
-        let mut changes = Vec::with_capacity(settings.len());
-        for (key, value) in settings {
-            let (before, now) = (here.read(key)?, canonical(value));
-            changes.extend(before.filter(|before| *before != now).map(|before| Changed {
-                key: key.clone(),
-                before,
-                now,
-            }));
+        let keys = common(copied, own).into_iter().map(|(key, _)| key).chain([EPHEMERAL.to_owned()]);
+        let mut found = Vec::new();
+        for key in keys {
+            found.extend(here.read(&key)?.map(|value| (key, value)));
         }
-        Ok(changes)
+        Ok(found)
     })
+}
+
+/// What settings will replace in a namespace where `standing` is what stood there: recorded before they are written, so that
+/// an attach that is killed can be taken back.
+pub fn changes(standing: &[Setting], wanted: &[Setting]) -> Vec<Changed> {
+    let change = |(key, value): &Setting| {
+        let (before, now) = (&standing.iter().find(|(there, _)| there == key)?.1, canonical(value));
+        (*before != now).then(|| Changed { key: key.clone(), before: before.clone(), now })
+    };
+    wanted.iter().filter_map(change).collect()
 }
 
 /// Takes the filter off its lo and puts settings back, if the namespace lives and can be reached.
@@ -251,7 +257,7 @@ fn canonical(value: &str) -> String {
 /// container without its range of ports cannot connect.
 fn write(here: &mut Settings<'_>, changed: &Changed) -> Result<()> {
     match here.write(&changed.key, &changed.now) {
-        Err(e) if changed.key.ends_with("ip_local_port_range") => Err(e),
+        Err(e) if changed.key == EPHEMERAL => Err(e),
         Err(e) => {
             log::debug!("{e}");
             Ok(())

@@ -18,7 +18,7 @@ mod slot;
 mod steer;
 
 pub use cpu::{find as find_cgroups, intend as intend_cpu};
-pub use furnish::changes;
+pub use furnish::{changes, standing};
 pub use host::HostSite;
 pub use queue::Queue;
 pub use site::{Host, Site};
