@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::facts::{self, Facts};
 use crate::host::process::Worker;
-use crate::host::sysctl::{Proc, Setting};
+use crate::host::sysctl::Proc;
 use crate::lease::ledger::unix_now;
 use crate::lease::lock::{self, Lock};
 use crate::lease::record::{FORMAT, Found};
@@ -26,7 +26,7 @@ use crate::plan::slice::{Surroundings, settings, slice};
 use crate::plan::{Action, Verb, limits};
 use crate::ports::PortSet;
 use crate::request::Request;
-use crate::wire::{Host, Site, changes, queue, standing};
+use crate::wire::{Host, Site, Survey, queue};
 
 /// Where the container's namespace is.
 #[derive(Clone, Copy, Debug)]
@@ -77,8 +77,8 @@ struct Attach<'a> {
     shaped: bool,
     /// The search for sockets of the host, while it runs.
     looking: Option<JoinHandle<Result<Vec<Holder>>>>,
-    /// What the settings of its namespace are.
-    standing: Vec<Setting>,
+    /// What stands in its namespace.
+    survey: Option<Survey>,
 }
 
 /// What a look under the lock came to.
@@ -137,7 +137,7 @@ impl<'a> Attach<'a> {
             terms,
             shaped: false,
             looking: Some(looking),
-            standing: Vec::new(),
+            survey: None,
         })
     }
 
@@ -213,7 +213,7 @@ impl<'a> Attach<'a> {
             queue::leaf(&host, &self.wanted.request.id)?;
         }
         let own = &self.wanted.request.own_settings;
-        self.standing = standing(&self.netns, &self.proc, &host.copied, own)?;
+        self.survey = Some(Survey::of(&self.netns, &self.proc, &host.copied, own)?);
         Ok(host)
     }
 
@@ -266,7 +266,10 @@ impl<'a> Attach<'a> {
         match self.decide(&desk) {
             Ok(mut lease) => {
                 let wanted = settings(lease.block, &host.copied, &self.wanted.request.own_settings);
-                lease.found.settings = changes(&self.standing, &wanted);
+                if let Some(survey) = &self.survey {
+                    survey.alone(&lease.device)?;
+                    lease.found = survey.found(&wanted);
+                }
                 run::fault();
                 desk.enter(&lease);
                 run::fault();
@@ -385,6 +388,7 @@ impl<'a> Attach<'a> {
         let actions = self.actions(&lease, host);
         let mut site = Site::of(&lease, host, &self.proc, &mut self.netlink);
         (site.fresh, site.container) = (true, Some(self.netns));
+        site.inner = self.survey.map(|survey| survey.netlink);
         let mut done = run::forward(&mut site, &actions);
         let mut attached = Lease { stage: Stage::Attached, found: site.found.clone(), ..lease.clone() };
         attached.members.iter_mut().for_each(Member::trim);

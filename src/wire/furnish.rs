@@ -5,17 +5,14 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::Site;
-use super::pair::occupied;
+use super::survey::{LO, canonical};
 use crate::error::{Error, Result};
 use crate::host::record::Changed;
-use crate::host::sysctl::{Proc, Setting, Settings};
+use crate::host::sysctl::Settings;
 use crate::lease::record::Found;
-use crate::net::{Netlink, Netns, Request, address, filter, link, qdisc, route};
-use crate::plan::slice::{EPHEMERAL, common};
+use crate::net::{Netlink, Request, address, filter, link, qdisc, route};
+use crate::plan::slice::EPHEMERAL;
 use crate::plan::step::Furniture;
-
-/// lo has this index in every namespace (LOOPBACK_IFINDEX).
-const LO: u32 = 1;
 
 /// IPv6 may be compiled out or turned off: then it needs no configuration.
 const NO_IPV6: &[i32] = &[libc::EOPNOTSUPP, libc::EAFNOSUPPORT, libc::ENOENT];
@@ -24,15 +21,17 @@ const NO_IPV6: &[i32] = &[libc::EOPNOTSUPP, libc::EAFNOSUPPORT, libc::ENOENT];
 pub fn perform(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
     let inner = site.need_pair()?.peer.unwrap_or(0);
     let programs = [site.host.programs.open("inner_lo")?, site.host.programs.open("inner_eth")?];
-    let (proc, known) = (site.proc, site.found.settings.clone());
+    let (proc, mut found, surveyed) = (site.proc, site.found.clone(), site.inner.take());
     let container = site.container()?;
     let found = container.inside(|| {
-        let mut netlink = Netlink::route()?;
-        alone(&mut netlink, it)?;
-        let lo_qdisc = guard_lo(&mut netlink, it.slot, &programs[0])?;
+        let mut netlink = surveyed.map_or_else(Netlink::route, Ok)?;
         let mut here = proc.here();
-        let mut found = Found { lo_qdisc, settings: known };
-        netlink.batch(&devices(inner, it, &programs[1]))?;
+        let mut requests = devices(inner, it, &programs[1]);
+        if found.lo_qdisc {
+            not_taken(&filter::ingress(&mut netlink, LO)?)?;
+        }
+        requests.splice(..0, guard_lo(it.slot, &programs[0]));
+        netlink.batch(&requests)?;
         match netlink.batch(&addresses(inner, it)) {
             // Docker turns IPv6 off in the namespaces of its containers, for devices to come as well.
             Err(Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::EACCES) => {
@@ -48,29 +47,6 @@ pub fn perform(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
     })?;
     site.found = found;
     Ok(())
-}
-
-/// The settings of a namespace that a slice in it will have a say in, as they are now.
-pub fn standing(container: &Netns, proc: &Proc, copied: &[Setting], own: &[String]) -> Result<Vec<Setting>> {
-    container.inside(|| {
-        let mut here = proc.here();
-        let keys = common(copied, own).into_iter().map(|(key, _)| key).chain([EPHEMERAL.to_owned()]);
-        let mut found = Vec::new();
-        for key in keys {
-            found.extend(here.read(&key)?.map(|value| (key, value)));
-        }
-        Ok(found)
-    })
-}
-
-/// What settings will replace in a namespace where `standing` is what stood there: recorded before they are written, so that
-/// an attach that is killed can be taken back.
-pub fn changes(standing: &[Setting], wanted: &[Setting]) -> Vec<Changed> {
-    let change = |(key, value): &Setting| {
-        let (before, now) = (&standing.iter().find(|(there, _)| there == key)?.1, canonical(value));
-        (*before != now).then(|| Changed { key: key.clone(), before: before.clone(), now })
-    };
-    wanted.iter().filter_map(change).collect()
 }
 
 /// Takes the filter off its lo and puts settings back, if the namespace lives and can be reached.
@@ -140,37 +116,22 @@ pub fn look(site: &mut Site<'_>, it: &Furniture) -> Result<Vec<String>> {
     })
 }
 
-/// Refuses a namespace that another network is in: a device that is up beside lo and ours. Devices that the kernel puts into
-/// every namespace (tunl0, sit0) are down.
-fn alone(netlink: &mut Netlink, it: &Furniture) -> Result<()> {
-    let links = link::all(netlink)?;
-    match links.iter().find(|link| link.up && link.index != LO && link.name != it.device) {
-        Some(other) => Err(occupied(&other.name)),
-        None => Ok(()),
-    }
+/// Puts the program on lo.
+fn guard_lo(slot: u16, program: &OwnedFd) -> [Request; 2] {
+    let qdisc = filter::add_ingress_qdisc(LO, "lo").tolerate(&[libc::EEXIST]);
+    [qdisc, filter::add_ingress(LO, "lo", program.as_fd(), "inner_lo", slot)]
 }
 
-/// Puts the program on lo; returns whether lo had a qdisc for filters already. Somebody else's filter at our place is left
-/// alone.
-fn guard_lo(netlink: &mut Netlink, slot: u16, program: &OwnedFd) -> Result<bool> {
-    let there = match netlink.send(filter::add_ingress_qdisc(LO, "lo")) {
-        Ok(()) => false,
-        Err(Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::EEXIST) => true,
-        Err(e) => return Err(e),
-    };
-    if there {
-        let taken = |filter: &filter::Attached| filter.priority == filter::PRIORITY && !filter.is_ours();
-        if let Some(other) = filter::ingress(netlink, LO)?.iter().find(|filter| taken(filter)) {
-            return Err(Error::Busy(format!(
-                "lo of the container's network namespace has a filter of somebody else at preference {} ({}): remove it, or \
-                 give it another preference",
-                filter::PRIORITY,
-                other.name.as_deref().unwrap_or(&other.kind)
-            )));
-        }
-    }
-    netlink.send(filter::add_ingress(LO, "lo", program.as_fd(), "inner_lo", slot))?;
-    Ok(there)
+/// Somebody else's filter at our place on lo is left alone.
+fn not_taken(filters: &[filter::Attached]) -> Result<()> {
+    let taken = |filter: &&filter::Attached| filter.priority == filter::PRIORITY && !filter.is_ours();
+    let Some(other) = filters.iter().find(taken) else { return Ok(()) };
+    Err(Error::Busy(format!(
+        "lo of the container's network namespace has a filter of somebody else at preference {} ({}): remove it, or give it \
+         another preference",
+        filter::PRIORITY,
+        other.name.as_deref().unwrap_or(&other.kind)
+    )))
 }
 
 /// Takes our filter off lo, and the qdisc unless it stood there before or others have filters on it.
@@ -246,11 +207,6 @@ fn ipv6(netlink: &mut Netlink, here: &mut Settings<'_>, found: &mut Found, inner
         );
     }
     Ok(())
-}
-
-/// A value as the kernel writes it.
-fn canonical(value: &str) -> String {
-    value.split_whitespace().collect::<Vec<_>>().join("\t")
 }
 
 /// Writes a setting of which it is recorded what it was. One that is only for the whole machine stays as it is; but a

@@ -16,12 +16,13 @@ pub mod shaper;
 mod site;
 mod slot;
 mod steer;
+mod survey;
 
 pub use cpu::{find as find_cgroups, intend as intend_cpu};
-pub use furnish::{changes, standing};
 pub use host::HostSite;
 pub use queue::Queue;
 pub use site::{Host, Site};
+pub use survey::Survey;
 
 use crate::error::Result;
 use crate::plan::{Action, Step};

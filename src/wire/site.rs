@@ -57,6 +57,8 @@ pub struct Site<'a> {
     pub lease: &'a Lease,
     /// The container's namespace, once it is known.
     pub container: Option<Netns>,
+    /// A socket in it, where one is open.
+    pub inner: Option<Netlink>,
     /// The host's end of the pair, once it is known.
     pub pair: Option<Link>,
     /// What stood in the namespace before.
@@ -80,6 +82,7 @@ impl<'a> Site<'a> {
             proc,
             lease,
             container: None,
+            inner: None,
             pair: None,
             found: lease.found.clone(),
             dropped: Dropped::default(),

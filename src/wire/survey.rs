@@ -1,0 +1,63 @@
+//! What stands in a network namespace before a slice is made in it: read before the ledger is locked, while the other
+//! processor looks for sockets. What does not live here: the decision, and everything that is written ([`super::furnish`]).
+
+use super::pair::occupied;
+use crate::error::Result;
+use crate::host::record::Changed;
+use crate::host::sysctl::{Proc, Setting};
+use crate::lease::record::Found;
+use crate::net::{Netlink, Netns, link, qdisc};
+use crate::plan::slice::{EPHEMERAL, common};
+
+/// lo has this index in every namespace (LOOPBACK_IFINDEX).
+pub const LO: u32 = 1;
+
+/// What was found in a namespace.
+pub struct Survey {
+    /// A socket in it.
+    pub netlink: Netlink,
+    /// Devices beside lo that are up. Those that the kernel puts into every namespace (tunl0, sit0) are down.
+    devices: Vec<String>,
+    /// lo has a qdisc for filters.
+    lo_qdisc: bool,
+    /// The settings that a slice will have a say in.
+    settings: Vec<Setting>,
+}
+
+impl Survey {
+    /// Looks around in `container`. `copied` and `own`: see [`common`].
+    pub fn of(container: &Netns, proc: &Proc, copied: &[Setting], own: &[String]) -> Result<Self> {
+        container.inside(|| {
+            let mut netlink = Netlink::route()?;
+            let links = link::all(&mut netlink)?;
+            let devices = links.into_iter().filter(|link| link.up && link.index != LO).map(|link| link.name).collect();
+            let lo_qdisc = qdisc::has_ingress(&mut netlink, LO)?.is_some();
+            let mut here = proc.here();
+            let mut settings = Vec::new();
+            for key in common(copied, own).into_iter().map(|(key, _)| key).chain([EPHEMERAL.to_owned()]) {
+                settings.extend(here.read(&key)?.map(|value| (key, value)));
+            }
+            Ok(Self { netlink, devices, lo_qdisc, settings })
+        })
+    }
+
+    /// Refuses a namespace that another network is in than that of a slice whose device is called `device`.
+    pub fn alone(&self, device: &str) -> Result<()> {
+        self.devices.iter().find(|other| *other != device).map_or(Ok(()), |other| Err(occupied(other)))
+    }
+
+    /// What `wanted` settings will replace, and what else is put back when the slice ends: recorded before anything is
+    /// written, so that an attach that is killed can be taken back.
+    pub fn found(&self, wanted: &[Setting]) -> Found {
+        let change = |(key, value): &Setting| {
+            let (before, now) = (&self.settings.iter().find(|(there, _)| there == key)?.1, canonical(value));
+            (*before != now).then(|| Changed { key: key.clone(), before: before.clone(), now })
+        };
+        Found { lo_qdisc: self.lo_qdisc, settings: wanted.iter().filter_map(change).collect() }
+    }
+}
+
+/// A value as the kernel writes it.
+pub fn canonical(value: &str) -> String {
+    value.split_whitespace().collect::<Vec<_>>().join("\t")
+}
