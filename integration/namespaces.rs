@@ -73,6 +73,25 @@ fn a_namespace_that_lives_on_is_left_as_it_was() {
 }
 
 #[test]
+fn an_attach_killed_between_any_two_writes_leaves_the_owners_qdisc_on_lo() {
+    let host = Host::new("ns-killed");
+    let ns = Ns::net_only("killed");
+    assert!(ns.command("tc").args(["qdisc", "add", "dev", "lo", "clsact"]).status().expect("tc").success());
+    let (before, pid) = (filters(&ns), ns.pid().to_string());
+    for point in 1..100 {
+        let mut attach = host.command(&["portslice", "attach", "x", "--pid", &pid]);
+        let out = run::run(attach.env("PORTSLICE_FAULT", point.to_string()), host::COMMAND_LIMIT);
+        host.portslice(["detach", "x"]).ok();
+        assert_eq!(filters(&ns), before, "killed at point {point}");
+        if out.code.is_some() {
+            assert!(point > 8, "only {point} points were found: {out}");
+            return;
+        }
+    }
+    panic!("it never ends");
+}
+
+#[test]
 fn what_the_owner_changed_meanwhile_is_kept() {
     let host = Host::new("ns-changed");
     let ns = Ns::net_only("changed");
