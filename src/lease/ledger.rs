@@ -49,8 +49,7 @@ impl Ledger {
     /// Makes the directories, readable by root alone.
     pub fn create(&self) -> Result<()> {
         for name in ["leases", "members"] {
-            let path = self.path(name);
-            DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(Error::file("create", &path))?;
+            make(&self.path(name))?;
         }
         Ok(())
     }
@@ -231,6 +230,18 @@ impl Ledger {
 
     pub(super) fn lease_path(&self, id: &str) -> PathBuf {
         self.directory.join("leases").join(id)
+    }
+}
+
+/// Makes a directory and what it lies in. An undo that removes either between the calls which this takes is no failure; what
+/// is in the way for good is.
+fn make(path: &Path) -> Result<()> {
+    let mut left = 100;
+    loop {
+        match DirBuilder::new().recursive(true).mode(0o700).create(path) {
+            Err(e) if left > 0 && matches!(e.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => left -= 1,
+            done => return done.map_err(Error::file("create", path)),
+        }
     }
 }
 
