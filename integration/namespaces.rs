@@ -79,7 +79,7 @@ fn an_attach_killed_between_any_two_writes_leaves_the_owners_qdisc_on_lo() {
     assert!(ns.command("tc").args(["qdisc", "add", "dev", "lo", "clsact"]).status().expect("tc").success());
     let (before, pid) = (filters(&ns), ns.pid().to_string());
     for point in 1..100 {
-        let mut attach = host.command(&["portslice", "attach", "x", "--pid", &pid]);
+        let mut attach = host.command(["portslice", "attach", "x", "--pid", &pid]);
         let out = run::run(attach.env("PORTSLICE_FAULT", point.to_string()), host::COMMAND_LIMIT);
         host.portslice(["detach", "x"]).ok();
         assert_eq!(filters(&ns), before, "killed at point {point}");

@@ -17,7 +17,12 @@ use crate::config::Config;
 pub fn start(name: &str, config: &Config, verbose: bool) {
     let level = LevelFilter::from(config.log_level);
     if verbose {
-        Builder::new().filter_level(level.max(LevelFilter::Debug)).format_timestamp(None).init();
+        // What we do; of libraries only what they complain about.
+        Builder::new()
+            .filter_level(level.min(LevelFilter::Warn))
+            .filter_module("portslice", level.max(LevelFilter::Debug))
+            .format_timestamp(None)
+            .init();
         return;
     }
     if let Some(path) = &config.log_file {
