@@ -173,7 +173,7 @@ impl<'a> Attach<'a> {
                 // what is in the way may belong to a container whose end nobody told us of
                 Entered::Refused(refusal) => {
                     let full = matches!(refusal, grant::Refusal::Full(_) | grant::Refusal::Leased(_));
-                    if swept || !full || reclaim::sweep(&self.ledger, &host)? == 0 {
+                    if swept || !full || reclaim::sweep(&self.ledger, &host)?.ended == 0 {
                         return Err(refused(refusal, &self.in_the_way(&host)));
                     }
                     swept = true;

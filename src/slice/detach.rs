@@ -5,6 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::ready::{locked, peek};
+use super::reclaim::{forget, sweep};
 use super::state::{State, state};
 use super::turn::{Turn, settle};
 use super::wanted::worked;
@@ -52,7 +53,7 @@ pub fn detach(config: &Config, id: &ContainerId, by: &By) -> Result<Option<Lease
     let mut opened = None;
     loop {
         let Some(host) = opened.take().map_or_else(|| peek(config), |host| Ok(Some(host)))? else {
-            super::reclaim::forget(config, &ledger, std::slice::from_ref(id))?;
+            forget(config, &ledger, std::slice::from_ref(id))?;
             return Ok(None);
         };
         let found = match locked(&ledger, &host)? {
@@ -61,9 +62,8 @@ pub fn detach(config: &Config, id: &ContainerId, by: &By) -> Result<Option<Lease
         };
         match found {
             Found::Nothing => {
-                // The sandbox of a pod may have ended, which was no member: its namespace is gone, and nobody else will tell.
                 if *by != By::Operator {
-                    super::reclaim::sweep(&ledger, &host)?;
+                    sandbox_ended(&ledger, &host)?;
                 }
                 return Ok(None);
             }
@@ -79,6 +79,22 @@ pub fn detach(config: &Config, id: &ContainerId, by: &By) -> Result<Option<Lease
             Found::Leaves(turn, lease) => return leave(*turn, &lease, id, &ledger, &host).map(Some),
         }
         opened = Some(host);
+    }
+}
+
+/// How long the namespace of a sandbox may outlive it: a process that is being started beside may hold a copy of whatever
+/// its parent had open until it executes its program.
+const LINGERING: Duration = Duration::from_millis(20);
+
+/// The sandbox of a pod may have ended, which was no member: then its namespace is gone, and nobody else will tell.
+fn sandbox_ended(ledger: &Ledger, host: &Host) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let swept = sweep(ledger, host)?;
+        if swept.ended > 0 || swept.deserted == 0 || start.elapsed() > LINGERING {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(2));
     }
 }
 

@@ -76,35 +76,46 @@ pub fn plan(config: &Config) -> Result<Vec<Action>> {
     Ok(actions)
 }
 
-/// Takes back leases whose namespace has ended; returns how many. It is for an attach that found no room, and for the
-/// poststop of a container that is no member.
-pub fn sweep(ledger: &Ledger, host: &Host) -> Result<usize> {
-    let mut count = 0;
+/// What [`sweep`] found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Swept {
+    /// How many leases were taken back.
+    pub ended: usize,
+    /// Slices that every member left and whose namespace lives.
+    pub deserted: usize,
+}
+
+/// Takes back leases whose namespace has ended. It is for an attach that found no room, and for the poststop of a container
+/// that is no member.
+pub fn sweep(ledger: &Ledger, host: &Host) -> Result<Swept> {
+    let mut swept = Swept::default();
     let desk = Desk::of(&host.maps);
     let mut netlink = Netlink::route()?;
     for slot in desk.leased() {
         let entry = host.maps.slot(slot)?;
         if entry.ifindex != 0 && host.maps.device(slot)? == Some(entry.ifindex) {
-            if let Ok(Some(lease)) = desk.record(slot)
-                && is_dying(&lease, host, &mut netlink)?
-            {
-                count += usize::from(end::end(ledger, host, &lease)?);
+            if let Ok(Some(lease)) = desk.record(slot) {
+                if is_dying(&lease, host, &mut netlink)? {
+                    swept.ended += usize::from(end::end(ledger, host, &lease)?);
+                } else {
+                    swept.deserted += usize::from(lease.members.is_empty());
+                }
             }
             continue;
         }
         let lease = match desk.record(slot) {
             Ok(Some(lease)) => lease,
             Ok(None) => {
-                count += usize::from(clear(ledger, host, slot)?);
+                swept.ended += usize::from(clear(ledger, host, slot)?);
                 continue;
             }
             Err(_) => continue,
         };
         if state(&lease, ledger, host)? == State::Dead {
-            count += usize::from(end::end(ledger, host, &lease)?);
+            swept.ended += usize::from(end::end(ledger, host, &lease)?);
         }
     }
-    Ok(count)
+    Ok(swept)
 }
 
 /// Has the namespace ended, although its device is still there? The kernel takes devices away some time after the last
