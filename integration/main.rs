@@ -8,6 +8,7 @@ mod change;
 mod crash;
 mod dry_run;
 mod fair;
+mod following;
 mod fragments;
 mod isolated;
 mod kernel;

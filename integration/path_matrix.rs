@@ -1,75 +1,12 @@
 //! Promise: every path a program under plain host networking has, a program in a slice has, and it sees the same addresses.
 
 use crate::lab::probe::{BOTH, assert_reaches, assert_refused, assert_unreached};
+use crate::lab::scene::{Scene, scene};
 use crate::lab::*;
 use std::net::{IpAddr, SocketAddr};
 
-/// A port of the host itself, outside of every pool.
-const HOST_PORT: u16 = 20_000;
 /// A port nobody was given and nobody listens on.
 const NOBODYS: u16 = 25_000;
-
-/// One host, two containers, and the peer.
-struct Scene {
-    host: Host,
-    a: Container,
-    b: Container,
-}
-
-fn scene(name: &str) -> Scene {
-    let host = Host::new(name);
-    let a = host.bare("a", &["--ports", "31000-31009"]);
-    let b = host.bare("b", &["--ports", "31010-31019"]);
-    Scene { host, a, b }
-}
-
-/// The host's address of both families, as the world writes it.
-const BY_ADDRESS: [IpAddr; 2] = [HOST4, HOST6];
-/// Loopback of both families.
-const BY_LOOPBACK: [IpAddr; 2] = [LO4, LO6];
-
-/// One row: from where, to where, by which addresses.
-type Path<'s> = (&'static str, &'s Ns, &'s Ns, [IpAddr; 2]);
-
-impl Scene {
-    /// Every path of the promise.
-    fn paths(&self) -> Vec<Path<'_>> {
-        let (p, h, a, b) = (&self.host.peer, &self.host.ns, &self.a.ns, &self.b.ns);
-        vec![
-            ("P->A", p, a, BY_ADDRESS),
-            ("P->B", p, b, BY_ADDRESS),
-            ("A->P", a, p, [PEER4, PEER6]),
-            ("B->P", b, p, [PEER4, PEER6]),
-            ("A->P through the default route", a, p, [FAR4, FAR6]),
-            ("A->B by address", a, b, BY_ADDRESS),
-            ("A->B by loopback", a, b, BY_LOOPBACK),
-            ("B->A by address", b, a, BY_ADDRESS),
-            ("B->A by loopback", b, a, BY_LOOPBACK),
-            ("A->H by address", a, h, BY_ADDRESS),
-            ("A->H by loopback", a, h, BY_LOOPBACK),
-            ("H->A by address", h, a, BY_ADDRESS),
-            ("H->A by loopback", h, a, BY_LOOPBACK),
-            ("A->A by address", a, a, BY_ADDRESS),
-            ("A->A by loopback", a, a, BY_LOOPBACK),
-            ("H->P", h, p, [PEER4, PEER6]),
-            ("P->H", p, h, BY_ADDRESS),
-            ("H->H by address", h, h, BY_ADDRESS),
-            ("H->H by loopback", h, h, BY_LOOPBACK),
-        ]
-    }
-
-    /// Ports a server in this place may be reached at.
-    fn ports(&self, of: &Ns) -> Vec<u16> {
-        match self.container(of) {
-            Some(c) => vec![c.ports[0], *c.ports.last().unwrap(), *c.block.end()],
-            None => vec![HOST_PORT],
-        }
-    }
-
-    fn container(&self, ns: &Ns) -> Option<&Container> {
-        [&self.a, &self.b].into_iter().find(|c| c.ns.pid() == ns.pid())
-    }
-}
 
 fn every_path_with(proto: Proto, name: &str) {
     let scene = scene(name);

@@ -82,7 +82,17 @@ impl Plan {
         peer.settle(if remote.is_some() { &["wire", "slim"] } else { &["wire"] });
         remote.iter().for_each(|r| r.settle(&["eth0"]));
         let baseline = Baseline::of(&ns);
-        let inner = Inner { name: self.name, tag, dir, ns, peer, remote, baseline, finished: AtomicBool::new(false) };
+        let inner = Inner {
+            name: self.name,
+            tag,
+            dir,
+            ns,
+            peer,
+            remote,
+            baseline: Some(baseline).into(),
+            altered: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
+        };
         let host = Host(Arc::new(inner));
         if self.prepared {
             host.portslice(["setup"]).ok();
@@ -135,7 +145,8 @@ pub struct Inner {
     pub peer: Ns,
     /// The host behind the peer, if the plan had a narrow link.
     remote: Option<Ns>,
-    baseline: Baseline,
+    baseline: std::sync::Mutex<Option<Baseline>>,
+    altered: AtomicBool,
     finished: AtomicBool,
 }
 
@@ -236,6 +247,11 @@ impl Inner {
         self.dir.join("state")
     }
 
+    /// The test altered the uplink: what it made of it is how the host is to be left.
+    pub fn altered(&self) {
+        self.altered.store(true, Ordering::SeqCst);
+    }
+
     /// Runs a closure in the host's network namespace.
     pub fn inside<R: Send>(&self, job: impl FnOnce() -> R + Send) -> R {
         self.ns.inside(job)
@@ -282,8 +298,12 @@ impl Inner {
                 problems.push(format!("`{}`: {out}", out.line));
             }
         }
-        self.baseline.settle(&self.ns);
-        problems.extend(self.baseline.compare(&self.ns, &self.state_dir()));
+        let mut baseline = self.baseline.lock().unwrap().take().expect("one clean-up");
+        if self.altered.load(Ordering::SeqCst) {
+            baseline = baseline.of_altered(&self.ns);
+        }
+        baseline.settle(&self.ns);
+        problems.extend(baseline.compare(&self.ns, &self.state_dir()));
         problems
     }
 }

@@ -28,6 +28,7 @@ pub mod podman;
 pub mod probe;
 pub mod race;
 pub mod run;
+pub mod scene;
 mod selftest;
 pub mod settings;
 pub mod sock;

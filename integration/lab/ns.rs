@@ -140,6 +140,13 @@ impl Ns {
         assert!(out.status.success(), "in {}: ip -batch\n{batch}\n{}", self.name, String::from_utf8_lossy(&out.stderr));
     }
 
+    /// What a shell line prints in here.
+    pub fn read(&self, line: &str) -> String {
+        let out = self.command("sh").args(["-c", line]).output().expect("sh");
+        assert!(out.status.success(), "in {}: {line}: {}", self.name, String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
     /// Reads a network sysctl, `net.` left out: `ipv4.ip_forward` or `ipv4/conf/eth0/rp_filter`.
     pub fn sysctl(&self, key: &str) -> String {
         let path = sysctl_path(key);

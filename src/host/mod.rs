@@ -5,10 +5,12 @@
 
 pub mod facts;
 pub mod features;
+pub mod given;
 pub mod process;
 pub mod procfs;
 pub mod record;
 pub mod sysctl;
 
 pub use facts::Facts;
+pub use given::Given;
 pub use record::HostRecord;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Given;
 use super::sysctl::Setting;
 use crate::error::{Error, Result};
 use crate::file;
@@ -47,8 +48,10 @@ pub struct HostRecord {
     pub netns: Option<NetnsId>,
     /// Are programs loaded and attached?
     pub ready: bool,
-    /// Settings of the host that differ from what a fresh namespace has: containers get them.
-    pub copied: Vec<Setting>,
+    /// What containers are given of the host: the present one last, before it those that some slice still carries.
+    pub given: Vec<Given>,
+    /// Settings as a fresh namespace of this kernel has them, which nobody needs to be given.
+    pub fresh: Vec<Setting>,
     /// Which preparation this is: nanoseconds since 1970.
     pub generation: u64,
     /// `steer::program::VERSION` of them.
@@ -99,6 +102,22 @@ impl HostRecord {
     /// As bytes for the file.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// What containers are given now.
+    pub fn given(&self) -> Given {
+        self.given.last().cloned().unwrap_or_default()
+    }
+
+    /// Makes `given` what containers are given from now on. Returns whether it differs from what they were given before.
+    pub fn give(&mut self, given: Given) -> bool {
+        let last = self.given.last();
+        if last.is_some_and(|last| last.same(&given)) {
+            return false;
+        }
+        let generation = last.map_or(0, |last| last.generation).wrapping_add(1).max(1);
+        self.given.push(Given { generation, ..given });
+        true
     }
 
     /// Where it is.

@@ -28,6 +28,8 @@ use crate::steer::Book;
 
 /// What the names of half-written files begin with; the writer's process id follows.
 const BESIDE: &str = "tmp-";
+/// The lock file of those who let slices follow the host.
+const FOLLOWING: &str = "following";
 
 /// The ledger under the state directory.
 #[derive(Clone, Debug)]
@@ -57,6 +59,12 @@ impl Ledger {
     /// Takes the lock; see [`lock::take`].
     pub fn lock(&self) -> Result<Lock> {
         lock::take(&self.path("lock"))
+    }
+
+    /// Takes the lock of those who let slices follow the host: one at a time, so that nobody gives a slice what is older
+    /// than what it has. It is never taken while the other one is held.
+    pub fn following(&self) -> Result<Lock> {
+        lock::take(&self.path(FOLLOWING))
     }
 
     /// The lease of the slice `id`; `None` when there is none.
@@ -209,6 +217,8 @@ impl Ledger {
                 _ => {}
             }
         }
+        let following = self.path(FOLLOWING);
+        file::remove(&following).map_err(Error::file("remove", following))?;
         let lock = self.path("lock");
         file::remove(&lock).map_err(Error::file("remove", lock))
     }

@@ -129,6 +129,9 @@ pub struct State {
 pub struct Found {
     /// Its lo had a qdisc for filters already.
     pub lo_qdisc: bool,
+    /// Its bundle says whether IPv6 is on: it is not turned on against that.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub own_ipv6: bool,
     /// Settings that were changed.
     pub settings: Vec<Changed>,
 }
@@ -174,6 +177,9 @@ pub struct Lease {
     /// What stood in it before.
     #[serde(default, skip_serializing_if = "Found::is_nothing")]
     pub found: Found,
+    /// Which of `host::Given` it carries; 0 when nobody knows.
+    #[serde(default)]
+    pub given: u32,
     /// How far a verb got.
     pub stage: Stage,
     /// Unix time of the attach, in seconds.

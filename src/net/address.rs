@@ -46,6 +46,15 @@ pub fn of_link(netlink: &mut Netlink, link: u32) -> Result<Vec<Address>> {
 
 /// Gives `ip` alone (/32, /128) to a link. No duplicate address detection: it *is* somebody else's, the host's.
 pub fn add(link: u32, ip: IpAddr) -> Request {
+    Request::create(format!("add address {ip}"), RouteNetlinkMessage::NewAddress(message(link, ip)))
+}
+
+/// Takes `ip`, as [`add`] gave it, from a link.
+pub fn delete(link: u32, ip: IpAddr) -> Request {
+    Request::set(format!("delete address {ip}"), RouteNetlinkMessage::DelAddress(message(link, ip)))
+}
+
+fn message(link: u32, ip: IpAddr) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.index = link;
     message.header.scope = AddressScope::Universe;
@@ -58,7 +67,7 @@ pub fn add(link: u32, ip: IpAddr) -> Request {
         AddressAttribute::Address(ip),
         AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute | AddressFlags::Permanent),
     ];
-    Request::create(format!("add address {ip}"), RouteNetlinkMessage::NewAddress(message))
+    message
 }
 
 fn decode(message: AddressMessage) -> Option<Address> {

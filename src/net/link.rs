@@ -28,6 +28,11 @@ pub fn own_mac(instance: u32, slot: u16) -> Mac {
     [LOCALLY_ADMINISTERED, a, b, c, high, low]
 }
 
+/// As people write it: `02:00:5e:10:00:01`.
+pub fn mac_text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// First byte of an Ethernet address that no vendor gave out.
 const LOCALLY_ADMINISTERED: u8 = 2;
 
@@ -116,6 +121,12 @@ impl Pair<'_> {
 pub fn set_alias(index: u32, name: &str, alias: &str) -> Request {
     let attributes = vec![LinkAttribute::IfAlias(alias.chars().take(ALIAS).collect())];
     change(format!("name the owner of link {name}"), index, LinkFlags::empty(), LinkFlags::empty(), attributes)
+}
+
+/// Gives a link another Ethernet address.
+pub fn set_mac(index: u32, name: &str, mac: Mac) -> Request {
+    let attributes = vec![LinkAttribute::Address(mac.to_vec())];
+    change(format!("set the MAC address of link {name}"), index, LinkFlags::empty(), LinkFlags::empty(), attributes)
 }
 
 /// Brings a link up.

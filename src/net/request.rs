@@ -32,6 +32,11 @@ impl Request {
         Self { doing: doing.into(), tolerated: &[], flags: NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE, message }
     }
 
+    /// A request that replaces an object, and fails when there is none.
+    pub fn alter(doing: impl Into<String>, message: RouteNetlinkMessage) -> Self {
+        Self { doing: doing.into(), tolerated: &[], flags: NLM_F_REQUEST | NLM_F_REPLACE, message }
+    }
+
     /// The same request, for which these error numbers are success.
     pub fn tolerate(self, errors: &'static [i32]) -> Self {
         Self { tolerated: errors, ..self }

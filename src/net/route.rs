@@ -1,5 +1,6 @@
 //! Routes: reading those that leave through the uplink, giving a container the same destinations.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_route::route::{
@@ -8,6 +9,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::rule::RuleMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use serde::{Deserialize, Serialize};
 
 use super::{Netlink, Request};
 use crate::error::{Error, Result};
@@ -38,6 +40,34 @@ impl Route {
     /// Does it catch everything?
     pub fn is_default(&self) -> bool {
         self.prefix == 0
+    }
+}
+
+/// A route straight out of a device, as containers have them: the other end of the device knows the way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InnerRoute {
+    /// First address of the destination.
+    pub destination: IpAddr,
+    /// Prefix length of the destination.
+    pub prefix: u8,
+    /// Source address for programs that do not choose.
+    pub source: Option<IpAddr>,
+    /// Lower wins.
+    pub metric: u32,
+    /// Largest packet towards the destination, in bytes.
+    pub mtu: u32,
+}
+
+impl InnerRoute {
+    /// Are the two one route of the kernel's table, whatever they say about it?
+    pub fn same_place(&self, other: &Self) -> bool {
+        (self.destination, self.prefix, self.metric) == (other.destination, other.prefix, other.metric)
+    }
+}
+
+impl fmt::Display for InnerRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.destination, self.prefix)
     }
 }
 
@@ -87,25 +117,39 @@ pub fn has_policy(netlink: &mut Netlink) -> Result<bool> {
 }
 
 /// A route straight out of a device: `destination/prefix dev LINK src SOURCE mtu MTU`.
-pub fn add(link: u32, destination: IpAddr, prefix: u8, source: Option<IpAddr>, metric: u32, mtu: u32) -> Request {
+pub fn add(link: u32, route: &InnerRoute) -> Request {
+    Request::create(format!("add route {route}"), RouteNetlinkMessage::NewRoute(message(link, route)))
+}
+
+/// Alters the route to the same destination with the same metric; an error (ENOENT, ESRCH) when there is none.
+pub fn alter(link: u32, route: &InnerRoute) -> Request {
+    Request::alter(format!("change route {route}"), RouteNetlinkMessage::NewRoute(message(link, route)))
+}
+
+/// Removes the route to the same destination with the same metric.
+pub fn delete(link: u32, route: &InnerRoute) -> Request {
+    Request::set(format!("delete route {route}"), RouteNetlinkMessage::DelRoute(message(link, route)))
+}
+
+fn message(link: u32, route: &InnerRoute) -> RouteMessage {
     let mut message = RouteMessage::default();
-    message.header.address_family = family_of(destination);
-    message.header.destination_prefix_length = prefix;
+    message.header.address_family = family_of(route.destination);
+    message.header.destination_prefix_length = route.prefix;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
     message.header.kind = RouteType::Unicast;
-    message.header.scope = if destination.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
-    message.attributes = vec![RouteAttribute::Oif(link), RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])];
-    if prefix > 0 {
-        message.attributes.push(RouteAttribute::Destination(destination.into()));
+    message.header.scope = if route.destination.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+    message.attributes = vec![RouteAttribute::Oif(link), RouteAttribute::Metrics(vec![RouteMetric::Mtu(route.mtu)])];
+    if route.prefix > 0 {
+        message.attributes.push(RouteAttribute::Destination(route.destination.into()));
     }
-    if let Some(source) = source {
+    if let Some(source) = route.source {
         message.attributes.push(RouteAttribute::PrefSource(source.into()));
     }
-    if metric > 0 {
-        message.attributes.push(RouteAttribute::Priority(metric));
+    if route.metric > 0 {
+        message.attributes.push(RouteAttribute::Priority(route.metric));
     }
-    Request::create(format!("add route {destination}/{prefix}"), RouteNetlinkMessage::NewRoute(message))
+    message
 }
 
 fn dump(netlink: &mut Netlink, table: u8, kind: RouteType, link: Option<u32>) -> Result<Vec<RouteMessage>> {

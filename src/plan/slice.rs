@@ -1,10 +1,8 @@
 //! What a slice is made of: from its lease and the host's facts to the steps, in the order in which they are performed.
 
-use std::net::IpAddr;
-
 use super::limits;
-use super::step::{CpuStep, Furniture, InnerRoute, Step};
-use crate::host::Facts;
+use super::step::{CpuStep, Furniture, Step};
+use crate::host::Given;
 use crate::host::sysctl::Setting;
 use crate::lease::{Lease, Member, State, Terms};
 use crate::net::link::{Mac, own_mac};
@@ -19,14 +17,12 @@ pub const PAIR_MTU: u32 = 65535;
 /// What a plan needs to know besides the lease.
 #[derive(Clone, Copy, Debug)]
 pub struct Surroundings<'a> {
-    /// The host as it is now.
-    pub facts: &'a Facts,
+    /// What containers are given of the host.
+    pub given: &'a Given,
     /// Which installation this is; see [`own_mac`].
     pub instance: u32,
     /// What packets wait in behind a limit.
     pub leaf: Leaf,
-    /// Settings of the host that containers share.
-    pub copied: &'a [Setting],
     /// Settings that the container brings along.
     pub own: &'a [String],
 }
@@ -34,19 +30,11 @@ pub struct Surroundings<'a> {
 /// The steps of a whole slice. Queues come before their device is up: giving a live one another root qdisc waits for an RCU
 /// grace period.
 pub fn slice(lease: &Lease, around: &Surroundings<'_>) -> Vec<Step> {
-    let facts = around.facts;
-    let mut steps = vec![pair(lease, around.instance, facts.mac)];
+    let mut steps = vec![pair(lease, around.instance, around.given.mac)];
     steps.extend(queues(lease.slot, &lease.terms, around.leaf));
     steps.extend([
         Step::Guard { slot: lease.slot },
-        Step::Furnish(Box::new(Furniture {
-            slot: lease.slot,
-            device: lease.device.clone(),
-            addresses: facts.addresses.clone(),
-            routes: inner_routes(facts),
-            settings: settings(lease.block, around.copied, around.own),
-            own_ipv6: around.own.iter().any(|key| key.ends_with("disable_ipv6")),
-        })),
+        Step::Furnish(Box::new(furniture(lease, around.given, around.own))),
     ]);
     steps.extend(
         terms(lease, &lease.state(), around.leaf).into_iter().filter(|step| !matches!(step, Step::Queue { .. })),
@@ -58,17 +46,7 @@ pub fn slice(lease: &Lease, around: &Surroundings<'_>) -> Vec<Step> {
 pub fn known(lease: &Lease, instance: u32, leaf: Leaf) -> Vec<Step> {
     let mut steps = vec![pair(lease, instance, Mac::default())];
     steps.extend(queues(lease.slot, &lease.terms, leaf));
-    steps.extend([
-        Step::Guard { slot: lease.slot },
-        Step::Furnish(Box::new(Furniture {
-            slot: lease.slot,
-            device: lease.device.clone(),
-            addresses: Vec::new(),
-            routes: Vec::new(),
-            settings: Vec::new(),
-            own_ipv6: false,
-        })),
-    ]);
+    steps.extend([Step::Guard { slot: lease.slot }, Step::Furnish(Box::new(furniture(lease, &Given::default(), &[])))]);
     let mut rest = terms(lease, &lease.state(), leaf);
     rest.retain(|step| !matches!(step, Step::Queue { .. }));
     // A change that was killed may have reached what it came from, or what it went to.
@@ -87,6 +65,17 @@ pub fn known(lease: &Lease, instance: u32, leaf: Leaf) -> Vec<Step> {
     rest.sort_by_key(|step| matches!(step, Step::Steer { .. }));
     steps.extend(rest);
     steps
+}
+
+/// The step that makes what a slice carries of the host into what it is to carry. `last`: what it was given; `None` when
+/// nobody knows any more. `fresh`: settings as namespaces have them that were given nothing.
+pub fn follow(lease: &Lease, last: Option<&Given>, given: &Given, fresh: &[Setting]) -> Step {
+    let whole = |given: &Given| {
+        let others = fresh.iter().filter(|(key, _)| !given.copied.iter().any(|(copied, _)| copied == key));
+        let copied = given.copied.iter().chain(others).cloned().collect();
+        furniture(lease, &Given { copied, ..given.clone() }, &[])
+    };
+    Step::Furnish(Box::new(Furniture { last: last.map(|last| Box::new(whole(last))), ..whole(given) }))
 }
 
 /// The steps that a change may alter, for the bandwidth and the members in `state`.
@@ -133,6 +122,20 @@ fn pair(lease: &Lease, instance: u32, inner_mac: Mac) -> Step {
     }
 }
 
+/// What a slice's namespace is given. `own`: settings that the container brings along.
+fn furniture(lease: &Lease, given: &Given, own: &[String]) -> Furniture {
+    Furniture {
+        slot: lease.slot,
+        device: lease.device.clone(),
+        mac: given.mac,
+        addresses: given.addresses.clone(),
+        routes: given.routes.clone(),
+        settings: settings(lease.block, &given.copied, own),
+        own_ipv6: lease.found.own_ipv6,
+        last: None,
+    }
+}
+
 fn queues(slot: u16, terms: &Terms, leaf: Leaf) -> Vec<Step> {
     let step = |(place, throttle)| {
         let second = if place == limits::Place::Ingress { terms.second.ingress } else { terms.second.egress };
@@ -151,36 +154,6 @@ fn cpu(members: &[Member]) -> Vec<Step> {
         }))
     };
     members.iter().filter(touched).map(step).collect()
-}
-
-/// The host's routes out of the uplink with the gateways left out. A host with very many (a routing daemon's full
-/// table) is represented by its default routes.
-fn inner_routes(facts: &Facts) -> Vec<InnerRoute> {
-    const MANY: usize = 64;
-    let mut routes: Vec<InnerRoute> = Vec::new();
-    for route in &facts.routes {
-        // fe80::/64 reaches only neighbours, and a container has no link-local address to reach them from
-        let link_local = matches!(route.destination, IpAddr::V6(ip) if ip.segments()[0] & 0xffc0 == 0xfe80);
-        if link_local || (facts.routes.len() > MANY && !route.is_default()) {
-            continue;
-        }
-        let v6 = route.destination.is_ipv6();
-        let Some(primary) = facts.primary(v6) else { continue };
-        let inner = InnerRoute {
-            destination: route.destination,
-            prefix: route.prefix,
-            source: Some(route.source.filter(|s| facts.addresses.contains(s)).unwrap_or(primary)),
-            metric: route.metric,
-            mtu: route.mtu.unwrap_or(facts.uplink.mtu).min(facts.uplink.mtu),
-        };
-        // several next hops of one route are one route out of one device
-        let same =
-            |r: &InnerRoute| (r.destination, r.prefix, r.metric) == (inner.destination, inner.prefix, inner.metric);
-        if !routes.iter().any(same) {
-            routes.push(inner);
-        }
-    }
-    routes
 }
 
 /// The setting that holds a namespace's ephemeral ports.

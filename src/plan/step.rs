@@ -14,6 +14,7 @@ use crate::host::sysctl::Setting;
 use crate::lease::CpuTerms;
 use crate::net::link::Mac;
 use crate::net::qdisc::Throttle;
+use crate::net::route::InnerRoute;
 use crate::ports::PortSet;
 use crate::request::ContainerId;
 
@@ -134,6 +135,8 @@ pub struct Furniture {
     pub slot: u16,
     /// Name of the container's device.
     pub device: String,
+    /// Its Ethernet address.
+    pub mac: Mac,
     /// Addresses it carries.
     pub addresses: Vec<IpAddr>,
     /// What programs see in `ip route`.
@@ -142,21 +145,9 @@ pub struct Furniture {
     pub settings: Vec<Setting>,
     /// Does the bundle say itself whether IPv6 is on? Then it is not turned on against it.
     pub own_ipv6: bool,
-}
-
-/// A route of a container: straight out of its device, whose other end knows the way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InnerRoute {
-    /// Destination.
-    pub destination: IpAddr,
-    /// Its prefix length.
-    pub prefix: u8,
-    /// Source address for programs that do not choose.
-    pub source: Option<IpAddr>,
-    /// Lower wins.
-    pub metric: u32,
-    /// Largest packet towards it, in bytes.
-    pub mtu: u32,
+    /// What it was given last, of a slice that follows the host: only what differs from that is changed. What its root
+    /// altered stays.
+    pub last: Option<Box<Furniture>>,
 }
 
 /// What [`Step::Cpu`] sets.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::ready::{Preparer, locked, ready};
+use super::ready::{Preparer, locked_as_given, ready};
 use super::refused::{InTheWay, refused};
 use super::state::{State, state};
 use super::turn::Turn;
@@ -208,12 +208,12 @@ impl<'a> Attach<'a> {
 
     fn ready(&mut self, prepare: Preparer<'_>) -> Result<Host> {
         let shaper = self.shaped || (limits::need_shaper(&self.terms) && !self.joins()?);
-        let host = ready(self.wanted.config, &mut self.netlink, &self.facts, shaper, prepare)?;
+        let host = ready(self.wanted.config, &mut self.netlink, &mut self.facts, shaper, prepare)?;
         if self.terms.egress.is_some() || self.terms.ingress.is_some() {
             queue::leaf(&host, &self.wanted.request.id)?;
         }
         let own = &self.wanted.request.own_settings;
-        self.survey = Some(Survey::of(&self.netns, &self.proc, &host.copied, own)?);
+        self.survey = Some(Survey::of(&self.netns, &self.proc, &host.given.copied, own)?);
         Ok(host)
     }
 
@@ -235,7 +235,7 @@ impl<'a> Attach<'a> {
 
     /// The decision, under the lock.
     fn enter(&self, host: &Host) -> Result<Entered> {
-        let Some(lock) = locked(&self.ledger, host)? else { return Ok(Entered::Overtaken) };
+        let Some(lock) = locked_as_given(&self.ledger, host)? else { return Ok(Entered::Overtaken) };
         let desk = Desk::of(&host.maps);
         if let Some(known) = desk.of_member(&self.ledger, &self.wanted.request.id)? {
             return self.meet(known, host);
@@ -265,11 +265,12 @@ impl<'a> Attach<'a> {
         }
         match self.decide(&desk) {
             Ok(mut lease) => {
-                let wanted = settings(lease.block, &host.copied, &self.wanted.request.own_settings);
+                let wanted = settings(lease.block, &host.given.copied, &self.wanted.request.own_settings);
                 if let Some(survey) = &self.survey {
                     survey.alone(&lease.device)?;
                     lease.found = survey.found(&wanted);
                 }
+                lease.given = host.given.generation;
                 run::fault();
                 desk.enter(&lease);
                 run::fault();
@@ -359,6 +360,7 @@ impl<'a> Attach<'a> {
             netns_id: self.netns.id,
             shared: self.wanted.request.joins_namespace,
             found: Found::default(),
+            given: 0,
             stage: Stage::Attaching,
             created: unix_now(),
             epoch: desk.cursor().epoch.wrapping_add(1),
@@ -374,10 +376,9 @@ impl<'a> Attach<'a> {
 
     fn actions(&self, lease: &Lease, host: &Host) -> Vec<Action> {
         let around = Surroundings {
-            facts: &self.facts,
+            given: &host.given,
             instance: host.instance,
             leaf: host.leaf.unwrap_or_default(),
-            copied: &host.copied,
             own: &self.wanted.request.own_settings,
         };
         Action::each(Verb::Perform, slice(lease, &around))

@@ -49,8 +49,8 @@ pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool, p
         let goal = wish.goal()?;
         if limits::need_shaper(&goal.terms) && host.shaper.is_none() {
             let mut netlink = Netlink::route()?;
-            let facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
-            host = ready(config, &mut netlink, &facts, true, prepare)?;
+            let mut facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
+            host = ready(config, &mut netlink, &mut facts, true, prepare)?;
             continue;
         }
         if goal == lease.state() {

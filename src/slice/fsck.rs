@@ -12,13 +12,13 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::host::process::boot_id;
 use crate::host::sysctl::Proc;
-use crate::host::{Facts, HostRecord};
+use crate::host::{Facts, Given, HostRecord};
 use crate::lease::ledger::{decode, encode};
 use crate::lease::{Desk, Lease, Ledger, Stage};
 use crate::net::{Netlink, Netns};
 use crate::plan::slice::{Surroundings, slice, steered};
 use crate::plan::{Step, host as host_plan};
-use crate::steer::{TenantState, find};
+use crate::steer::{TenantState, find, program};
 use crate::wire::{Host, HostSite, Site};
 
 /// Something that is not as it is remembered.
@@ -42,13 +42,14 @@ pub fn fsck(config: &Config) -> Result<Vec<Difference>> {
     let mut netlink = Netlink::route()?;
     let facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
     let mut all = look_at_host(config, &facts, &ledger, &mut netlink)?;
+    let given = Given::of(&facts, &host.given.copied, program::VERSION);
     let desk = Desk::of(&host.maps);
     let mut slots = Vec::new();
     for id in ledger.ids()? {
         match ledger.read(&id) {
             Ok(Some(lease)) => {
                 slots.push(lease.slot);
-                all.extend(look_at_lease(&lease, &ledger, &host, &facts, &mut netlink)?);
+                all.extend(look_at_lease(&lease, &ledger, &host, &given, &mut netlink)?);
             }
             Ok(None) => {}
             Err(e) => all.push(differs(id.as_str(), e.to_string())),
@@ -180,7 +181,7 @@ fn look_at_lease(
     lease: &Lease,
     ledger: &Ledger,
     host: &Host,
-    facts: &Facts,
+    given: &Given,
     netlink: &mut Netlink,
 ) -> Result<Vec<Difference>> {
     let name = lease.id.as_str();
@@ -205,13 +206,7 @@ fn look_at_lease(
     if !as_entered(lease, host) {
         lines.push("the data path's tables do not say of it what its lease says".to_owned());
     }
-    let around = Surroundings {
-        facts,
-        instance: host.instance,
-        leaf: host.leaf.unwrap_or_default(),
-        copied: &host.copied,
-        own: &[],
-    };
+    let around = Surroundings { given, instance: host.instance, leaf: host.leaf.unwrap_or_default(), own: &[] };
     let proc = Proc::private();
     let mut site = Site::of(lease, host, &proc, netlink);
     let steps: Vec<Step> = slice(lease, &around);

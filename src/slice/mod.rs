@@ -11,6 +11,7 @@ pub mod attach;
 pub mod change;
 pub mod detach;
 mod end;
+pub mod follow;
 pub mod fsck;
 mod join;
 pub mod ready;

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::{boot_id, missing_capability};
 use crate::host::sysctl::Proc;
-use crate::host::{Facts, HostRecord};
+use crate::host::{Facts, Given, HostRecord};
 use crate::lease::Ledger;
 use crate::lease::lock::{Lock, is_gone};
 use crate::net::netns::NetnsId;
@@ -17,27 +17,26 @@ use crate::wire::{Host, programs, shaper};
 /// Makes the host ready, with the shaper if that is needed: [`super::setup::prepare`], or a command that does it.
 pub type Preparer<'a> = &'a dyn Fn(&Config, bool) -> Result<()>;
 
-/// Opens the prepared host, has it prepared first if need be, and tells the data path what changed about it since.
+/// Opens the prepared host. One that is not prepared, or about which something changed since, is prepared first, which lets
+/// every slice follow the change.
 pub fn ready(
     config: &Config,
     netlink: &mut Netlink,
-    facts: &Facts,
+    facts: &mut Facts,
     shaper: bool,
     prepare: Preparer<'_>,
 ) -> Result<Host> {
-    let here = Netns::current()?.id;
-    let mut record = HostRecord::read(&config.state_dir, &boot_id())?;
-    check_namespace(&record, here, config)?;
-    if !is_current(&record, config, facts, shaper, netlink)? {
-        prepare(config, shaper)?;
-        record = HostRecord::read(&config.state_dir, &boot_id())?;
-        if !is_current(&record, config, facts, shaper, netlink)? {
-            return Err(Error::Busy("the host is being set up and undone at the same time: try again".into()));
+    /// The host may change again while it is prepared.
+    const ATTEMPTS: u32 = 3;
+    for _ in 0..ATTEMPTS {
+        if let Some(host) = open_current(config, netlink, facts, shaper)? {
+            return Ok(host);
         }
+        prepare(config, shaper)?;
+        *facts = Facts::read(netlink, &Proc::default(), config.uplink.as_deref())?;
     }
-    let host = open(config, &record)?;
-    tell(&host, config, facts, record.fair != 0, netlink)?;
-    Ok(host)
+    open_current(config, netlink, facts, shaper)?
+        .ok_or_else(|| Error::Busy("the host is being set up and undone at the same time: try again".into()))
 }
 
 /// Opens the prepared host without changing anything; `None` when it is not prepared. A host that is served all the same,
@@ -109,12 +108,22 @@ pub fn alone(config: &Config, record: &HostRecord) -> Result<()> {
 /// Takes the ledger's lock for a verb that opened `host`. `None` when that host was undone meanwhile, even if it was set up
 /// anew: its maps are nobody's, and every lease of the new one would look dead in them.
 pub fn locked(ledger: &Ledger, host: &Host) -> Result<Option<Lock>> {
+    locked_if(ledger, |record| is_of(record, host.generation))
+}
+
+/// The same for a verb that gives a container what `host` says: `None` also when that is no longer what containers are given.
+/// A slice that is entered later than a change is known would not be among those that follow it.
+pub fn locked_as_given(ledger: &Ledger, host: &Host) -> Result<Option<Lock>> {
+    let given = |record: &HostRecord| record.given.last().map(|given| given.generation);
+    locked_if(ledger, |record| is_of(record, host.generation) && given(record) == Some(host.given.generation))
+}
+
+fn locked_if(ledger: &Ledger, holds: impl Fn(&HostRecord) -> bool) -> Result<Option<Lock>> {
     let lock = match ledger.lock() {
         Err(e) if is_gone(&e) => return Ok(None),
         lock => lock?,
     };
-    let record = HostRecord::read(ledger.state_dir(), &boot_id())?;
-    Ok(is_of(&record, host.generation).then_some(lock))
+    Ok(holds(&HostRecord::read(ledger.state_dir(), &boot_id())?).then_some(lock))
 }
 
 fn is_of(record: &HostRecord, generation: u64) -> bool {
@@ -145,38 +154,28 @@ pub fn open(config: &Config, record: &HostRecord) -> Result<Host> {
         maps: Maps::open(&directory)?,
         programs: Programs::at(&directory),
         instance: record.instance,
-        copied: record.copied.clone(),
+        given: record.given(),
         leaf: record.leaf,
         shaper: (record.shaper != 0).then_some(record.shaper),
         generation: record.generation,
     })
 }
 
-/// Tells the data path what the host is like. What was read before another verb wrote is older than what that one wrote: so
-/// where something differs, it is read again under the lock.
-fn tell(host: &Host, config: &Config, facts: &Facts, fair: bool, netlink: &mut Netlink) -> Result<()> {
-    if host.maps.has_host(&host_facts(facts, fair), &facts.addresses, &facts.others)? {
-        return Ok(());
-    }
-    let ledger = Ledger::at(&config.state_dir);
-    // Whoever is overtaken by an undo finds out when it decides.
-    let Some(_lock) = locked(&ledger, host)? else { return Ok(()) };
-    let facts = Facts::read(netlink, &Proc::default(), config.uplink.as_deref())?;
-    host.maps.set_host(&host_facts(&facts, fair), &facts.addresses, &facts.others)
-}
-
-/// Is nothing left to do? A shaper that was made is asked for: somebody may have deleted it.
-fn is_current(
-    record: &HostRecord,
-    config: &Config,
-    facts: &Facts,
-    shaper: bool,
-    netlink: &mut Netlink,
-) -> Result<bool> {
+/// The prepared host, if nothing is left to do about it. A shaper that was made is asked for: somebody may have deleted it.
+fn open_current(config: &Config, netlink: &mut Netlink, facts: &Facts, shaper: bool) -> Result<Option<Host>> {
+    let record = HostRecord::read(&config.state_dir, &boot_id())?;
+    check_namespace(&record, Netns::current()?.id, config)?;
     let (uplink, fair) = (facts.uplink.index, config.egress_unique_flow_per_container);
     let prepared = record.ready
         && record.version == program::VERSION
         && record.uplink == uplink
         && record.fair == if fair { uplink } else { 0 };
-    Ok(prepared && (!shaper || shaper::find(netlink, record.instance)? == Some(record.shaper)))
+    if !prepared || (shaper && shaper::find(netlink, record.instance)? != Some(record.shaper)) {
+        return Ok(None);
+    }
+    let host = open(config, &record)?;
+    // The settings are setup's to look at: reading them takes as long as all the rest.
+    let same = host.given.same(&Given::of(facts, &host.given.copied, program::VERSION))
+        && host.maps.has_host(&host_facts(facts, fair), &facts.addresses, &facts.others)?;
+    Ok(same.then_some(host))
 }

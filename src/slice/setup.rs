@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::follow::{self, Followed};
 use super::ready::{alone, check_namespace};
 use super::run;
 use crate::config::Config;
@@ -13,12 +14,13 @@ use crate::error::{Error, Result};
 use crate::host::process::{boot_id, missing_capability};
 use crate::host::record::new_instance;
 use crate::host::sysctl::Proc;
-use crate::host::{Facts, HostRecord, features};
+use crate::host::{Facts, Given, HostRecord, features};
 use crate::lease::Ledger;
 use crate::net::{Netlink, Netns};
 use crate::plan::host::{self, bpf_directory};
 use crate::plan::steer::host_facts;
 use crate::plan::{Action, Step};
+use crate::steer::program::VERSION;
 use crate::steer::{Maps, layout};
 use crate::wire::{HostSite, fair, programs};
 
@@ -26,13 +28,24 @@ use crate::wire::{HostSite, fair, programs};
 pub struct Outcome {
     /// What the host is like.
     pub facts: Facts,
-    /// The actions, in order.
+    /// The actions on the host, in order.
     pub actions: Vec<Action>,
+    /// The same for slices that ran already and follow the host.
+    pub slices: Vec<Followed>,
 }
 
 /// Makes the host ready for the first container.
 pub fn prepare(config: &Config, shaper: bool) -> Result<()> {
     setup(config, shaper, false).map(drop)
+}
+
+/// Brings a host that is ready, and every slice on it, to what the host is like now. `None` when it is not ready: then there is
+/// nothing to follow.
+pub fn sync(config: &Config, dry: bool) -> Result<Option<Outcome>> {
+    if !HostRecord::read(&config.state_dir, &boot_id())?.ready {
+        return Ok(None);
+    }
+    setup(config, false, dry).map(Some)
 }
 
 /// Makes the host ready, and mends what of it is missing. `dry`: only says what would be done.
@@ -62,7 +75,8 @@ pub fn setup(config: &Config, shaper: bool, dry: bool) -> Result<Outcome> {
     let mut actions = obsolete(&site, &facts);
     actions.extend(run::missing(&mut site, plan)?);
     if dry {
-        return Ok(Outcome { facts, actions });
+        let given = site.record.given();
+        return Ok(Outcome { facts, actions, slices: follow::plan(config, &given)? });
     }
     look_around(&mut site)?;
     site.save()?;
@@ -77,7 +91,8 @@ pub fn setup(config: &Config, shaper: bool, dry: bool) -> Result<Outcome> {
     let (fair, directory) = (site.record.fair != 0, bpf_directory(&config.state_dir));
     Maps::open(&directory)?.set_host(&host_facts(&facts, fair), &facts.addresses, &facts.others)?;
     drop(lock);
-    Ok(Outcome { facts, actions })
+    let slices = follow::all(config)?;
+    Ok(Outcome { facts, actions, slices })
 }
 
 /// The ledger's lock, in directories that are there: an undo may remove them until it gives the lock back.
@@ -115,24 +130,30 @@ fn check(site: &mut HostSite<'_>, facts: &Facts) -> Result<()> {
             "run as root (hooks are run by the runtime, which has to be root)",
         ));
     }
-    let probed = features::probe()?;
-    features::require(&probed.pieces)?;
-    if site.config.egress_unique_flow_per_container {
-        fair::check(site.netlink, &probed, &facts.uplink)?;
-    }
     let leases = !site.ledger.ids()?.is_empty();
+    let new_fair = site.config.egress_unique_flow_per_container && site.record.fair != facts.uplink.index;
+    // Trying what the kernel has takes longer than all the rest, and tells the same as long as it runs.
+    if !site.record.ready || site.record.version != VERSION || new_fair {
+        let probed = features::probe()?;
+        features::require(&probed.pieces)?;
+        if new_fair {
+            fair::check(site.netlink, &probed, &facts.uplink)?;
+        }
+        // A leaf of another kind could not take over what waits in this one's.
+        if site.record.leaf.is_none() || !leases {
+            site.record.leaf = probed.leaf();
+        }
+        site.record.fresh = probed.fresh;
+    }
     if site.record.ready && site.record.layout != layout::LAYOUT && leases {
         return Err(Error::unsupported(
             "this version's data path cannot share the running one's maps",
             "end all containers, run `portslice setup --undo`, then `portslice setup`",
         ));
     }
-    site.record.copied = Proc::default().here().copied()?;
-    site.record.copied.retain(|setting| !probed.fresh.contains(setting));
-    // A leaf of another kind could not take over what waits in this one's.
-    if site.record.leaf.is_none() || !leases {
-        site.record.leaf = probed.leaf();
-    }
+    let mut copied = Proc::default().here().copied()?;
+    copied.retain(|setting| !site.record.fresh.contains(setting));
+    site.record.give(Given::of(facts, &copied, VERSION));
     Ok(())
 }
 

@@ -117,6 +117,14 @@ impl Programs {
         })
     }
 
+    /// The id of a pinned program, by which filters name it.
+    pub fn id(&self, name: &str) -> Result<u32> {
+        let program = self.open(name)?;
+        let info = sys::program_info(program.as_fd());
+        info.map(|info| info.id)
+            .map_err(|e| Error::Bpf { doing: format!("look up the id of program {name}"), why: e.to_string() })
+    }
+
     /// Hooks `name` to the tcx ingress of a device and pins the link; an existing link gets the pinned program.
     /// `false` when the kernel has no tcx (before 6.6).
     pub fn attach_tcx(&self, name: &str, ifindex: u32, device: &str) -> Result<bool> {

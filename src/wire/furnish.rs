@@ -15,7 +15,7 @@ use crate::plan::slice::EPHEMERAL;
 use crate::plan::step::Furniture;
 
 /// IPv6 may be compiled out or turned off: then it needs no configuration.
-const NO_IPV6: &[i32] = &[libc::EOPNOTSUPP, libc::EAFNOSUPPORT, libc::ENOENT];
+pub(super) const NO_IPV6: &[i32; 3] = &[libc::EOPNOTSUPP, libc::EAFNOSUPPORT, libc::ENOENT];
 
 /// Furnishes it.
 pub fn perform(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
@@ -93,14 +93,28 @@ pub fn look(site: &mut Site<'_>, it: &Furniture) -> Result<Vec<String>> {
             }
         }
         let carried = address::of_link(&mut netlink, inner)?;
+        if let Some(there) = link::at(&mut netlink, inner)?.filter(|there| there.mac != Some(it.mac)) {
+            let [is, wanted] = [there.mac.unwrap_or_default(), it.mac].map(link::mac_text);
+            lines.push(format!("its {} has the MAC address {is} instead of {wanted}", it.device));
+        }
         for ip in it.addresses.iter().filter(|ip| !carried.iter().any(|address| address.ip == **ip)) {
             lines.push(format!("its {} lacks the address {ip}", it.device));
         }
         let routes = route::of_link(&mut netlink, inner)?;
         for route in &it.routes {
-            let same = |there: &route::Route| (there.destination, there.prefix) == (route.destination, route.prefix);
-            if !routes.iter().any(same) {
-                lines.push(format!("it lacks the route {}/{}", route.destination, route.prefix));
+            let same = |there: &&route::Route| (there.destination, there.prefix) == (route.destination, route.prefix);
+            match routes.iter().find(same) {
+                None => lines.push(format!("it lacks the route {route}")),
+                Some(there) if there.mtu != Some(route.mtu) => {
+                    let is = there.mtu.map_or_else(|| "none".into(), |mtu| mtu.to_string());
+                    lines.push(format!("its route {route} has MTU {is} instead of {}", route.mtu));
+                }
+                Some(there) if there.source != route.source => {
+                    let [is, wanted] = [there.source, route.source]
+                        .map(|source| source.map_or_else(|| "none".into(), |source| source.to_string()));
+                    lines.push(format!("its route {route} has source address {is} instead of {wanted}"));
+                }
+                Some(_) => {}
             }
         }
         let mut here = proc.here();
@@ -168,16 +182,19 @@ fn devices(inner: u32, it: &Furniture, program: &OwnedFd) -> Vec<Request> {
 fn addresses(inner: u32, it: &Furniture) -> Vec<Request> {
     let unless_off = |v6: bool, request: Request| if v6 { request.tolerate(NO_IPV6) } else { request };
     let addresses = it.addresses.iter().map(|ip| unless_off(ip.is_ipv6(), address::add(inner, *ip)));
-    let routes = it.routes.iter().map(|r| {
-        let add = route::add(inner, r.destination, r.prefix, r.source, r.metric, r.mtu);
-        unless_off(r.destination.is_ipv6(), add)
-    });
+    let routes = it.routes.iter().map(|r| unless_off(r.destination.is_ipv6(), route::add(inner, r)));
     addresses.chain(routes).collect()
 }
 
 /// Turns IPv6 on for lo and the container's device, and gives it its IPv6 addresses. Where the bundle turned it off, or the
 /// kernel does not let us, it has IPv4 alone.
-fn ipv6(netlink: &mut Netlink, here: &mut Settings<'_>, found: &mut Found, inner: u32, it: &Furniture) -> Result<()> {
+pub(super) fn ipv6(
+    netlink: &mut Netlink,
+    here: &mut Settings<'_>,
+    found: &mut Found,
+    inner: u32,
+    it: &Furniture,
+) -> Result<()> {
     let v6 = Furniture {
         addresses: it.addresses.iter().copied().filter(|ip| ip.is_ipv6()).collect(),
         routes: it.routes.iter().filter(|route| route.destination.is_ipv6()).cloned().collect(),

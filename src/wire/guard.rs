@@ -18,7 +18,7 @@ pub fn perform(site: &mut Site<'_>) -> Result<()> {
     site.proc.here().write(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
     site.netlink.batch(&[
         link::set_alias(index, name, site.lease.id.as_str()),
-        filter::add_ingress_qdisc(index, name),
+        filter::add_ingress_qdisc(index, name).tolerate(&[libc::EEXIST]),
         filter::add_ingress(index, name, program.as_fd(), PROGRAM, site.lease.slot),
         link::up(index, name),
     ])
@@ -27,13 +27,20 @@ pub fn perform(site: &mut Site<'_>) -> Result<()> {
 /// What differs from the plan.
 pub fn look(site: &mut Site<'_>) -> Result<Vec<String>> {
     let Some(pair) = site.pair()? else { return Ok(Vec::new()) };
-    let filters = filter::ingress(site.netlink, pair.index)?;
-    let there = filters.iter().any(|filter| filter.runs(PROGRAM) && filter.classid == u32::from(site.lease.slot));
-    Ok(if there {
-        Vec::new()
-    } else {
-        vec![format!("{} has no filter {PROGRAM}: nothing checks what leaves", pair.name)]
-    })
+    let (filters, id) = (filter::ingress(site.netlink, pair.index)?, site.host.programs.id(PROGRAM)?);
+    let filter = filters.iter().find(|filter| filter.runs(PROGRAM) && filter.classid == u32::from(site.lease.slot));
+    let mut lines = Vec::new();
+    match filter {
+        None => lines.push(format!("{} has no filter {PROGRAM}: nothing checks what leaves", pair.name)),
+        Some(filter) if filter.program != Some(id) => {
+            lines.push(format!("the filter of {} runs the program {PROGRAM} of another version", pair.name));
+        }
+        Some(_) => {}
+    }
+    if !pair.up {
+        lines.push(format!("device {} is down", pair.name));
+    }
+    Ok(lines)
 }
 
 /// Sets the largest packet of the container's end, in bytes.

@@ -11,6 +11,7 @@ pub mod host;
 mod pair;
 pub mod programs;
 pub mod queue;
+mod refurnish;
 mod settings;
 pub mod shaper;
 mod site;

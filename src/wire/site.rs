@@ -1,9 +1,10 @@
 //! A slice's place on the host: sockets, maps, its pair of devices and its namespace, found once and proved to be its own.
 
-use super::{Carry, cpu, furnish, guard, pair, queue, slot, steer};
+use super::{Carry, cpu, furnish, guard, pair, queue, refurnish, slot, steer};
 use crate::error::{Error, Result};
+use crate::host::Given;
 use crate::host::facts::online_cpus;
-use crate::host::sysctl::{Proc, Setting};
+use crate::host::sysctl::Proc;
 use crate::lease::record::{Dropped, Found, link_name};
 use crate::lease::{Lease, Placed, State};
 use crate::net::link::{self, Link, own_mac};
@@ -22,8 +23,8 @@ pub struct Host {
     pub programs: Programs,
     /// Which installation this is.
     pub instance: u32,
-    /// Settings that containers get because the operator tuned the host.
-    pub copied: Vec<Setting>,
+    /// What containers are given of the host.
+    pub given: Given,
     /// What packets wait in behind a limit; `None`: this kernel has no limits.
     pub leaf: Option<Leaf>,
     /// The device whose classes shape what containers send, if there was need for one.
@@ -210,6 +211,7 @@ impl Carry for Site<'_> {
             (Verb::Undo, Step::Guard { .. }) => Ok(()),
             (_, Step::Guard { .. }) => guard::perform(self),
             (Verb::Undo, Step::Furnish(_)) => furnish::undo(self),
+            (Verb::Mend, Step::Furnish(furniture)) => refurnish::mend(self, furniture),
             (_, Step::Furnish(furniture)) => furnish::perform(self, furniture),
             (Verb::Undo, Step::Segment { device, .. }) => {
                 if self.lease.stage == crate::lease::Stage::Changing {

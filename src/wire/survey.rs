@@ -20,6 +20,8 @@ pub struct Survey {
     devices: Vec<String>,
     /// lo has a qdisc for filters.
     lo_qdisc: bool,
+    /// The bundle says whether IPv6 is on.
+    own_ipv6: bool,
     /// The settings that a slice will have a say in.
     settings: Vec<Setting>,
 }
@@ -37,7 +39,8 @@ impl Survey {
             for key in common(copied, own).into_iter().map(|(key, _)| key).chain([EPHEMERAL.to_owned()]) {
                 settings.extend(here.read(&key)?.map(|value| (key, value)));
             }
-            Ok(Self { netlink, devices, lo_qdisc, settings })
+            let own_ipv6 = own.iter().any(|key| key.ends_with("disable_ipv6"));
+            Ok(Self { netlink, devices, lo_qdisc, own_ipv6, settings })
         })
     }
 
@@ -53,7 +56,7 @@ impl Survey {
             let (before, now) = (&self.settings.iter().find(|(there, _)| there == key)?.1, canonical(value));
             (*before != now).then(|| Changed { key: key.clone(), before: before.clone(), now })
         };
-        Found { lo_qdisc: self.lo_qdisc, settings: wanted.iter().filter_map(change).collect() }
+        Found { lo_qdisc: self.lo_qdisc, own_ipv6: self.own_ipv6, settings: wanted.iter().filter_map(change).collect() }
     }
 }
 

@@ -31,6 +31,12 @@ pub struct Args {
 pub enum Command {
     /// Prepare the host: reserve ports, load and attach the data path
     Setup(Setup),
+    /// Let the host's part and every container that runs follow what changed about the host
+    Sync {
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Give a network namespace its slice of the host
     Attach(Box<Attach>),
     /// Change limits and ports of a container that runs, all of them or none

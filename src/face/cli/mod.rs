@@ -71,6 +71,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     crate::log::start("portslice", &config, args.verbose);
     match &args.command {
         Command::Setup(setup) => setup::run(&config, setup),
+        Command::Sync { dry_run } => setup::sync(&config, *dry_run),
         Command::Attach(attach) => attach::run(&config, attach),
         Command::Set(set) => set::run(&config, set),
         Command::Detach { id, dry_run } => end(&config, id, *dry_run),

@@ -1,0 +1,201 @@
+//! Letting slices that run follow the host: each is brought from what it was given last to what containers are given now.
+//!
+//! The host side of every slice is looked at; a namespace is entered only when what containers are given has changed since.
+//! What does not live here: the host's own part ([`super::setup`]), and noticing that something changed (the face `follow`).
+
+use std::collections::HashMap;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::ready::{locked, peek_recorded};
+use super::state::{State, state};
+use super::{reclaim, run};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::host::process::boot_id;
+use crate::host::sysctl::Proc;
+use crate::host::{Given, HostRecord};
+use crate::lease::lock::{PATIENCE, is_gone};
+use crate::lease::{Lease, Ledger, Stage};
+use crate::net::link::{self, Link};
+use crate::net::{Holders, Netlink};
+use crate::plan::{Action, Step, Verb, slice};
+use crate::request::ContainerId;
+use crate::wire::{Host, HostSite, Site};
+
+/// A slice that was behind the host.
+#[derive(Clone, Debug)]
+pub struct Followed {
+    /// Its id.
+    pub id: ContainerId,
+    /// What was done about it, or would be.
+    pub actions: Vec<Action>,
+    /// Why it could not follow, one line.
+    pub failed: Option<String>,
+}
+
+/// Lets every slice follow. A slice that cannot is told of and keeps no other one from following.
+///
+/// # Errors
+///
+/// [`Error::Busy`] when somebody else does the same for more than ten seconds.
+pub fn all(config: &Config) -> Result<Vec<Followed>> {
+    let ledger = Ledger::at(&config.state_dir);
+    let _following = match ledger.following() {
+        Err(e) if is_gone(&e) => return Ok(Vec::new()),
+        lock => lock?,
+    };
+    let start = Instant::now();
+    let mut followed = Vec::new();
+    loop {
+        let Some(host) = peek_recorded(config)? else { return Ok(followed) };
+        let mut pass = Pass::new(config, &ledger, &host)?;
+        let worked = pass.through()?;
+        followed.append(&mut pass.followed);
+        if worked == 0 {
+            forget(config, &ledger, &host)?;
+            return Ok(followed);
+        }
+        if start.elapsed() > PATIENCE {
+            return Err(Error::Busy(format!(
+                "{worked} containers are being worked on and did not follow the host: run `portslice sync` again"
+            )));
+        }
+        sleep(Duration::from_millis(2));
+    }
+}
+
+/// What [`all`] would do now, if containers were given `given`.
+pub fn plan(config: &Config, given: &Given) -> Result<Vec<Followed>> {
+    let ledger = Ledger::at(&config.state_dir);
+    let Some(host) = peek_recorded(config)? else { return Ok(Vec::new()) };
+    let mut pass = Pass::new(config, &ledger, &host)?;
+    pass.given = given.clone();
+    let mut followed = Vec::new();
+    for lease in ledger.all()? {
+        if state(&lease, &ledger, &host)? == State::Live {
+            let actions = pass.actions(&lease)?;
+            followed.extend((!actions.is_empty()).then_some(Followed { id: lease.id, actions, failed: None }));
+        }
+    }
+    Ok(followed)
+}
+
+/// One walk over all slices.
+struct Pass<'a> {
+    ledger: &'a Ledger,
+    host: &'a Host,
+    /// What containers are given now.
+    given: Given,
+    /// What they were given before, as far as somebody carries it.
+    earlier: Vec<Given>,
+    fresh: Vec<crate::host::sysctl::Setting>,
+    proc: Proc,
+    netlink: Netlink,
+    holders: Holders,
+    /// The host's ends of all pairs, by slot.
+    pairs: HashMap<u16, Link>,
+    followed: Vec<Followed>,
+}
+
+impl<'a> Pass<'a> {
+    fn new(config: &Config, ledger: &'a Ledger, host: &'a Host) -> Result<Self> {
+        let record = HostRecord::read(&config.state_dir, &boot_id())?;
+        let mut netlink = Netlink::route()?;
+        let links = link::all(&mut netlink)?;
+        let slot = |link: Link| reclaim::slot_of(&link, host.instance).map(|slot| (slot, link));
+        Ok(Pass {
+            ledger,
+            host,
+            given: host.given.clone(),
+            earlier: record.given,
+            fresh: record.fresh,
+            proc: Proc::private(),
+            netlink,
+            holders: Holders::default(),
+            pairs: links.into_iter().filter_map(slot).collect(),
+            followed: Vec::new(),
+        })
+    }
+
+    /// Returns how many slices somebody else works on.
+    fn through(&mut self) -> Result<usize> {
+        let mut worked = 0;
+        for lease in self.ledger.all()? {
+            match state(&lease, self.ledger, self.host)? {
+                State::Live => {}
+                State::Worked => {
+                    worked += usize::from(lease.given != self.given.generation);
+                    continue;
+                }
+                State::Dead | State::Torn => continue,
+            }
+            let actions = self.actions(&lease)?;
+            if actions.is_empty() {
+                continue;
+            }
+            match self.bring(&lease, &actions) {
+                Ok(true) => self.followed.push(Followed { id: lease.id, actions, failed: None }),
+                Ok(false) => worked += 1,
+                // It ended meanwhile.
+                Err(_) if !self.host.is_wired(&lease)? => {}
+                Err(e) => self.followed.push(Followed { id: lease.id, actions, failed: Some(e.to_string()) }),
+            }
+        }
+        Ok(worked)
+    }
+
+    /// What is to be done about a slice.
+    fn actions(&mut self, lease: &Lease) -> Result<Vec<Action>> {
+        let mut actions = Vec::new();
+        let guard = Step::Guard { slot: lease.slot };
+        let mut site = Site::of(lease, self.host, &self.proc, &mut self.netlink);
+        site.pair = self.pairs.get(&lease.slot).cloned();
+        if !run::differences(&mut site, std::slice::from_ref(&guard)).is_empty() {
+            actions.push(Action { verb: Verb::Mend, step: guard });
+        }
+        if lease.given != self.given.generation {
+            let last = self.earlier.iter().find(|given| given.generation == lease.given);
+            let step = slice::follow(lease, last, &self.given, &self.fresh);
+            actions.push(Action { verb: Verb::Mend, step });
+        }
+        Ok(actions)
+    }
+
+    /// Does it, and records it; `false` when somebody else works on the slice.
+    fn bring(&mut self, lease: &Lease, actions: &[Action]) -> Result<bool> {
+        let mut site = Site::of(lease, self.host, &self.proc, &mut self.netlink);
+        site.pair = self.pairs.get(&lease.slot).cloned();
+        if actions.iter().any(|action| matches!(action.step, Step::Furnish(_))) {
+            site.container = Some(self.holders.reach(&lease.netns, lease.netns_id)?);
+        }
+        run::through(&mut site, actions)?;
+        let found = site.found.clone();
+        run::fault();
+        let Some(_lock) = locked(self.ledger, self.host)? else { return Ok(true) };
+        match self.ledger.read(&lease.id)? {
+            Some(now) if now.epoch == lease.epoch && now.stage == Stage::Attached => {
+                let now = Lease { given: self.given.generation, found, ..now };
+                self.ledger.write(&now, &self.host.maps.book)?;
+                Ok(true)
+            }
+            // It is done all the same, and done again when the other one is through.
+            Some(now) if now.epoch == lease.epoch && now.stage == Stage::Changing => Ok(false),
+            _ => Ok(true),
+        }
+    }
+}
+
+/// Drops what no slice carries any more from the host's record.
+fn forget(config: &Config, ledger: &Ledger, host: &Host) -> Result<()> {
+    if HostRecord::read(&config.state_dir, &boot_id())?.given.len() < 2 {
+        return Ok(());
+    }
+    let Some(_lock) = locked(ledger, host)? else { return Ok(()) };
+    let mut record = HostRecord::read(&config.state_dir, &boot_id())?;
+    let carried: Vec<u32> = ledger.all()?.iter().map(|lease| lease.given).collect();
+    let newest = record.given().generation;
+    record.given.retain(|given| given.generation == newest || carried.contains(&given.generation));
+    let mut netlink = Netlink::route()?;
+    HostSite::new(config, None, ledger, record, &mut netlink).save()
+}

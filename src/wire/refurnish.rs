@@ -1,0 +1,118 @@
+//! Making what a namespace was given into what it is to have now, while programs run in it: filters, MAC address, addresses,
+//! routes, settings. Only what differs from what was given last is touched, so that connections go on and what the
+//! container's root altered stays. What does not live here: the first time ([`super::furnish`]).
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::Site;
+use super::furnish::{NO_IPV6, ipv6};
+use super::survey::{LO, canonical};
+use crate::error::{Error, Result};
+use crate::host::record::Changed;
+use crate::host::sysctl::Settings;
+use crate::lease::record::Found;
+use crate::net::{Netlink, Request, address, filter, link, route};
+use crate::plan::step::Furniture;
+
+/// Lets the namespace follow.
+pub fn mend(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
+    let inner = site.need_pair()?.peer.unwrap_or(0);
+    let filters = [("lo", LO, "inner_lo"), (it.device.as_str(), inner, "inner_eth")];
+    let programs = [site.host.programs.open("inner_lo")?, site.host.programs.open("inner_eth")?];
+    let ids = [site.host.programs.id("inner_lo")?, site.host.programs.id("inner_eth")?];
+    let (proc, mut found) = (site.proc, site.found.clone());
+    let container = site.container()?;
+    site.found = container.inside(|| {
+        let mut netlink = Netlink::route()?;
+        let mut here = proc.here();
+        let mut requests = Vec::new();
+        for ((device, index, name), (program, id)) in filters.into_iter().zip(programs.iter().zip(ids)) {
+            let there = filter::ingress(&mut netlink, index)?;
+            if !there.iter().any(|filter| filter.runs(name) && filter.program == Some(id)) {
+                requests.extend(replace_filter(&there, (device, index, name), program, it.slot));
+            }
+        }
+        netlink.batch(&requests)?;
+        match netlink.batch(&differences(inner, it)) {
+            Err(Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::EACCES) => {
+                ipv6(&mut netlink, &mut here, &mut found, inner, it)?;
+            }
+            done => done?,
+        }
+        settings(&mut here, &mut found, it)?;
+        Ok(found)
+    })?;
+    Ok(())
+}
+
+/// Puts the program in the place of an earlier one, or of one that was removed. A stranger's filter at that place stays: the
+/// refusal of an attach would come too late.
+fn replace_filter(
+    there: &[filter::Attached],
+    (device, index, name): (&str, u32, &'static str),
+    program: &OwnedFd,
+    slot: u16,
+) -> Vec<Request> {
+    if there.iter().any(|filter| filter.priority == filter::PRIORITY && !filter.is_ours()) {
+        log::warn!("slot {slot}: {device} of its network namespace has a filter of somebody else at preference 1");
+        return Vec::new();
+    }
+    let qdisc = filter::add_ingress_qdisc(index, device).tolerate(&[libc::EEXIST]);
+    vec![qdisc, filter::add_ingress(index, device, program.as_fd(), name, slot)]
+}
+
+/// From what the device was given last to what it is to have. What is new comes before what is old goes: connections over
+/// addresses and routes that stay never miss them. An address takes the routes along that name it, so those are altered first.
+fn differences(inner: u32, it: &Furniture) -> Vec<Request> {
+    let last = it.last.as_deref();
+    let unless_off = |v6: bool, request: Request| if v6 { request.tolerate(NO_IPV6_OR_THERE) } else { request };
+    let mut requests = Vec::new();
+    if last.is_none_or(|last| last.mac != it.mac) {
+        requests.push(link::set_mac(inner, &it.device, it.mac));
+    }
+    for ip in it.addresses.iter().filter(|ip| last.is_none_or(|last| !last.addresses.contains(ip))) {
+        requests.push(unless_off(ip.is_ipv6(), address::add(inner, *ip).tolerate(&[libc::EEXIST])));
+    }
+    for new in &it.routes {
+        let old = last.map(|last| last.routes.iter().find(|old| old.same_place(new)));
+        if !matches!(old, Some(Some(_))) {
+            requests.push(unless_off(new.destination.is_ipv6(), route::add(inner, new).tolerate(&[libc::EEXIST])));
+        }
+        if !matches!(old, Some(old) if old.is_none_or(|old| old == new)) {
+            requests.push(route::alter(inner, new).tolerate(GONE));
+        }
+    }
+    let Some(last) = last else { return requests };
+    let gone = last.routes.iter().filter(|old| !it.routes.iter().any(|new| new.same_place(old)));
+    requests.extend(gone.map(|old| route::delete(inner, old).tolerate(GONE)));
+    let gone = last.addresses.iter().filter(|ip| !it.addresses.contains(ip));
+    requests.extend(gone.map(|ip| address::delete(inner, *ip).tolerate(GONE)));
+    requests
+}
+
+/// IPv6 may be off, and a run that was killed may have done it already.
+const NO_IPV6_OR_THERE: &[i32] = &[NO_IPV6[0], NO_IPV6[1], NO_IPV6[2], libc::EEXIST];
+/// Whoever has power over the namespace may have removed it.
+const GONE: &[i32] =
+    &[libc::ESRCH, libc::ENOENT, libc::EADDRNOTAVAIL, libc::ENODEV, libc::EOPNOTSUPP, libc::EAFNOSUPPORT];
+
+/// Writes the settings that the host has another value of now, where the container still has the old one.
+fn settings(here: &mut Settings<'_>, found: &mut Found, it: &Furniture) -> Result<()> {
+    let Some(last) = it.last.as_deref() else { return Ok(()) };
+    for (key, value) in &it.settings {
+        let Some((_, old)) = last.settings.iter().find(|(known, _)| known == key) else { continue };
+        let (old, now) = (canonical(old), canonical(value));
+        if old == now || here.read(key)?.as_deref() != Some(&old) {
+            continue;
+        }
+        if let Err(e) = here.write(key, value) {
+            log::debug!("{e}");
+            continue;
+        }
+        match found.settings.iter_mut().find(|changed| changed.key == *key) {
+            Some(changed) => changed.now = now,
+            None => found.settings.push(Changed { key: key.clone(), before: old, now }),
+        }
+    }
+    Ok(())
+}
