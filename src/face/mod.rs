@@ -3,6 +3,7 @@
 
 pub mod cli;
 mod command;
+pub mod follow;
 pub mod hook;
 pub mod serve;
 

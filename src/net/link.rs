@@ -17,7 +17,7 @@ use crate::error::Result;
 pub type Mac = [u8; 6];
 
 /// How the names of all our devices on the host begin.
-const OURS: &str = "portslice";
+pub(super) const OURS: &str = "portslice";
 
 /// The Ethernet address of a device of ours on the host: locally administered, then 24 bits of the installation's
 /// `instance`, then the slot. No device of the host carries the same one. In particular it is not the uplink's: network

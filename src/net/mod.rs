@@ -14,6 +14,7 @@ pub mod qdisc;
 mod request;
 pub mod route;
 mod socket;
+pub mod watch;
 
 pub use holders::Holders;
 pub use netns::Netns;

@@ -217,7 +217,7 @@ fn refusal(doing: &str, code: i32, flags: u16, body: &[u8]) -> Error {
 }
 
 /// The message at `at`: type, flags, sequence number, payload, offset of the next one.
-fn frame(buffer: &[u8], at: usize) -> Option<(u16, u16, u32, &[u8], usize)> {
+pub(super) fn frame(buffer: &[u8], at: usize) -> Option<(u16, u16, u32, &[u8], usize)> {
     let header = buffer.get(at..at + HEADER)?;
     let word = |i: usize| u32::from_ne_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
     let half = |i: usize| u16::from_ne_bytes([header[i], header[i + 1]]);

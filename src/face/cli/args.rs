@@ -37,6 +37,8 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Run as a service that syncs whenever something about the host changed
+    Follow,
     /// Give a network namespace its slice of the host
     Attach(Box<Attach>),
     /// Change limits and ports of a container that runs, all of them or none

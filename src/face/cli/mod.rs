@@ -21,7 +21,7 @@ use serde::Serialize;
 use self::args::{Args, Command};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::face::{complain, serve};
+use crate::face::{complain, follow, serve};
 use crate::lease::{Lease, Ledger, Member, names};
 use crate::plan::Action;
 use crate::refusal::one_line;
@@ -72,6 +72,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     match &args.command {
         Command::Setup(setup) => setup::run(&config, setup),
         Command::Sync { dry_run } => setup::sync(&config, *dry_run),
+        Command::Follow => follow::run(&config),
         Command::Attach(attach) => attach::run(&config, attach),
         Command::Set(set) => set::run(&config, set),
         Command::Detach { id, dry_run } => end(&config, id, *dry_run),
