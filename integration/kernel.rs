@@ -100,11 +100,11 @@ fn tenants_and_the_cursor_are_shared() {
         let leased = Tenant {
             netns: 4_026_531_840,
             id: id_hash("web"),
-            freed: 0,
+            stamp: 0,
             block: Some((32768, 1024)),
             state: TenantState::Leased,
         };
-        let rests = Tenant { freed: boottime(), state: TenantState::Rests, ..leased };
+        let rests = Tenant { stamp: boottime(), state: TenantState::Rests, ..leased };
         maps.tenants.put(1, leased);
         maps.tenants.put(4095, leased);
         maps.tenants.put(2, rests);

@@ -112,9 +112,11 @@ fn fifty_slices_follow_within_a_fifth_of_a_second() {
     let service = Service::on(&host);
     let carries = |ip: &str| {
         containers.iter().all(|container| {
-            container.ns.inside(|| nix::ifaddrs::getifaddrs().expect("addresses").any(|a| {
-                a.address.and_then(|a| a.as_sockaddr_in().map(|a| a.ip().to_string())).as_deref() == Some(ip)
-            }))
+            container.ns.inside(|| {
+                nix::ifaddrs::getifaddrs().expect("addresses").any(|a| {
+                    a.address.and_then(|a| a.as_sockaddr_in().map(|a| a.ip().to_string())).as_deref() == Some(ip)
+                })
+            })
         })
     };
     let mut times: Vec<Duration> = (0..20)

@@ -72,7 +72,7 @@ impl<'a> Desk<'a> {
             return PortSet::empty();
         }
         let now = boottime();
-        let young = |tenant: &Tenant| u64::from(now.saturating_sub(tenant.freed)) < cooldown.as_secs();
+        let young = |tenant: &Tenant| u64::from(now.saturating_sub(tenant.stamp)) < cooldown.as_secs();
         PortSet::from_iter(self.rests().filter(young).filter_map(block_of).map(Block::range))
     }
 
@@ -149,6 +149,16 @@ impl<'a> Desk<'a> {
         self.maps.reserve(&lease.all_ports(), lease.slot);
     }
 
+    /// Says which of `host::Given` the slice of a lease carries.
+    pub fn stamp(&self, lease: &Lease) {
+        self.maps.tenants.put(lease.slot, tenant(lease, TenantState::Leased));
+    }
+
+    /// Which of `host::Given` the slice in a leased slot carries.
+    pub fn given(&self, slot: u16) -> u32 {
+        self.maps.tenants.get(slot).stamp
+    }
+
     /// Takes back a lease that never came into use: nobody has talked to its ports.
     pub fn cancel(&self, lease: &Lease) {
         self.maps.withdraw(&lease.all_ports(), lease.slot);
@@ -164,7 +174,7 @@ impl<'a> Desk<'a> {
                 self.maps.tenants.put(slot, Tenant::default());
             }
         }
-        let rests = Tenant { freed: boottime(), ..tenant(lease, TenantState::Rests) };
+        let rests = Tenant { stamp: boottime(), ..tenant(lease, TenantState::Rests) };
         self.maps.tenants.put(lease.slot, rests);
     }
 
@@ -188,7 +198,7 @@ impl<'a> Desk<'a> {
 
 fn tenant(lease: &Lease, state: TenantState) -> Tenant {
     let block = Some((lease.block.begin(), lease.block.size().get()));
-    Tenant { netns: lease.netns_id.ino, id: id_hash(lease.id.as_str()), freed: 0, block, state }
+    Tenant { netns: lease.netns_id.ino, id: id_hash(lease.id.as_str()), stamp: lease.given, block, state }
 }
 
 fn block_of(tenant: Tenant) -> Option<Block> {

@@ -58,6 +58,12 @@ pub fn ingress(netlink: &mut Netlink, link: u32) -> Result<Vec<Attached>> {
     Ok(found)
 }
 
+/// Our filter on the ingress side of a link, or somebody else's in its place. Costs half of what [`ingress`] does.
+pub fn first_ingress(netlink: &mut Netlink, link: u32) -> Result<Option<Attached>> {
+    let message = RouteNetlinkMessage::GetTrafficFilter(filter(link));
+    Ok(netlink.get_raw(&format!("look up the filter of link {link}"), message)?.as_deref().and_then(decode))
+}
+
 /// The qdisc of a host's device. It never queues and sits beside any root qdisc.
 pub fn add_clsact(link: u32, name: &str) -> Request {
     let message = RouteNetlinkMessage::NewQueueDiscipline(qdisc(link, "clsact"));

@@ -49,7 +49,8 @@ pub struct Watch {
 impl Watch {
     /// Hears of everything from now on, in the namespace of the calling thread.
     pub fn open() -> Result<Self> {
-        let fail = |doing: &'static str| move |errno| Error::Netlink { doing: doing.into(), errno, text: String::new() };
+        let fail =
+            |doing: &'static str| move |errno| Error::Netlink { doing: doing.into(), errno, text: String::new() };
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(fail("open a netlink socket"))?;
         socket.bind(&SocketAddr::new(0, 0)).map_err(fail("bind a netlink socket"))?;
         socket.set_non_blocking(true).map_err(fail("set up a netlink socket"))?;
@@ -98,7 +99,11 @@ impl Watch {
                 // More came than there was room for: something changed.
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => heard = true,
                 Err(errno) => {
-                    return Err(Error::Netlink { doing: "listen to changes of the host".into(), errno, text: String::new() });
+                    return Err(Error::Netlink {
+                        doing: "listen to changes of the host".into(),
+                        errno,
+                        text: String::new(),
+                    });
                 }
             }
         }
@@ -112,9 +117,11 @@ impl Watch {
         match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], timeout) {
             Ok(ready) => Ok(ready > 0),
             Err(Errno::EINTR) => Ok(false),
-            Err(e) => {
-                Err(Error::Netlink { doing: "wait for changes of the host".into(), errno: e.into(), text: String::new() })
-            }
+            Err(e) => Err(Error::Netlink {
+                doing: "wait for changes of the host".into(),
+                errno: e.into(),
+                text: String::new(),
+            }),
         }
     }
 }

@@ -16,12 +16,12 @@ use crate::host::process::boot_id;
 use crate::host::sysctl::Proc;
 use crate::host::{Given, HostRecord};
 use crate::lease::lock::{PATIENCE, is_gone};
-use crate::lease::{Lease, Ledger, Stage};
+use crate::lease::{Desk, Lease, Ledger, Stage};
 use crate::net::link::{self, Link};
 use crate::net::{Holders, Netlink};
 use crate::plan::{Action, Step, Verb, slice};
 use crate::request::ContainerId;
-use crate::wire::{Host, HostSite, Site};
+use crate::wire::{Host, HostSite, Site, guard};
 
 /// A slice that was behind the host.
 #[derive(Clone, Debug)]
@@ -72,10 +72,9 @@ pub fn plan(config: &Config, given: &Given) -> Result<Vec<Followed>> {
     let mut pass = Pass::new(config, &ledger, &host)?;
     pass.given = given.clone();
     let mut followed = Vec::new();
-    for lease in ledger.all()? {
+    for lease in pass.behind()? {
         if state(&lease, &ledger, &host)? == State::Live {
-            let actions = pass.actions(&lease)?;
-            followed.extend((!actions.is_empty()).then_some(Followed { id: lease.id, actions, failed: None }));
+            followed.push(Followed { actions: pass.actions(&lease)?, id: lease.id, failed: None });
         }
     }
     Ok(followed)
@@ -121,7 +120,7 @@ impl<'a> Pass<'a> {
     /// Returns how many slices somebody else works on.
     fn through(&mut self) -> Result<usize> {
         let mut worked = 0;
-        for lease in self.ledger.all()? {
+        for lease in self.behind()? {
             match state(&lease, self.ledger, self.host)? {
                 State::Live => {}
                 State::Worked => {
@@ -143,6 +142,29 @@ impl<'a> Pass<'a> {
             }
         }
         Ok(worked)
+    }
+
+    /// The leases of slices about which there may be something to do. Of the others nothing is read but what the kernel has
+    /// of their device.
+    fn behind(&mut self) -> Result<Vec<Lease>> {
+        let desk = Desk::of(&self.host.maps);
+        let guard_program = self.host.programs.id(guard::PROGRAM)?;
+        let mut behind = Vec::new();
+        for slot in desk.leased() {
+            let guarded = match self.pairs.get(&slot) {
+                Some(pair) => guard::stands(&mut self.netlink, pair, slot, guard_program)?,
+                // It is gone, or on its way.
+                None => true,
+            };
+            if guarded && desk.given(slot) == self.given.generation {
+                continue;
+            }
+            match desk.record(slot) {
+                Ok(lease) => behind.extend(lease),
+                Err(e) => log::warn!("{e}"),
+            }
+        }
+        Ok(behind)
     }
 
     /// What is to be done about a slice.
@@ -177,6 +199,7 @@ impl<'a> Pass<'a> {
             Some(now) if now.epoch == lease.epoch && now.stage == Stage::Attached => {
                 let now = Lease { given: self.given.generation, found, ..now };
                 self.ledger.write(&now, &self.host.maps.book)?;
+                Desk::of(&self.host.maps).stamp(&now);
                 Ok(true)
             }
             // It is done all the same, and done again when the other one is through.

@@ -172,7 +172,7 @@ fn as_entered(lease: &Lease, host: &Host) -> bool {
     let tenant = host.maps.tenants.get(lease.slot);
     let (is, reserved) = host.maps.owned(lease.slot);
     tenant.state == TenantState::Leased
-        && tenant.netns == lease.netns_id.ino
+        && (tenant.netns, tenant.stamp) == (lease.netns_id.ino, lease.given)
         && is == steered(lease, &lease.state())
         && is.union(&reserved) == lease.all_ports()
 }

@@ -34,8 +34,8 @@ pub struct Tenant {
     pub netns: u64,
     /// [`id_hash`] of the container's id.
     pub id: u64,
-    /// When it became free: [`boottime`].
-    pub freed: u32,
+    /// When it became free: [`boottime`]. While it is leased: which of `host::Given` its slice carries.
+    pub stamp: u32,
     /// First port and size of its block; sizes are powers of two.
     pub block: Option<(u16, u16)>,
     /// Given out or not.
@@ -98,14 +98,14 @@ impl Tenants {
     pub fn cursor(&self) -> Cursor {
         let [_, id, rest] = self.zero();
         let rest = Rest::of(rest.load(Ordering::Acquire));
-        Cursor { epoch: id.load(Ordering::Acquire) as u32, last_slot: rest.freed as u16, block: rest.begin }
+        Cursor { epoch: id.load(Ordering::Acquire) as u32, last_slot: rest.stamp as u16, block: rest.begin }
     }
 
     /// Says what was given out last.
     pub fn set_cursor(&self, cursor: Cursor) {
         let [_, id, rest] = self.zero();
         id.store(cursor.epoch.into(), Ordering::Release);
-        let last = Rest { freed: cursor.last_slot.into(), begin: cursor.block, ..Rest::default() };
+        let last = Rest { stamp: cursor.last_slot.into(), begin: cursor.block, ..Rest::default() };
         rest.store(last.word(), Ordering::Release);
     }
 
@@ -151,21 +151,21 @@ impl Tenant {
             TenantState::Rests => 2,
         };
         let power = size.checked_ilog2().unwrap_or(0) as u8;
-        [self.netns, self.id, Rest { freed: self.freed, begin, state, power }.word()]
+        [self.netns, self.id, Rest { stamp: self.stamp, begin, state, power }.word()]
     }
 
     fn unpack([netns, id, rest]: [u64; WORDS]) -> Self {
         let rest = Rest::of(rest);
         let size = 1u16.checked_shl(rest.power.into()).unwrap_or(0);
         let block = (rest.begin != 0).then_some((rest.begin, size));
-        Self { netns, id, freed: rest.freed, block, state: rest.state() }
+        Self { netns, id, stamp: rest.stamp, block, state: rest.state() }
     }
 }
 
 /// The last word of `struct tenant`.
 #[derive(Clone, Copy, Default)]
 struct Rest {
-    freed: u32,
+    stamp: u32,
     begin: u16,
     state: u8,
     power: u8,
@@ -174,11 +174,11 @@ struct Rest {
 impl Rest {
     fn of(word: u64) -> Self {
         let [a, b, c, d, e, f, state, power] = word.to_ne_bytes();
-        Self { freed: u32::from_ne_bytes([a, b, c, d]), begin: u16::from_ne_bytes([e, f]), state, power }
+        Self { stamp: u32::from_ne_bytes([a, b, c, d]), begin: u16::from_ne_bytes([e, f]), state, power }
     }
 
     fn word(self) -> u64 {
-        let ([a, b, c, d], [e, f]) = (self.freed.to_ne_bytes(), self.begin.to_ne_bytes());
+        let ([a, b, c, d], [e, f]) = (self.stamp.to_ne_bytes(), self.begin.to_ne_bytes());
         u64::from_ne_bytes([a, b, c, d, e, f, self.state, self.power])
     }
 
@@ -210,7 +210,7 @@ mod tests {
     fn what_is_packed_is_unpacked() {
         for state in [TenantState::Free, TenantState::Leased, TenantState::Rests] {
             for block in [None, Some((16, 16)), Some((32768, 16384)), Some((65520, 16))] {
-                let tenant = Tenant { netns: u64::MAX, id: 1 << 63, freed: u32::MAX, block, state };
+                let tenant = Tenant { netns: u64::MAX, id: 1 << 63, stamp: u32::MAX, block, state };
                 assert_eq!(Tenant::unpack(tenant.pack()), tenant);
             }
         }
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn layout_follows_the_struct() {
         let state = TenantState::Rests;
-        let bytes: Vec<u8> = Tenant { netns: 1, id: 2, freed: 0x0403_0201, block: Some((0x8000, 1024)), state }
+        let bytes: Vec<u8> = Tenant { netns: 1, id: 2, stamp: 0x0403_0201, block: Some((0x8000, 1024)), state }
             .pack()
             .iter()
             .flat_map(|word| word.to_ne_bytes())

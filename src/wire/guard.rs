@@ -4,9 +4,12 @@ use std::os::fd::AsFd;
 
 use super::Site;
 use crate::error::Result;
+use crate::net::filter::Attached;
+use crate::net::link::Link;
 use crate::net::{Netlink, filter, link};
 
-const PROGRAM: &str = "from_container";
+/// Name of the program.
+pub const PROGRAM: &str = "from_container";
 
 /// Puts the program in place, then brings the host's end up.
 pub fn perform(site: &mut Site<'_>) -> Result<()> {
@@ -22,6 +25,15 @@ pub fn perform(site: &mut Site<'_>) -> Result<()> {
         filter::add_ingress(index, name, program.as_fd(), PROGRAM, site.lease.slot),
         link::up(index, name),
     ])
+}
+
+/// Is the host's end of the pair of `slot` up, with the check in place as the program with id `program` makes it? For looking
+/// at many.
+pub fn stands(netlink: &mut Netlink, pair: &Link, slot: u16, program: u32) -> Result<bool> {
+    let ours = |filter: &Attached| {
+        filter.runs(PROGRAM) && filter.classid == u32::from(slot) && filter.program == Some(program)
+    };
+    Ok(pair.up && filter::first_ingress(netlink, pair.index)?.is_some_and(|filter| ours(&filter)))
 }
 
 /// What differs from the plan.

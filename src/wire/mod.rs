@@ -6,7 +6,7 @@
 mod cpu;
 pub mod fair;
 mod furnish;
-mod guard;
+pub mod guard;
 pub mod host;
 mod pair;
 pub mod programs;

@@ -207,7 +207,8 @@ struct chunk {			/* one part of a record; book.rs has the keys */
 struct tenant {			/* of a slot; entry 0: epoch, slot and block given out last */
 	__u64 netns;		/* inode of the namespace */
 	__u64 id;		/* fnv1a64 of the container id; entry 0: epoch given out last */
-	__u32 freed;		/* seconds of CLOCK_BOOTTIME; entry 0: slot given out last */
+	__u32 stamp;		/* while leased: number of what it was given; then: seconds of CLOCK_BOOTTIME when it became
+				 * free; entry 0: slot given out last */
 	__u16 begin;		/* of its block, 0 for none; entry 0: where the search for a block goes on */
 	__u8 state;		/* 0 never used, 1 leased, 2 the block rests */
 	__u8 size;		/* of its block, as a power of two */
