@@ -1,6 +1,7 @@
 //! Promise: what changes about the host changes for the containers that run, as it does for programs of the host: after one
 //! `portslice sync` every path works, and the connections that the host's own would have kept go on.
 
+mod random;
 mod service;
 
 use crate::lab::probe::{BOTH, assert_reaches, assert_refused};

@@ -5,7 +5,7 @@
 //! the kernel and with what a peer sees. `PORTSLICE_SEED` repeats the choices of a run, though not its timing.
 
 mod check;
-mod ops;
+pub mod ops;
 
 use crate::lab::*;
 use ops::{Random, World};

@@ -9,10 +9,11 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 /// A service that runs on a host, ended with the test.
-struct Service(Child);
+pub struct Service(Child);
 
 impl Service {
-    fn on(host: &Host) -> Service {
+    /// Starts it; it is ready when this returns.
+    pub fn on(host: &Host) -> Service {
         let notified = host.dir.join("notify");
         let socket = std::os::unix::net::UnixDatagram::bind(&notified).expect("notify socket");
         socket.set_read_timeout(Some(Duration::from_secs(10))).expect("timeout");
@@ -42,7 +43,7 @@ impl Drop for Service {
 }
 
 /// What the service said, for a test that fails.
-fn log(host: &Host) -> String {
+pub fn log(host: &Host) -> String {
     std::fs::read_to_string(host.dir.join("follow.log")).unwrap_or_default()
 }
 
