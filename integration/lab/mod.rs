@@ -15,6 +15,7 @@ pub mod bundle;
 pub mod container;
 pub mod delay;
 pub mod dns;
+pub mod engine;
 pub mod flow;
 pub mod frame;
 pub mod hook;
