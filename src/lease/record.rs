@@ -171,7 +171,7 @@ pub struct Lease {
     /// Which namespace it is.
     pub netns_id: NetnsId,
     /// Did somebody else make the namespace, who may keep it when the last member leaves? Then the slice ends with the
-    /// namespace, else with its last member.
+    /// namespace, else with its last member. No longer so once the pod's sandbox has ended, after which nothing joins.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared: bool,
     /// What stood in it before.

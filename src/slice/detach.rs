@@ -128,7 +128,12 @@ fn look(config: &Config, id: &ContainerId, by: &By, ledger: &Ledger, host: &Host
         return Ok(Found::Last(lease));
     }
     let goal = goal(config, &lease, id)?;
-    Ok(Found::Leaves(Box::new(Turn::begin((*lease).clone(), goal, ledger, host, lock)?), lease))
+    let mut after = (*lease).clone();
+    if is_sandbox(&lease, id) && *by != By::Operator {
+        // The slice goes on for the pod's containers, and ends with the last of them.
+        after.shared = false;
+    }
+    Ok(Found::Leaves(Box::new(Turn::begin(after, goal, ledger, host, lock)?), lease))
 }
 
 /// The slice in which it is a member; to an operator also the one that bears its name and has no member left.
@@ -149,10 +154,17 @@ fn proves(by: &By, member: &Member) -> bool {
     }
 }
 
-/// Does the slice end with this member? A namespace that somebody else made may be joined again, and ends by itself.
+/// Does the slice end with this member? A namespace that somebody else made may be joined again, and ends by itself; but no
+/// container joins a pod whose sandbox has ended.
 fn ends(lease: &Lease, id: &ContainerId, by: &By) -> bool {
     let others = lease.members.iter().any(|member| member.id != *id);
-    !others && (!lease.shared || *by == By::Operator)
+    !others && (!lease.shared || is_sandbox(lease, id) || *by == By::Operator)
+}
+
+/// Is this member the sandbox of its pod? containerd and CRI-O make the pod's namespace before the sandbox, and remove it
+/// after the sandbox's poststop.
+fn is_sandbox(lease: &Lease, id: &ContainerId) -> bool {
+    lease.member(id).is_some_and(|member| member.sandbox)
 }
 
 /// What the slice is to be without the member. Its ports stay leased: the namespace lives on, and may have them still.
