@@ -1,5 +1,7 @@
 //! Promise: containers that share a network namespace share its slice, and each has its own ports and CPUs.
 
+mod containerd;
+
 use crate::lab::bundle::{Bundle, Network, Running, Runtime};
 use crate::lab::podman::Podman;
 use crate::lab::wait::eventually;
@@ -266,100 +268,25 @@ fn a_container_of_podman_in_the_namespace_of_another() {
     }
 }
 
-// ---- the pods of Kubernetes, as containerd starts them: the pod's annotations come with its sandbox and each container
+// ---- a pod whose sandbox is not told of at its start; that of a real containerd is in pods/containerd.rs
 
-/// A bundle with the annotations that containerd gives it.
-fn cri(host: &Host, kind: &str, name: &str, line: &str) -> Bundle {
-    let bundle = Bundle::new(host, name, &["sh", "-c", line]).sliced();
-    let bundle = bundle
-        .edit(|c| c["root"]["readonly"] = false.into())
-        .annotation("io.kubernetes.cri.container-type", kind)
-        .annotation("io.kubernetes.cri.sandbox-id", &format!("{}-pause", host.tag))
-        .annotation("io.kubernetes.cri.sandbox-name", "shop")
-        .annotation("io.kubernetes.cri.sandbox-namespace", "prod");
-    if kind == "container" { bundle.annotation("io.kubernetes.cri.container-name", name) } else { bundle }
-}
-
-/// What the pod asks for.
-fn of_the_pod(bundle: Bundle) -> Bundle {
-    bundle
-        .annotation("portslice/ports", "31000,31010")
-        .annotation("portslice/cpus", "0.5")
-        .annotation("portslice/cpus-limit", "0.5")
-}
-
-fn container<'r>(host: &Host, runtime: &'r Runtime<'r>, sandbox: &Running<'_>, bundle: Bundle) -> Running<'r> {
+/// Starts a container of such a pod, with the annotations that containerd gives it, its own and the pod's.
+fn container<'r>(host: &Host, runtime: &'r Runtime<'r>, sandbox: &Running<'_>, name: &str, line: &str) -> Running<'r> {
     let path = format!("/proc/{}/ns/net", sandbox.pid);
-    let running = runtime.start(&bundle.network(Network::Path(path.as_ref())));
+    let bundle = Bundle::new(host, name, &["sh", "-c", line]).sliced().network(Network::Path(path.as_ref()));
+    let bundle = [
+        ("io.kubernetes.cri.container-type", "container"),
+        ("io.kubernetes.cri.container-name", name),
+        ("io.kubernetes.cri.sandbox-id", &sandbox.id),
+        ("io.kubernetes.cri.sandbox-name", "shop"),
+        ("io.kubernetes.cri.sandbox-namespace", "prod"),
+        ("portslice/ports", "31000"),
+    ]
+    .iter()
+    .fold(bundle, |bundle, (key, value)| bundle.annotation(key, value));
+    let running = runtime.start(&bundle.edit(|c| c["root"]["readonly"] = false.into()));
     assert!(!log(host).contains(" ERROR "), "{}: the log says an error:\n{}", running.id, log(host));
     running
-}
-
-fn cri_pod(program: &str) {
-    let host = host(&format!("cri-{program}"));
-    let runtime = host.runtime(program);
-    let of_runtime = cpu_of_pause(&host, &runtime);
-    let sandbox = runtime.start(&of_the_pod(cri(&host, "sandbox", "pause", "exec sleep 1000")));
-    assert_eq!(cpu_of(sandbox.pid), of_runtime, "{program}: CPUs of the sandbox are the runtime's");
-    let a = || container(&host, &runtime, &sandbox, of_the_pod(cri(&host, "container", "a", &serve("a", 31_000))));
-    let b = of_the_pod(cri(&host, "container", "b", &serve("b", 31_010)));
-    let b = b.annotation("portslice/cpus", "1.5").annotation("portslice/cpus-limit", "1.5");
-    let (first, b) = (a(), container(&host, &runtime, &sandbox, b));
-    let quiet = container(&host, &runtime, &sandbox, cri(&host, "container", "quiet", "exec sleep 1000"));
-
-    let all = "31000,31010";
-    let pod = |names: &[(&str, &str)]| -> Vec<_> { names.iter().map(|(n, p)| member("containerd", n, p)).collect() };
-    let both = |what: &str, a: &Running<'_>| {
-        assert_answers(what, &host, "a", 31_000);
-        assert_answers(what, &host, "b", 31_010);
-        assert_eq!(cpu_of(a.pid), ("512".into(), "50000".into()), "{what}: CPUs of a");
-        assert_eq!(cpu_of(b.pid), ("1536".into(), "150000".into()), "{what}: CPUs of b");
-        assert_eq!(cpu_of(sandbox.pid), of_runtime, "{what}: CPUs of the sandbox");
-        assert_eq!(cpu_of(quiet.pid), of_runtime, "{what}: CPUs of who asks for nothing");
-    };
-    let what = &format!("{program}, a sandbox and three containers");
-    both(what, &first);
-    let lease = slice(what, &host);
-    let names = [("prod/shop", all), ("prod/shop/a", all), ("prod/shop/b", all), ("prod/shop/quiet", "")];
-    assert_eq!(members(&lease), pod(&names), "{what}: {lease}");
-    assert_eq!(lease["ports"], all, "{what}: {lease}");
-
-    let what = &format!("{program}, after a restart of the first");
-    first.delete().ok();
-    assert_silent(what, &host, 31_000);
-    let first = a();
-    both(what, &first);
-    assert_eq!(slice(what, &host)["block"], lease["block"], "{what}: the same slice");
-
-    let what = &format!("{program}, without the second");
-    b.delete().ok();
-    assert_silent(what, &host, 31_010);
-    assert_answers(what, &host, "a", 31_000);
-    let names = [("prod/shop", all), ("prod/shop/quiet", ""), ("prod/shop/a", all)];
-    assert_eq!(members(&slice(what, &host)), pod(&names), "{what}");
-
-    first.delete().ok();
-    quiet.delete().ok();
-    assert_eq!(members(&slice("the sandbox alone", &host)), pod(&[("prod/shop", all)]));
-    sandbox.delete().ok();
-    assert_eq!(host.ids(), [""; 0], "{program}: when the sandbox ended; log:\n{}", log(&host));
-    assert_gone(program, &host);
-}
-
-/// Shares and quota of a container that asks for nothing.
-fn cpu_of_pause(host: &Host, runtime: &Runtime<'_>) -> (String, String) {
-    let plain = Bundle::new(host, "plain", &["sleep", "1000"]);
-    cpu_of(runtime.start(&plain).pid)
-}
-
-#[test]
-fn a_pod_of_containerd_with_runc() {
-    cri_pod("runc");
-}
-
-#[test]
-fn a_pod_of_containerd_with_crun() {
-    cri_pod("crun");
 }
 
 /// A sandbox of which only the end is told, as Podman does with its infra containers: the slice ends with it, although the
@@ -372,8 +299,7 @@ fn a_sandbox_that_is_no_member() {
         for round in 1..=3 {
             let sandbox = Bundle::new(&host, "infra", &["sleep", "1000"]).hook("poststop", "portslice-poststop");
             let sandbox = runtime.start(&sandbox);
-            let a = of_the_pod(cri(&host, "container", "a", &serve("a", 31_000)));
-            let a = container(&host, &runtime, &sandbox, a);
+            let a = container(&host, &runtime, &sandbox, "a", &serve("a", 31_000));
             let what = &format!("{program}, round {round}");
             assert_answers(what, &host, "a", 31_000);
             a.delete().ok();

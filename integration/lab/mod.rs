@@ -13,11 +13,13 @@
 pub mod bulk;
 pub mod bundle;
 pub mod container;
+pub mod containerd;
 pub mod delay;
 pub mod dns;
 pub mod engine;
 pub mod flow;
 pub mod frame;
+pub mod grpc;
 pub mod hook;
 pub mod host;
 pub mod icmp;

@@ -1,0 +1,329 @@
+//! The real containerd on a simulated host, driven through the interface that Kubernetes uses (CRI).
+//!
+//! The numbers of fields are those of `runtime.v1` in Kubernetes' cri-api (api.proto).
+
+use super::engine::{self, IMAGE, Place};
+use super::grpc::{Message, Service};
+use super::host::{COMMAND_LIMIT, Host, Inner};
+use super::run;
+use super::wait::eventually;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::ops::Deref;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Where containerd keeps the sockets of its shims, and makes network namespaces, whatever its configuration says.
+const RUN: &str = "/run/containerd";
+const NAMESPACES: &str = "/run/netns";
+
+/// A CNI plugin that leaves the namespace as it is and says what CRI insists on: a pod has an `eth0` with an address. It is the
+/// host's own, as our hook, which runs after the plugin, makes true.
+const PLUGIN: &str = r#"#!/bin/sh
+cat >/dev/null
+[ "$CNI_COMMAND" = ADD ] || exit 0
+echo '{"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": "'"$CNI_NETNS"'"}],
+    "ips": [{"address": "10.77.0.2/32", "interface": 0}]}'
+"#;
+
+/// The runtimes under containerd.
+const PROGRAMS: [&str; 2] = ["runc", "crun"];
+
+/// What is started instead of a runtime. It adds our hooks to a bundle before the runtime reads it.
+const WRAPPER: &str = r#"#!/bin/sh
+for word; do
+    [ "$before" != --bundle ] || bundle=$word
+    before=$word
+done
+if [ -n "$bundle" ]; then
+    hooked=$(jq --slurpfile hooks HOOKS '.hooks = $hooks[0]' "$bundle/config.json") || exit 1
+    printf %s "$hooked" >"$bundle/config.json"
+fi
+exec PROGRAM "$@"
+"#;
+
+/// containerd on a host. Dropping it removes its pods and ends it.
+pub struct Containerd<'h> {
+    place: Place<'h>,
+    runtime: Service,
+    daemon: Child,
+}
+
+impl Host {
+    /// containerd that hands on our annotations, and whose bundles have our hooks. Under the handlers `runc` and `crun` all
+    /// bundles have them, under `runc-base` and `crun-base` those of containers: containerd's `base_runtime_spec` is not for
+    /// sandboxes.
+    pub fn containerd(&self) -> Containerd<'_> {
+        Containerd::new(self.deref())
+    }
+}
+
+impl<'h> Containerd<'h> {
+    fn new(host: &'h Inner) -> Containerd<'h> {
+        let place = Place::new(host, "containerd", &["bin", "cni/bin", "cni/net.d", "messages", "logs"], &[RUN]);
+        let place = place.keeps_mounted(NAMESPACES);
+        std::fs::write(place.at("config.toml"), config(&place)).expect("config.toml");
+        hooks(host, &place);
+        cni(&place);
+        let log = File::create(place.at("log")).expect("log");
+        let mut command = host.ns.command("containerd");
+        command.arg("--config").arg(place.at("config.toml")).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
+        let daemon = command.spawn().expect("containerd is installed");
+        let (socket, dir) = (place.at("socket"), place.at("messages"));
+        let runtime = Service { socket, name: "runtime.v1.RuntimeService", dir };
+        let containerd = Containerd { place, runtime, daemon };
+        let up = eventually(|| containerd.runtime.call("Version", &Message::default()).is_ok());
+        assert!(up, "containerd does not answer: {}", containerd.log());
+        let mut import = host.ns.command("ctr");
+        import.arg("--address").arg(containerd.place.at("socket")).args(["--namespace", "k8s.io", "image", "import"]);
+        run::run(import.arg(containerd.place.archive()), COMMAND_LIMIT).ok();
+        containerd
+    }
+
+    /// Starts a pod's sandbox under one of the handlers.
+    #[track_caller]
+    pub fn pod(&self, handler: &str, name: &str, annotations: &[(&str, &str)]) -> Pod<'_> {
+        self.try_pod(handler, name, annotations).unwrap_or_else(|e| panic!("{e}\ncontainerd says:\n{}", self.log()))
+    }
+
+    /// The same, where containerd may refuse.
+    pub fn try_pod(&self, handler: &str, name: &str, annotations: &[(&str, &str)]) -> Result<Pod<'_>, String> {
+        let metadata = Message::default().text(1, name).text(2, &self.place.host.tag).text(3, "prod");
+        let linux = Message::default().text(1, &self.place.cgroup()).message(2, as_kubelet(1));
+        let logs = self.place.at("logs");
+        let config = Message::default().message(1, metadata).text(2, name).text(3, &logs.to_string_lossy());
+        let config = config.map(7, annotations).message(8, linux);
+        let request = Message::default().message(1, config.clone()).text(2, handler);
+        let id = self.runtime.call("RunPodSandbox", &request)?.string(1);
+        Ok(Pod { containerd: self, id, config })
+    }
+
+    /// The ids of all sandboxes.
+    #[track_caller]
+    pub fn pods(&self) -> Vec<String> {
+        self.must("ListPodSandbox", Message::default()).all(1).iter().map(|pod| pod.string(1)).collect()
+    }
+
+    /// The names of the network namespaces it made.
+    pub fn namespaces(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.place.host.ns.root(NAMESPACES)).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    #[track_caller]
+    fn must(&self, method: &str, request: Message) -> Message {
+        let answer = self.runtime.call(method, &request);
+        answer.unwrap_or_else(|e| panic!("{e}\ncontainerd says:\n{}", self.log()))
+    }
+
+    /// The first process of what `method` shows.
+    #[track_caller]
+    fn pid(&self, method: &str, id: &str) -> u32 {
+        let shown = self.must(method, of(id).number(2, 1));
+        let info = shown.all(2).iter().map(|entry| entry.string(2)).next().expect("verbose information");
+        let info: Value = serde_json::from_str(&info).expect("JSON");
+        info["pid"].as_u64().unwrap_or_else(|| panic!("{id} has no process: {info}")) as u32
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.place.at("log")).unwrap_or_default()
+    }
+
+    /// Ends it, and says what went wrong.
+    fn end(&mut self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let pods = self.runtime.call("ListPodSandbox", &Message::default()).map(|answer| answer.all(1));
+        for pod in pods.unwrap_or_default() {
+            for method in ["StopPodSandbox", "RemovePodSandbox"] {
+                problems.extend(self.runtime.call(method, &of(&pod.string(1))).err());
+            }
+        }
+        let _ = kill(Pid::from_raw(self.daemon.id() as i32), Signal::SIGTERM);
+        if !eventually(|| self.daemon.try_wait().is_ok_and(|status| status.is_some())) {
+            problems.push("containerd does not end".into());
+            let _ = self.daemon.kill();
+            let _ = self.daemon.wait();
+        }
+        problems.extend(self.namespaces().into_iter().map(|name| format!("network namespace {name}")));
+        problems
+    }
+}
+
+impl Drop for Containerd<'_> {
+    fn drop(&mut self) {
+        let problems = self.end();
+        self.place.leave(problems);
+    }
+}
+
+/// A pod whose sandbox was started.
+pub struct Pod<'c> {
+    containerd: &'c Containerd<'c>,
+    /// The sandbox's id.
+    pub id: String,
+    config: Message,
+}
+
+impl<'c> Pod<'c> {
+    /// Creates and starts a container that runs a line of shell. `resources` are Kubernetes' own CPU limits: shares and quota.
+    #[track_caller]
+    pub fn start(
+        &self,
+        name: &str,
+        annotations: &[(&str, &str)],
+        resources: Option<(u64, u64)>,
+        line: &str,
+    ) -> Run<'c> {
+        // A name may come again, as that of another attempt.
+        static ATTEMPT: AtomicU32 = AtomicU32::new(0);
+        let attempt = ATTEMPT.fetch_add(1, Ordering::Relaxed);
+        let metadata = Message::default().text(1, name).number(2, attempt.into());
+        let mut linux = Message::default().message(2, as_kubelet(3));
+        if let Some((shares, quota)) = resources {
+            linux = linux.message(1, Message::default().number(1, 100_000).number(2, quota).number(3, shares));
+        }
+        let config = Message::default().message(1, metadata).message(2, Message::default().text(1, IMAGE));
+        let config = ["sh", "-c", line].iter().fold(config, |config, word| config.text(3, word));
+        let config = config.map(10, annotations).text(11, &format!("{name}-{attempt}.log")).message(15, linux);
+        let request = of(&self.id).message(2, config).message(3, self.config.clone());
+        let id = self.containerd.must("CreateContainer", request).string(1);
+        self.containerd.must("StartContainer", of(&id));
+        let pid = self.containerd.pid("ContainerStatus", &id);
+        Run { containerd: self.containerd, id, pid }
+    }
+
+    /// The sandbox's process.
+    #[track_caller]
+    pub fn pid(&self) -> u32 {
+        self.containerd.pid("PodSandboxStatus", &self.id)
+    }
+
+    /// Stops the sandbox.
+    #[track_caller]
+    pub fn stop(&self) {
+        self.containerd.must("StopPodSandbox", of(&self.id));
+    }
+
+    /// Removes the stopped sandbox.
+    #[track_caller]
+    pub fn remove(self) {
+        self.containerd.must("RemovePodSandbox", of(&self.id));
+    }
+}
+
+/// A container that was started in a pod.
+pub struct Run<'c> {
+    containerd: &'c Containerd<'c>,
+    /// Its id.
+    pub id: String,
+    /// Its first process.
+    pub pid: u32,
+}
+
+impl Run<'_> {
+    /// Stops it at once.
+    #[track_caller]
+    pub fn stop(&self) {
+        self.containerd.must("StopContainer", of(&self.id));
+    }
+
+    /// Removes it when it has stopped.
+    #[track_caller]
+    pub fn remove(self) {
+        self.containerd.must("RemoveContainer", of(&self.id));
+    }
+}
+
+/// A request that is about one sandbox or container.
+fn of(id: &str) -> Message {
+    Message::default().text(1, id)
+}
+
+/// A security context as the kubelet makes it, whose namespaces are in `field`: processes of containers do not see each other.
+fn as_kubelet(field: u8) -> Message {
+    Message::default().message(field, Message::default().number(2, 1))
+}
+
+/// The network of every pod: lo is brought up, and `PLUGIN` is asked.
+fn cni(place: &Place<'_>) {
+    script(place, "cni/bin/host-address", PLUGIN);
+    std::os::unix::fs::symlink("/usr/lib/cni/loopback", place.at("cni/bin/loopback")).expect("loopback");
+    let list = json!({"cniVersion": "1.0.0", "name": "host", "plugins": [{"type": "host-address"}]});
+    std::fs::write(place.at("cni/net.d/host.conflist"), list.to_string()).expect("conflist");
+}
+
+/// The two ways in which our hooks come into bundles.
+fn hooks(host: &Inner, place: &Place<'_>) {
+    let hooks = json!({
+        "createRuntime": [engine::hook(host, "portslice-prestart")],
+        "poststop": [engine::hook(host, "portslice-poststop")],
+    });
+    std::fs::write(place.at("hooks.json"), hooks.to_string()).expect("hooks.json");
+    let mut base = run::run(Command::new("ctr").args(["oci", "spec"]), COMMAND_LIMIT).ok().json();
+    base["hooks"] = hooks;
+    std::fs::write(place.at("base.json"), base.to_string()).expect("base.json");
+    for program in PROGRAMS {
+        let text = WRAPPER.replace("HOOKS", &place.at("hooks.json").to_string_lossy()).replace("PROGRAM", program);
+        script(place, &format!("bin/{program}"), &text);
+    }
+}
+
+/// Writes a program.
+fn script(place: &Place<'_>, name: &str, text: &str) {
+    let file = place.at("script");
+    std::fs::write(&file, text).expect("a script");
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a script");
+    run::copy_program(&file, &place.at(name));
+}
+
+/// The configuration. A host without CAP_SYS_RESOURCE cannot give a sandbox the score that CRI wants it to have with the
+/// kernel's killer, and some hosts have AppArmor, on which nothing here depends.
+fn config(place: &Place<'_>) -> String {
+    let dir = place.dir.display();
+    let cri = r#"plugins."io.containerd.grpc.v1.cri""#;
+    let handler = |name: &str, base: &str, program: &str| {
+        format!(
+            r#"
+[{cri}.containerd.runtimes.{name}]
+runtime_type = "io.containerd.runc.v2"
+{base}
+pod_annotations = ["portslice/*"]
+container_annotations = ["portslice/*"]
+[{cri}.containerd.runtimes.{name}.options]
+BinaryName = "{program}"
+"#
+        )
+    };
+    let base = format!(r#"base_runtime_spec = "{dir}/base.json""#);
+    let handlers = PROGRAMS.map(|program| {
+        let wrapped = handler(program, "", &format!("{dir}/bin/{program}"));
+        wrapped + &handler(&format!("{program}-base"), &base, program)
+    });
+    format!(
+        r#"version = 2
+root = "{dir}/root"
+state = "{dir}/state"
+[grpc]
+address = "{dir}/socket"
+[debug]
+level = "warn"
+[plugins."io.containerd.internal.v1.opt"]
+path = "{dir}/opt"
+[{cri}]
+sandbox_image = "{IMAGE}"
+stream_server_address = "127.0.0.1"
+stream_server_port = "0"
+restrict_oom_score_adj = true
+disable_apparmor = true
+[{cri}.cni]
+bin_dir = "{dir}/cni/bin"
+conf_dir = "{dir}/cni/net.d"
+[{cri}.containerd]
+snapshotter = "native"
+{}"#,
+        handlers.concat()
+    )
+}
