@@ -1,12 +1,14 @@
 //! Opening the prepared host. Preparing it is [`super::setup`]'s; from then on every verb only opens what is pinned.
 
+use std::time::Instant;
+
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::{boot_id, missing_capability};
 use crate::host::sysctl::Proc;
 use crate::host::{Facts, Given, HostRecord};
 use crate::lease::Ledger;
-use crate::lease::lock::{Lock, is_gone};
+use crate::lease::lock::{Lock, PATIENCE, is_gone};
 use crate::net::netns::NetnsId;
 use crate::net::{Netlink, Netns};
 use crate::plan::host::bpf_directory;
@@ -26,17 +28,18 @@ pub fn ready(
     shaper: bool,
     prepare: Preparer<'_>,
 ) -> Result<Host> {
-    /// The host may change again while it is prepared.
-    const ATTEMPTS: u32 = 3;
-    for _ in 0..ATTEMPTS {
+    let start = Instant::now();
+    loop {
         if let Some(host) = open_current(config, netlink, facts, shaper)? {
             return Ok(host);
+        }
+        // It may change again, or be undone, while it is prepared.
+        if start.elapsed() > PATIENCE {
+            return Err(Error::Busy("the host changes faster than it can be prepared: try again".into()));
         }
         prepare(config, shaper)?;
         *facts = Facts::read(netlink, &Proc::default(), config.uplink.as_deref())?;
     }
-    open_current(config, netlink, facts, shaper)?
-        .ok_or_else(|| Error::Busy("the host is being set up and undone at the same time: try again".into()))
 }
 
 /// Opens the prepared host without changing anything; `None` when it is not prepared. A host that is served all the same,
