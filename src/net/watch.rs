@@ -141,3 +141,29 @@ fn names_ours(body: &[u8]) -> bool {
     let attributes = NlasIterator::new(body.get(IFINFOMSG..).unwrap_or_default());
     attributes.flatten().any(|nla| nla.kind() == IFLA_IFNAME && nla.value().starts_with(OURS.as_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(name: &str) -> Vec<u8> {
+        let mut body = vec![0; IFINFOMSG];
+        body.extend((4 + name.len() as u16 + 1).to_ne_bytes());
+        body.extend(IFLA_IFNAME.to_ne_bytes());
+        body.extend(name.as_bytes());
+        body.resize((body.len() + 1).next_multiple_of(4), 0);
+        body
+    }
+
+    #[test]
+    fn containers_that_come_and_go_are_no_change() {
+        const NEW_ADDRESS: u16 = 20;
+        const DELETE_ROUTE: u16 = 25;
+        const DELETE_FILTER: u16 = 45;
+        assert!(!is_change(NEW_LINK, &link("portslice7")) && !is_change(DELETE_LINK, &link("portslice7")));
+        assert!(is_change(NEW_LINK, &link("eth0")) && is_change(DELETE_LINK, &link("eth0")));
+        assert!(!is_change(NEW_FILTER, &[]) && is_change(DELETE_FILTER, &[]), "a filter goes with its device unsaid");
+        assert!(is_change(NEW_ADDRESS, &[]) && is_change(DELETE_ROUTE, &[]));
+        assert!(is_change(NEW_LINK, &[1, 2, 3]), "what cannot be read may be anything");
+    }
+}

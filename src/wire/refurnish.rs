@@ -116,3 +116,69 @@ fn settings(here: &mut Settings<'_>, found: &mut Found, it: &Furniture) -> Resul
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::net::route::InnerRoute;
+
+    fn furniture(addresses: &[&str], routes: &[(&str, u8, u32)]) -> Furniture {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let route = |(to, prefix, mtu): &(&str, u8, u32)| InnerRoute {
+            destination: ip(to),
+            prefix: *prefix,
+            source: None,
+            metric: 0,
+            mtu: *mtu,
+        };
+        Furniture {
+            slot: 1,
+            device: "eth0".into(),
+            mac: [2, 0, 0, 0, 0, 1],
+            addresses: addresses.iter().map(|text| ip(text)).collect(),
+            routes: routes.iter().map(route).collect(),
+            settings: Vec::new(),
+            own_ipv6: false,
+            last: None,
+        }
+    }
+
+    fn steps(last: Option<Furniture>, now: Furniture) -> Vec<String> {
+        let it = Furniture { last: last.map(Box::new), ..now };
+        differences(9, &it).into_iter().map(|request| request.doing).collect()
+    }
+
+    #[test]
+    fn what_is_the_same_is_not_touched() {
+        let now = furniture(&["10.0.0.2", "fd00::2"], &[("0.0.0.0", 0, 1500), ("fd00::", 64, 1500)]);
+        assert_eq!(steps(Some(now.clone()), now), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_new_comes_before_what_is_old_goes() {
+        let last = furniture(&["10.0.0.2", "10.0.0.3"], &[("0.0.0.0", 0, 1500), ("10.9.0.0", 16, 1500)]);
+        let now = furniture(&["10.0.0.4", "10.0.0.3"], &[("0.0.0.0", 0, 1400), ("10.8.0.0", 16, 1400)]);
+        let expected = [
+            "add address 10.0.0.4",
+            "change route 0.0.0.0/0",
+            "add route 10.8.0.0/16",
+            "delete route 10.9.0.0/16",
+            "delete address 10.0.0.2",
+        ];
+        assert_eq!(steps(Some(last), now), expected);
+    }
+
+    #[test]
+    fn where_nobody_knows_what_was_given_nothing_is_removed() {
+        let now = furniture(&["10.0.0.2"], &[("0.0.0.0", 0, 1500)]);
+        let expected = [
+            "set the MAC address of link eth0",
+            "add address 10.0.0.2",
+            "add route 0.0.0.0/0",
+            "change route 0.0.0.0/0",
+        ];
+        assert_eq!(steps(None, now), expected);
+    }
+}
