@@ -77,8 +77,6 @@ struct Attach<'a> {
     shaped: bool,
     /// The search for sockets of the host, while it runs.
     looking: Option<JoinHandle<Result<Vec<Holder>>>>,
-    /// What stands in its namespace.
-    survey: Option<Survey>,
 }
 
 /// What a look under the lock came to.
@@ -137,7 +135,6 @@ impl<'a> Attach<'a> {
             terms,
             shaped: false,
             looking: Some(looking),
-            survey: None,
         })
     }
 
@@ -145,13 +142,14 @@ impl<'a> Attach<'a> {
         let start = Instant::now();
         let mut swept = false;
         loop {
-            let host = self.ready(prepare)?;
+            let host = self.prepared(prepare)?;
+            let survey = self.survey(&host)?;
             self.found()?;
             let waited = start.elapsed() > lock::PATIENCE;
-            match self.enter(&host)? {
+            match self.enter(&host, &survey)? {
                 Entered::Already(lease) => return Ok(Some(*lease)),
                 Entered::Nothing => return Ok(None),
-                Entered::New(lease) => return self.wire(*lease, &host).map(Some),
+                Entered::New(lease) => return self.wire(*lease, &host, survey).map(Some),
                 Entered::Joined(turn) => {
                     let lease = turn.carry_out(&self.ledger, &host, &self.proc)?;
                     log::info!("{}: joined the slice of {}", self.wanted.request.id, lease.id);
@@ -206,15 +204,19 @@ impl<'a> Attach<'a> {
         Ok(self.actions(&lease, &host))
     }
 
-    fn ready(&mut self, prepare: Preparer<'_>) -> Result<Host> {
+    /// The host, prepared for what it asks for.
+    fn prepared(&mut self, prepare: Preparer<'_>) -> Result<Host> {
         let shaper = self.shaped || (limits::need_shaper(&self.terms) && !self.joins()?);
         let host = ready(self.wanted.config, &mut self.netlink, &mut self.facts, shaper, prepare)?;
         if self.terms.egress.is_some() || self.terms.ingress.is_some() {
             queue::leaf(&host, &self.wanted.request.id)?;
         }
-        let own = &self.wanted.request.own_settings;
-        self.survey = Some(Survey::of(&self.netns, &self.proc, &host.given.copied, own)?);
         Ok(host)
+    }
+
+    /// What stands in its namespace.
+    fn survey(&self, host: &Host) -> Result<Survey> {
+        Survey::of(&self.netns, &self.proc, &host.given.copied, &self.wanted.request.own_settings)
     }
 
     /// Waits for what was looked for meanwhile.
@@ -234,7 +236,7 @@ impl<'a> Attach<'a> {
     }
 
     /// The decision, under the lock.
-    fn enter(&self, host: &Host) -> Result<Entered> {
+    fn enter(&self, host: &Host, survey: &Survey) -> Result<Entered> {
         let Some(lock) = locked_as_given(&self.ledger, host)? else { return Ok(Entered::Overtaken) };
         let desk = Desk::of(&host.maps);
         if let Some(known) = desk.of_member(&self.ledger, &self.wanted.request.id)? {
@@ -266,10 +268,8 @@ impl<'a> Attach<'a> {
         match self.decide(&desk) {
             Ok(mut lease) => {
                 let wanted = settings(lease.block, &host.given.copied, &self.wanted.request.own_settings);
-                if let Some(survey) = &self.survey {
-                    survey.alone(&lease.device)?;
-                    lease.found = survey.found(&wanted);
-                }
+                survey.alone(&lease.device)?;
+                lease.found = survey.found(&wanted);
                 lease.given = host.given.generation;
                 run::fault();
                 desk.enter(&lease);
@@ -385,11 +385,11 @@ impl<'a> Attach<'a> {
     }
 
     /// Makes a granted lease work, or gives it back.
-    fn wire(mut self, lease: Lease, host: &Host) -> Result<Lease> {
+    fn wire(mut self, lease: Lease, host: &Host, survey: Survey) -> Result<Lease> {
         let actions = self.actions(&lease, host);
         let mut site = Site::of(&lease, host, &self.proc, &mut self.netlink);
         (site.fresh, site.container) = (true, Some(self.netns));
-        site.inner = self.survey.map(|survey| survey.netlink);
+        site.inner = Some(survey.netlink);
         let mut done = run::forward(&mut site, &actions);
         let mut attached = Lease { stage: Stage::Attached, found: site.found.clone(), ..lease.clone() };
         attached.members.iter_mut().for_each(Member::trim);
