@@ -35,6 +35,9 @@ pub struct Config {
     pub ephemeral_ports_per_container: BlockSize,
     /// A container may be assigned only ports from this set.
     pub ports: PortSet,
+    /// How many ephemeral ports of its own the host keeps at least, besides the pool and `ports`.
+    #[serde(deserialize_with = "value::port_count")]
+    pub host_ports_min: u16,
     /// The host's public interface; `None`: the device of the default route. In the file, "" is `None`.
     #[serde(deserialize_with = "value::uplink", serialize_with = "value::or_empty")]
     pub uplink: Option<String>,
@@ -107,6 +110,9 @@ pub struct Config {
     pub log_file: Option<PathBuf>,
     /// The least severe message that is logged.
     pub log_level: LogLevel,
+    /// No key: the file that was named, by argument or environment. What is to run later has to be given it, too.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
 }
 
 /// How much is logged.
@@ -131,6 +137,7 @@ impl Default for Config {
             ephemeral_ports: pool.expect("a range above port 1023 is a pool"),
             ephemeral_ports_per_container: BlockSize::DEFAULT,
             ports: PortSet::empty(),
+            host_ports_min: 1024,
             uplink: None,
             state_dir: PathBuf::from("/run/portslice"),
             command: None,
@@ -162,6 +169,7 @@ impl Default for Config {
             rate_statistics_interval: Duration::ZERO,
             log_file: None,
             log_level: LogLevel::default(),
+            file: None,
         }
     }
 }
@@ -173,7 +181,10 @@ impl Config {
         let named = named(path, std::env::var_os("PORTSLICE_CONFIG"));
         let file = named.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
         match crate::file::read(file) {
-            Ok(bytes) => Config::parse(&String::from_utf8_lossy(&bytes), &file.to_string_lossy()),
+            Ok(bytes) => {
+                let config = Config::parse(&String::from_utf8_lossy(&bytes), &file.to_string_lossy())?;
+                Ok(Config { file: named, ..config })
+            }
             Err(error) if named.is_none() && error.kind() == ErrorKind::NotFound => Ok(Config::default()),
             Err(error) => Err(Error::file("read", file)(error)),
         }

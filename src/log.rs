@@ -5,13 +5,32 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
+use std::time::SystemTime;
 
 use env_logger::{Builder, Target};
 use log::LevelFilter;
-use systemd_journal_logger::JournalLog;
+use systemd_journal_logger::{JournalLog, connected_to_journal};
 
 use crate::config::Config;
+
+/// Where the log and stderr meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nowhere.
+    Apart,
+    /// The log is on stderr.
+    Terminal,
+    /// Both are in the journal, as those of a service are.
+    Journal,
+}
+
+static PLACE: OnceLock<Place> = OnceLock::new();
+
+/// Where the log and stderr meet; nowhere before [`start`].
+pub fn place() -> Place {
+    PLACE.get().copied().unwrap_or(Place::Apart)
+}
 
 /// Sets up the log of the program called `name`. Call it once.
 pub fn start(name: &str, config: &Config, verbose: bool) {
@@ -23,6 +42,7 @@ pub fn start(name: &str, config: &Config, verbose: bool) {
             .filter_module("portslice", level.max(LevelFilter::Debug))
             .format_timestamp(None)
             .init();
+        PLACE.get_or_init(|| Place::Terminal);
         return;
     }
     if let Some(path) = &config.log_file {
@@ -34,7 +54,7 @@ pub fn start(name: &str, config: &Config, verbose: bool) {
                     .target(Target::Pipe(Box::new(file)))
                     .format(move |out, record| {
                         use std::io::Write;
-                        let time = seconds();
+                        let time = humantime::format_rfc3339_millis(SystemTime::now());
                         writeln!(out, "{time} {} {name}[{}]: {}", record.level(), std::process::id(), record.args())
                     })
                     .init();
@@ -47,10 +67,8 @@ pub fn start(name: &str, config: &Config, verbose: bool) {
         && journal.with_syslog_identifier(name.to_owned()).install().is_ok()
     {
         log::set_max_level(level);
+        if connected_to_journal() {
+            PLACE.get_or_init(|| Place::Journal);
+        }
     }
-}
-
-/// Seconds since 1970.
-fn seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

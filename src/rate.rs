@@ -17,13 +17,17 @@ use crate::refusal::from_text;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
-use text::{RATE, SIZE, bytes_word, parse};
+use text::{RATE, SIZE, bits_word, bytes_word, parse};
 
 /// Bits per second, exact. Zero (`0B`, `0mbit`) means unlimited, as in Mesos up to 1.11.
 ///
 /// Not ordered on purpose: zero would sort below every limit. Use [`Rate::is_below`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Rate(u64);
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rate {
+    bits: u64,
+    /// Written in bits, as in tc: it is shown so again. This makes no difference between two rates.
+    in_bits: bool,
+}
 
 /// Bytes, as in `64KB`; 1024-based units only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,39 +35,39 @@ pub struct Size(u64);
 
 impl Rate {
     /// No limit.
-    pub const UNLIMITED: Rate = Rate(0);
+    pub const UNLIMITED: Rate = Rate::from_bits_per_second(0);
 
     /// From bits per second; 0 is unlimited.
     pub const fn from_bits_per_second(bits: u64) -> Self {
-        Rate(bits)
+        Rate { bits, in_bits: false }
     }
 
     /// From bytes per second; `None` beyond 2^61.
     pub const fn from_bytes_per_second(bytes: u64) -> Option<Self> {
         match bytes.checked_mul(8) {
-            Some(bits) => Some(Rate(bits)),
+            Some(bits) => Some(Rate::from_bits_per_second(bits)),
             None => None,
         }
     }
 
     /// Bits per second, exact.
     pub const fn bits_per_second(self) -> u64 {
-        self.0
+        self.bits
     }
 
     /// Bytes per second, the kernel's unit. Rounded up, so that no limit ever becomes 0, which would be none.
     pub const fn bytes_per_second(self) -> u64 {
-        self.0.div_ceil(8)
+        self.bits.div_ceil(8)
     }
 
     /// Whether this is no limit at all.
     pub const fn is_unlimited(self) -> bool {
-        self.0 == 0
+        self.bits == 0
     }
 
     /// Whether this limit is tighter than `other`; unlimited is never below anything.
     pub const fn is_below(self, other: Rate) -> bool {
-        !self.is_unlimited() && (other.is_unlimited() || self.0 < other.0)
+        !self.is_unlimited() && (other.is_unlimited() || self.bits < other.bits)
     }
 }
 
@@ -83,7 +87,8 @@ impl FromStr for Rate {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        parse(text, RATE).map(Rate)
+        let in_bits = text.trim().to_ascii_lowercase().trim_end_matches("/s").ends_with("bit");
+        parse(text, RATE).map(|bits| Rate { bits, in_bits })
     }
 }
 
@@ -95,11 +100,19 @@ impl FromStr for Size {
     }
 }
 
-/// Both families: `37500KB (307.2 Mbit/s)`. The first word is exact and can be typed back; the second is rounded to
-/// three decimals. Zero is `0B (unlimited)`.
+impl PartialEq for Rate {
+    fn eq(&self, other: &Self) -> bool {
+        self.bits == other.bits
+    }
+}
+
+impl Eq for Rate {}
+
+/// In the unit it was written in: `37500KB/s (307.2 Mbit/s)`, `300mbit`. The first word is exact and can be typed back; the
+/// second is rounded to three decimals, and left out where it would say the same. Zero is `0B (unlimited)`.
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Rate(bits) = *self;
+        let bits = self.bits;
         if self.is_unlimited() {
             return f.write_str("0B (unlimited)");
         }
@@ -111,7 +124,11 @@ impl fmt::Display for Rate {
         let thousandths = (u128::from(bits) * 1000 + u128::from(unit) / 2) / u128::from(unit);
         let decimals = format!(".{:03}", thousandths % 1000);
         let decimals = decimals.trim_end_matches('0').trim_end_matches('.');
-        write!(f, "{} ({}{decimals} {name})", self.word(), thousandths / 1000)
+        let (word, rounded) = (self.word(), format!("{}{decimals} {name}", thousandths / 1000));
+        if word.eq_ignore_ascii_case(rounded.replace(' ', "").trim_end_matches("/s")) {
+            return f.write_str(&word);
+        }
+        write!(f, "{word}{} ({rounded})", if word.ends_with('B') { "/s" } else { "" })
     }
 }
 
@@ -147,9 +164,10 @@ impl<'de> Deserialize<'de> for Size {
 }
 
 impl Rate {
-    /// The exact spelling: bytes where they come out whole, bits elsewhere.
+    /// The exact spelling: bits where it was written so, or where bytes do not come out whole.
     fn word(self) -> String {
-        if self.0.is_multiple_of(8) { bytes_word(self.0 / 8) } else { format!("{}bit", self.0) }
+        let in_bytes = self.bits.is_multiple_of(8) && (!self.in_bits || self.is_unlimited());
+        if in_bytes { bytes_word(self.bits / 8) } else { bits_word(self.bits) }
     }
 }
 
@@ -184,11 +202,16 @@ mod tests {
     #[test]
     fn prints_both_families() {
         for (text, shown) in [
-            ("37500KB", "37500KB (307.2 Mbit/s)"),
-            ("300mbit", "37500000B (300 Mbit/s)"),
-            ("1GB", "1GB (8.59 Gbit/s)"),
-            ("1bit", "1bit (1 bit/s)"),
-            ("100gbit", "12500000000B (100 Gbit/s)"),
+            ("37500KB", "37500KB/s (307.2 Mbit/s)"),
+            ("37500kb/s", "37500KB/s (307.2 Mbit/s)"),
+            ("300mbit", "300mbit"),
+            ("300Mbit/s", "300mbit"),
+            ("1.5mbit", "1500kbit (1.5 Mbit/s)"),
+            ("2500000B", "2500000B/s (20 Mbit/s)"),
+            ("1GB", "1GB/s (8.59 Gbit/s)"),
+            ("1bit", "1bit"),
+            ("1234567bit", "1234567bit (1.235 Mbit/s)"),
+            ("100gbit", "100gbit"),
             ("0gbit", "0B (unlimited)"),
         ] {
             assert_eq!(rate(text).to_string(), shown);
@@ -208,9 +231,14 @@ mod tests {
     #[test]
     fn serde_keeps_the_value() {
         for bits in [0, 1, 8, 307_200_000, u64::MAX, u64::MAX - 7] {
-            let text = serde_json::to_string(&Rate(bits)).unwrap();
-            assert_eq!(serde_json::from_str::<Rate>(&text).unwrap(), Rate(bits), "{text}");
+            let text = serde_json::to_string(&Rate::from_bits_per_second(bits)).unwrap();
+            assert_eq!(serde_json::from_str::<Rate>(&text).unwrap(), Rate::from_bits_per_second(bits), "{text}");
         }
+        for text in ["\"20mbit\"", "\"37500KB\""] {
+            let kept: Rate = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&kept).unwrap(), text);
+        }
+        assert_eq!(rate("20mbit"), rate("2500000B"));
         assert!(serde_json::from_str::<Rate>("300").unwrap_err().to_string().contains("300mbit"));
     }
 }

@@ -33,6 +33,7 @@ fn values_arrive_parsed() {
         ephemeral_ports = "40000-50000, 60000-65535"
         ephemeral_ports_per_container = 512
         ports = "31000-32000,80"
+        host_ports_min = 300
         uplink = "bond0.100"
         state_dir = "/var/lib/x"
         host_loopback = false
@@ -46,6 +47,7 @@ fn values_arrive_parsed() {
     assert_eq!(config.ephemeral_ports.to_string(), "40000-50000,60000-65535");
     assert_eq!(config.ephemeral_ports_per_container.get(), 512);
     assert_eq!(config.ports.to_string(), "80,31000-32000");
+    assert_eq!(config.host_ports_min, 300);
     assert_eq!(config.uplink.as_deref(), Some("bond0.100"));
     assert_eq!(config.state_dir, Path::new("/var/lib/x"));
     assert!(!config.host_loopback);
@@ -158,7 +160,7 @@ const BAD: &[(&str, &str, &str)] = &[
     ("egress_rate_limit_per_container = 300", "egress_rate_limit_per_container", "\"300mbit\""),
     ("egress_rate_limit_per_container = \"300\"", "egress_rate_limit_per_container", "has no unit"),
     ("ingress_rate_limit_per_container = \"-1KB\"", "ingress_rate_limit_per_container", "is negative"),
-    ("egress_rate_limit_per_container = \"7kbit\"", "egress_rate_limit_per_container", "at least 1000B (8 Kbit/s)"),
+    ("egress_rate_limit_per_container = \"7kbit\"", "egress_rate_limit_per_container", "at least 1000B/s (8 Kbit/s)"),
     ("ingress_rate_limit_per_container = \"200tbit\"", "ingress_rate_limit_per_container", "above every link"),
     ("egress_rate_per_cpu = \"fast\"", "egress_rate_per_cpu", "write 37500KB, 300mbit or auto"),
     ("egress_rate_per_cpu = 5", "egress_rate_per_cpu", "or \"auto\""),
@@ -170,12 +172,12 @@ const BAD: &[(&str, &str, &str)] = &[
     (
         "maximum_egress_rate_limit = \"1000B\"",
         "maximum_egress_rate_limit",
-        "maximum_egress_rate_limit (1000B (8 Kbit/s)) is below minimum_egress_rate_limit (125000B (1 Mbit/s))",
+        "maximum_egress_rate_limit (1000B/s (8 Kbit/s)) is below minimum_egress_rate_limit (125000B/s (1 Mbit/s))",
     ),
     (
         "maximum_ingress_rate_limit = \"2mbit\"\nminimum_ingress_rate_limit = \"3mbit\"",
         "maximum_ingress_rate_limit",
-        "is below minimum_ingress_rate_limit (375000B (3 Mbit/s)); raise the one or lower the other",
+        "is below minimum_ingress_rate_limit (3mbit); raise the one or lower the other",
     ),
     ("egress_ceil_limit = \"1bit\"", "egress_ceil_limit", "below the slowest"),
     ("ingress_ceil_limit = \"101tbit\"", "ingress_ceil_limit", "above every link"),
@@ -210,6 +212,9 @@ const BAD: &[(&str, &str, &str)] = &[
     ),
     ("rate_statistics_window = 30", "rate_statistics_window", "such as \"500ms\""),
     ("rate_statistics_interval = \"30\"", "rate_statistics_interval", "has no unit; write 0s to 24h, such as 500ms"),
+    ("host_ports_min = -1", "host_ports_min", "-1 is not a number of ports; write 0 to 65535"),
+    ("host_ports_min = 65536", "host_ports_min", "65536 is not a number of ports; write 0 to 65535"),
+    ("host_ports_min = \"1024\"", "host_ports_min", "a whole number of ports without quotes, such as 1024"),
     ("log_file = \"x.log\"", "log_file", "not an absolute path"),
     ("log_level = \"trace\"", "log_level", "expected one of `error`, `warn`, `info`, `debug`"),
     ("log_level = \"a\\nb\\u0007\"", "log_level", "unknown variant"),

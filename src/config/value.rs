@@ -158,6 +158,29 @@ pub(super) fn cpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D:
     deserializer.deserialize_i64(Count)
 }
 
+/// A whole number of ports, 0 to 65535.
+struct Ports;
+
+impl Visitor<'_> for Ports {
+    type Value = u16;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number of ports without quotes, such as 1024")
+    }
+
+    fn visit_i64<E: Error>(self, given: i64) -> Result<u16, E> {
+        given.try_into().map_err(|_| E::custom(format_args!("{given} is not a number of ports; write 0 to 65535")))
+    }
+
+    fn visit_u64<E: Error>(self, given: u64) -> Result<u16, E> {
+        self.visit_i64(given.try_into().unwrap_or(i64::MAX))
+    }
+}
+
+pub(super) fn port_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    deserializer.deserialize_i64(Ports)
+}
+
 pub(super) fn or_empty<T: AsRef<Path>, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
     value.as_ref().map_or(Path::new(""), AsRef::as_ref).serialize(serializer)
 }

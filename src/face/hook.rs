@@ -7,7 +7,7 @@ use std::io::stdin;
 use std::process::ExitCode;
 
 use super::command::prepare;
-use super::complain;
+use super::report;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::name_by_conmon;
@@ -59,8 +59,7 @@ fn run(name: &str, verb: impl FnOnce(&Config, State) -> Result<()>) -> ExitCode 
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            ::log::error!("{e}");
-            complain(&format!("{name}: {e}"));
+            report(name, ::log::Level::Error, &e.to_string());
             ExitCode::from(e.exit_code())
         }
     }

@@ -9,6 +9,19 @@ pub mod serve;
 
 use std::io::{Write, stderr};
 
+use crate::log::Place;
+
+/// One line for the log, and for whoever runs the program `name`: once where the log goes there as well.
+fn report(name: &str, level: log::Level, line: &str) {
+    let place = crate::log::place();
+    if place != Place::Terminal {
+        log::log!(level, "{line}");
+    }
+    if place != Place::Journal {
+        complain(&format!("{name}: {line}"));
+    }
+}
+
 /// One line for whoever runs the program. That nobody listens any more changes nothing.
 fn complain(line: &str) {
     let _ = writeln!(stderr(), "{line}");

@@ -26,12 +26,35 @@ pub struct Changed {
 }
 
 /// Ports added to `ip_local_reserved_ports`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Reserved {
     /// What it was, as the kernel wrote it.
     pub before: String,
     /// What was added.
     pub added: PortSet,
+    /// What a run was about to add that may have been killed before or after it did.
+    pub adding: PortSet,
+}
+
+impl Reserved {
+    /// Of what is reserved `now`, `ports` were added by us.
+    pub fn of(now: &PortSet, ports: &PortSet) -> Self {
+        let added = ports.intersection(now);
+        Self { before: now.difference(&added).to_string(), added, adding: PortSet::empty() }
+    }
+
+    /// What of this still holds when `now` is reserved, and we need `wanted`.
+    ///
+    /// Whoever writes this setting writes all of it. So where some of ours that we need is missing, somebody has written
+    /// what he needs himself, and nothing that stands is ours.
+    pub fn recalled(&self, now: &PortSet, wanted: &PortSet) -> Self {
+        if !self.added.intersection(wanted).is_subset(now) {
+            return Self { before: now.to_string(), ..Self::default() };
+        }
+        let added = self.added.union(&self.adding).intersection(now);
+        Self { before: self.before.clone(), added, adding: PortSet::empty() }
+    }
 }
 
 /// The record. Written before the first change and after the last one.
@@ -99,6 +122,15 @@ impl HostRecord {
         Ok(if record.boot == boot { record } else { Self::default() })
     }
 
+    /// Makes it the record of the installation in `state_dir`, which serves the namespace `netns` in this `boot`.
+    pub fn begin(&mut self, boot: String, netns: NetnsId, state_dir: &Path) -> Result<()> {
+        if self.instance == 0 {
+            self.instance = new_instance()?;
+        }
+        (self.boot, self.netns, self.state_dir) = (boot, Some(netns), state_dir.to_path_buf());
+        Ok(())
+    }
+
     /// As bytes for the file.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
@@ -134,7 +166,7 @@ impl HostRecord {
 }
 
 /// A new mark: 24 random bits, not 0.
-pub fn new_instance() -> Result<u32> {
+fn new_instance() -> Result<u32> {
     const SOURCE: &str = "/dev/urandom";
     let mut bytes = [0; 3];
     let mut source = File::open(SOURCE).map_err(Error::file("open", SOURCE))?;
@@ -145,5 +177,41 @@ pub fn new_instance() -> Result<u32> {
             0 => {}
             instance => return Ok(instance),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ports(text: &str) -> PortSet {
+        if text.is_empty() { PortSet::empty() } else { text.parse().unwrap() }
+    }
+
+    #[test]
+    fn what_was_reserved_is_told_from_what_others_reserved() {
+        // what was added, what a killed run was adding, what is reserved now, what is needed: what is ours
+        for (added, adding, now, wanted, ours) in [
+            ("100-199", "", "50,100-199", "100-199", "100-199"),
+            ("100-199", "", "50,100-199,300", "100-299", "100-199"),
+            // killed before and after the write
+            ("100-199", "200-299", "100-199", "100-299", "100-199"),
+            ("100-199", "200-299", "100-299", "100-299", "100-299"),
+            ("", "100-199", "", "100-199", ""),
+            // a run that narrows was killed after the write
+            ("100-199", "", "100-149", "100-149", "100-149"),
+            // somebody has written all of it anew
+            ("100-199", "", "150-160", "100-199", ""),
+            ("100-199", "", "", "100-199", ""),
+            // on the way back nothing is needed
+            ("100-199", "", "150-160,300", "", "150-160"),
+        ] {
+            let reserved = Reserved { before: "50".into(), added: ports(added), adding: ports(adding) };
+            let recalled = reserved.recalled(&ports(now), &ports(wanted));
+            assert_eq!(recalled.added, ports(ours), "{added} + {adding}, now {now}, wanted {wanted}");
+            assert!(recalled.adding.is_empty());
+        }
+        let of_a_file = Reserved::of(&ports("20,100-149"), &ports("100-199"));
+        assert_eq!((of_a_file.before.as_str(), of_a_file.added), ("20", ports("100-149")));
     }
 }

@@ -1,11 +1,12 @@
 //! Which ports a container gets: block and assigned ports, or the reason why not.
 
+use super::host::leasable;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::Facts;
 use crate::net::diag::Holder;
 use crate::ports::pool::{Full, View, auto};
-use crate::ports::{Block, PortSet};
+use crate::ports::{Block, PortRange, PortSet};
 use crate::request::{PortsAsked, Request};
 
 /// What a decision rests on besides the request.
@@ -68,6 +69,26 @@ pub fn check_host(config: &Config, facts: &Facts) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How many ephemeral ports of its own the host keeps. Refuses a configuration that leaves it fewer than `host_ports_min`.
+/// `ephemeral`: the range that its connections come from; `reserved`: what is reserved in it, by others or by us.
+pub fn host_ports(config: &Config, ephemeral: PortRange, reserved: &PortSet) -> Result<u32> {
+    let (range, ours) = (PortSet::from(ephemeral), leasable(config));
+    let left = range.difference(reserved).difference(&ours).len();
+    let least = config.host_ports_min;
+    if left >= u32::from(least) || range.first_overlap(&ours).is_none() {
+        return Ok(left);
+    }
+    let ports = if config.ports.is_empty() { String::new() } else { format!(" and ports {}", config.ports) };
+    Err(Error::unsupported(
+        format!(
+            "ephemeral_ports {}{ports} would leave the host {left} ephemeral ports of its own ({ephemeral}), \
+             fewer than host_ports_min ({least})",
+            config.ephemeral_ports.ports()
+        ),
+        "choose fewer, or widen net.ipv4.ip_local_port_range, or lower host_ports_min",
+    ))
 }
 
 /// Decides. Ports are assigned first, since a block has a choice and they have none. `last`: the block that the container
@@ -139,4 +160,39 @@ pub fn exhausted(full: &Full, config: &Config, holders: &[String], count: usize,
         "pool {pool} has no free block of {} ports: it holds {}, leased to {holders}{sockets}{resting}; {fits}",
         full.size, full.capacity
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_keeps_ports_of_its_own() {
+        let set = |text: &str| if text.is_empty() { PortSet::empty() } else { text.parse().unwrap() };
+        // pool, ports, range, reserved, least: how many are left
+        for (pool, ports, range, reserved, least, left) in [
+            ("32768-57343", "", (32768, 60999), "", 1024, Ok(3656)),
+            ("32768-57343", "", (32768, 60999), "32768-57343,60000-60999", 1024, Ok(2656)),
+            ("32768-57343", "58000-58999", (32768, 60999), "", 1024, Ok(2656)),
+            ("32768-57343", "58000-60999", (32768, 60999), "", 1024, Err(656)),
+            ("32768-61439", "", (32768, 60999), "", 1024, Err(0)),
+            ("32768-61439", "", (32768, 60999), "", 0, Ok(0)),
+            // what is apart takes nothing from it
+            ("32768-57343", "", (60000, 60099), "", 1024, Ok(100)),
+            ("32768-57343", "", (57344, 60999), "57344-60999", 1024, Ok(0)),
+        ] {
+            let text = format!("ephemeral_ports = \"{pool}\"\nports = \"{ports}\"\nhost_ports_min = {least}");
+            let config = Config::parse(&text, "f").unwrap();
+            let range = PortRange::new(range.0, range.1).unwrap();
+            let found = host_ports(&config, range, &set(reserved));
+            match left {
+                Ok(left) => assert_eq!(found.unwrap(), left, "{text}"),
+                Err(left) => {
+                    let line = found.unwrap_err().to_string();
+                    assert!(line.contains(&format!("would leave the host {left} ephemeral ports")), "{line}");
+                    assert!(line.contains(pool) && line.contains("host_ports_min (1024)"), "{line}");
+                }
+            }
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::step::Step;
 use crate::config::Config;
 use crate::host::{Facts, HostRecord};
+use crate::ports::PortSet;
 use crate::steer::program::VERSION;
 
 /// lo has this index in every namespace (LOOPBACK_IFINDEX).
@@ -23,30 +24,45 @@ const UNMANAGED: [(&str, &str); 2] = [
     ("/etc/NetworkManager/conf.d/50-portslice.conf", include_str!("../../config/NetworkManager/50-portslice.conf")),
 ];
 
-/// Keeps the reservation across boots.
-const SYSCTL_FILE: &str = "/etc/sysctl.d/50-portslice.conf";
+/// Has the ports reserved at boot where systemd runs the host.
+pub const UNIT: &str = "/etc/systemd/system/portslice-setup.service";
+/// Has systemd start [`UNIT`] at boot, as `systemctl enable` would.
+pub const UNIT_LINK: &str = "/etc/systemd/system/multi-user.target.wants/portslice-setup.service";
+const UNIT_TEXT: &str = include_str!("../../config/portslice-setup.service");
+/// What stands for this program in it.
+const UNIT_PROGRAM: &str = "/usr/bin/portslice";
+
+/// Has the ports reserved at boot where systemd does not: of several files that set this key the last one wins, so there must
+/// be no other.
+pub const SYSCTL_FILE: &str = "/etc/sysctl.d/50-portslice.conf";
+
+/// The files of the host's configuration that setup keeps, of all those that there may be.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// Where.
+    pub files: Vec<PathBuf>,
+    /// The program that is to run at boot.
+    pub program: PathBuf,
+}
 
 /// Where maps, programs and links are pinned.
 pub fn bpf_directory(state_dir: &Path) -> PathBuf {
     state_dir.join("bpf")
 }
 
-/// The steps, in order. `configures`: the directories under /etc that are there and concern this host; none where its
-/// configuration is another namespace's. `shaper`: some container is limited on the host.
-pub fn host(config: &Config, facts: &Facts, configures: &[PathBuf], shaper: bool) -> Vec<Step> {
-    let ports = config.ephemeral_ports.ports().union(&config.ports);
+/// All ports that may be leased.
+pub fn leasable(config: &Config) -> PortSet {
+    config.ephemeral_ports.ports().union(&config.ports)
+}
+
+/// The steps, in order. `shaper`: some container is limited on the host.
+pub fn host(config: &Config, facts: &Facts, kept: &Kept, shaper: bool) -> Vec<Step> {
     let directory = bpf_directory(&config.state_dir);
     let (index, device) = (facts.uplink.index, facts.uplink.name.clone());
-    let mut steps = vec![Step::Reserve { ports: ports.clone() }];
-    let sysctl = format!(
-        "{MARK}: the host's own connections never take these ports.\nnet.ipv4.ip_local_reserved_ports = {ports}\n"
-    );
-    let files = [(SYSCTL_FILE, sysctl)].into_iter().chain(UNMANAGED.map(|(path, text)| (path, text.to_owned())));
-    steps.extend(files.filter_map(|(path, text)| {
-        let path = PathBuf::from(path);
-        let wanted = configures.iter().any(|directory| path.parent() == Some(directory));
-        wanted.then_some(Step::Keep { path, text })
-    }));
+    let mut steps = vec![Step::Reserve { ports: leasable(config) }];
+    let texts = files().map(|path| (path, text_of(path, config, &kept.program)));
+    let wanted = texts.filter(|(path, _)| kept.files.iter().any(|kept| kept == Path::new(path)));
+    steps.extend(wanted.map(|(path, text)| Step::Keep { path: path.into(), text }));
     steps.extend(LO_SETTINGS.map(|(key, value)| Step::Setting { key, value }));
     steps.extend([
         Step::Mount { directory },
@@ -63,19 +79,54 @@ pub fn host(config: &Config, facts: &Facts, configures: &[PathBuf], shaper: bool
     steps
 }
 
-/// The directories under /etc in which `setup` may write.
-pub fn directories() -> Vec<PathBuf> {
-    let files = [SYSCTL_FILE].into_iter().chain(UNMANAGED.map(|(path, _)| path));
-    files.filter_map(|path| Path::new(path).parent().map(Path::to_path_buf)).collect()
+/// All files that setup may keep.
+pub fn files() -> impl Iterator<Item = &'static str> {
+    [UNIT, SYSCTL_FILE].into_iter().chain(UNMANAGED.map(|(path, _)| path))
 }
 
-/// What `record` says was done, for the way back.
-pub fn done(config: &Config, record: &HostRecord) -> Vec<Step> {
+/// The whole text of one of [`files`].
+fn text_of(path: &str, config: &Config, program: &Path) -> String {
+    match path {
+        UNIT => {
+            UNIT_TEXT.replace(&format!("ExecStart={UNIT_PROGRAM}"), &format!("ExecStart={}", words(config, program)))
+        }
+        SYSCTL_FILE => format!(
+            "{MARK}: the host's own connections never take these ports.\nnet.ipv4.ip_local_reserved_ports = {}\n",
+            leasable(config)
+        ),
+        path => UNMANAGED.iter().find(|(known, _)| *known == path).map_or_else(String::new, |(_, text)| (*text).into()),
+    }
+}
+
+/// How the unit calls `program`: with the configuration file and the state directory that were named to it.
+fn words(config: &Config, program: &Path) -> String {
+    let mut words = vec![program.to_string_lossy()];
+    if let Some(file) = &config.file {
+        words.extend(["--config".into(), file.to_string_lossy()]);
+    }
+    if config.state_dir != Config::default().state_dir {
+        words.extend(["--state-dir".into(), config.state_dir.to_string_lossy()]);
+    }
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// A word of a command line in a unit (systemd.service(5), COMMAND LINES).
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@,=".contains(c);
+    if word.chars().all(plain) {
+        return word.into();
+    }
+    let word = word.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
+    format!("\"{word}\"")
+}
+
+/// What `record` says was done, for the way back. `concerned`: do the files under /etc concern this host?
+pub fn done(config: &Config, record: &HostRecord, concerned: bool) -> Vec<Step> {
     let mut steps = Vec::new();
     if let Some(reserved) = &record.reserved {
         steps.push(Step::Reserve { ports: reserved.added.clone() });
     }
-    let files = [SYSCTL_FILE].into_iter().chain(UNMANAGED.map(|(path, _)| path));
+    let files = files().filter(|_| concerned);
     steps.extend(files.map(|path| Step::Keep { path: path.into(), text: String::new() }));
     let changed = |key: &str| record.changed.iter().any(|changed| changed.key == key);
     let settings = LO_SETTINGS.into_iter().filter(|(key, _)| changed(key));
@@ -91,4 +142,31 @@ pub fn done(config: &Config, record: &HostRecord) -> Vec<Step> {
     }
     steps.push(Step::Shaper);
     steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_calls_this_program_with_the_files_that_were_named_to_it() {
+        let plain = text_of(UNIT, &Config::default(), Path::new(UNIT_PROGRAM));
+        assert_eq!(plain, UNIT_TEXT);
+        assert!(plain.starts_with(MARK) && plain.contains("\nExecStart=/usr/bin/portslice setup --at-boot\n"));
+        let file = Some(PathBuf::from("/srv/my $conf/100%.toml"));
+        let config = Config { file, state_dir: "/run/other".into(), ..Config::default() };
+        let line = "\nExecStart=/opt/portslice --config \"/srv/my $$conf/100%%.toml\" --state-dir /run/other setup --at-boot\n";
+        let text = text_of(UNIT, &config, Path::new("/opt/portslice"));
+        assert!(text.contains(line), "{text}");
+        assert_eq!(quoted("a\"b\\"), r#""a\"b\\""#);
+    }
+
+    #[test]
+    fn every_file_has_a_text_with_our_mark() {
+        for path in files() {
+            assert!(text_of(path, &Config::default(), Path::new("/x")).starts_with(MARK), "{path}");
+        }
+        let text = text_of(SYSCTL_FILE, &Config::default(), Path::new("/x"));
+        assert!(text.ends_with("\nnet.ipv4.ip_local_reserved_ports = 32768-57343\n"), "{text}");
+    }
 }

@@ -15,4 +15,4 @@ pub mod step;
 
 pub use change::change;
 pub use slice::slice;
-pub use step::{Action, Step, Verb};
+pub use step::{Action, Done, Step, Verb};

@@ -189,6 +189,36 @@ impl Action {
         steps.into_iter().map(|step| Action { verb, step }).collect()
     }
 
+    /// The verb, and its past tense.
+    fn words(&self) -> (&'static str, &'static str) {
+        match (self.verb, &self.step) {
+            (Verb::Relax, _) => ("open", "opened"),
+            (Verb::Undo, Step::Reserve { .. }) => ("release", "released"),
+            (Verb::Undo, Step::Setting { .. } | Step::Cpu(_)) => ("restore", "restored"),
+            (Verb::Undo, Step::Steer { .. }) => ("withdraw", "withdrew"),
+            (Verb::Undo, _) => ("remove", "removed"),
+            (_, Step::Reserve { .. }) => ("reserve", "reserved"),
+            (_, Step::Setting { .. }) => ("set", "set"),
+            (_, Step::Steer { .. }) => ("steer", "steered"),
+            (Verb::Mend, _) => ("mend", "mended"),
+            (Verb::Perform, Step::Keep { .. }) => ("write", "wrote"),
+            (Verb::Perform, Step::Mount { .. }) => ("mount", "mounted"),
+            (Verb::Perform, Step::Load { .. }) => ("load", "loaded"),
+            (Verb::Perform, Step::Hook { .. } | Step::Guard { .. }) => ("attach", "attached"),
+            (Verb::Perform, Step::Cpu(_)) => ("set", "set"),
+            (Verb::Perform, _) => ("make", "made"),
+        }
+    }
+
+    fn say(&self, verb: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.step {
+            Step::Reserve { ports } => write!(f, "{verb} ports {ports} (net.ipv4.ip_local_reserved_ports)"),
+            Step::Setting { key, .. } if self.verb == Verb::Undo => write!(f, "{verb} net.{}", key.replace('/', ".")),
+            Step::Setting { key, value } => write!(f, "{verb} net.{} = {value}", key.replace('/', ".")),
+            step => write!(f, "{verb} {step}"),
+        }
+    }
+
     /// The way back from `steps`: the last one first.
     pub fn undo(steps: Vec<Step>) -> Vec<Action> {
         Action::each(Verb::Undo, steps.into_iter().rev().collect())
@@ -210,15 +240,19 @@ impl Step {
     }
 }
 
+/// What is to be done: `reserve ports 32768-57343 (...)`.
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = match self.verb {
-            Verb::Perform => "make",
-            Verb::Mend => "mend",
-            Verb::Relax => "open",
-            Verb::Undo => "undo",
-        };
-        write!(f, "{verb} {}", self.step)
+        self.say(self.words().0, f)
+    }
+}
+
+/// An [`Action`] that was carried out, as text: `reserved ports 32768-57343 (...)`.
+pub struct Done<'a>(pub &'a Action);
+
+impl fmt::Display for Done<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.say(self.0.words().1, f)
     }
 }
 
@@ -248,7 +282,33 @@ impl fmt::Display for Step {
             Step::Segment { slot, bytes, .. } => write!(f, "packets of at most {bytes} bytes from slot {slot}"),
             Step::Slot { slot, epoch, .. } => write!(f, "slot {slot}, epoch {epoch}"),
             Step::Cpu(it) => write!(f, "CPU terms of {}", it.member),
-            Step::Steer { slot, ports } => write!(f, "ports {ports} to slot {slot}"),
+            Step::Steer { slot, ports } => write!(f, "ports {ports} of slot {slot}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_action_is_told_before_and_after() {
+        let reserve = Step::Reserve { ports: "80,443".parse().unwrap() };
+        let setting = Step::Setting { key: "ipv4/conf/lo/accept_local", value: "1" };
+        let load = Step::Load { version: "7" };
+        for (verb, step, before, after) in [
+            (Verb::Perform, &reserve, "reserve ports 80,443 (", "reserved ports 80,443 ("),
+            (Verb::Undo, &reserve, "release ports 80,443 (", "released ports 80,443 ("),
+            (Verb::Perform, &setting, "set net.ipv4.conf.lo.accept_local = 1", "set net.ipv4.conf.lo.accept_local = 1"),
+            (Verb::Undo, &setting, "restore net.ipv4.conf.lo.accept_local", "restored net.ipv4.conf.lo.accept_local"),
+            (Verb::Perform, &load, "load programs of version 7", "loaded programs of version 7"),
+            (Verb::Mend, &load, "mend programs of version 7", "mended programs of version 7"),
+            (Verb::Undo, &load, "remove programs of version 7", "removed programs of version 7"),
+            (Verb::Undo, &Step::Shaper, "remove devices portslice-limit", "removed devices portslice-limit"),
+        ] {
+            let action = Action { verb, step: step.clone() };
+            assert!(action.to_string().starts_with(before), "{action}");
+            assert!(Done(&action).to_string().starts_with(after), "{}", Done(&action));
         }
     }
 }

@@ -104,7 +104,7 @@ impl Limit {
             return refuse(why);
         }
         match (self.rate, self.ceil) {
-            (_, Some(Rate::UNLIMITED)) => {
+            (_, Some(ceil)) if ceil.is_unlimited() => {
                 return refuse("a ceil of 0B is no limit at all; leave the ceil out, or give a rate of 0B".to_string());
             }
             (Some(rate), Some(ceil)) if ceil.is_below(rate) => {
@@ -143,8 +143,8 @@ mod tests {
             assert!(limit(rate, ceil, burst).is_ok(), "{rate} {ceil} {burst}");
         }
         for (rate, ceil, burst, words) in [
-            ("7999bit", "", "", "below the slowest limit that holds; give at least 1000B (8 Kbit/s)"),
-            ("100000000000001bit", "", "", "above every link; give at most 12207031250KB (100 Tbit/s), or 0B"),
+            ("7999bit", "", "", "below the slowest limit that holds; give at least 1000B/s (8 Kbit/s)"),
+            ("100000000000001bit", "", "", "above every link; give at most 12207031250KB/s (100 Tbit/s), or 0B"),
             ("", "1bit", "", "below the slowest"),
             ("", "101tbit", "", "above every link"),
             ("1mbit", "0B", "", "a ceil of 0B is no limit at all"),
@@ -154,7 +154,7 @@ mod tests {
             ("0B", "", "64KB", "a burst of 64KB limits nothing"),
             ("", "", "1599B", "holds no full packet; give at least 1600B"),
             ("", "", "4294967297B", "is too large; give at most 4GB"),
-            ("8kbit", "", "60001B", "more than a minute at the rate 1000B (8 Kbit/s); give at most 60000B"),
+            ("8kbit", "", "60001B", "more than a minute at the rate 8kbit; give at most 60000B"),
             ("100tbit", "", "5GB", "is too large; give at most 4GB"),
         ] {
             let line = limit(rate, ceil, burst).unwrap_err();

@@ -167,7 +167,7 @@ impl FromStr for PerCpu {
         }
         Ok(match parse(text, PER_CPU)? {
             0 => PerCpu::Off,
-            bits => PerCpu::Rate(Rate::from_bits_per_second(bits)),
+            _ => PerCpu::Rate(text.parse()?),
         })
     }
 }

@@ -69,12 +69,16 @@ pub(super) const SIZE: Kind = Kind {
     units: BYTES,
 };
 
+const BITS: &[(&str, u64)] =
+    &[("bit", 1), ("kbit", 1_000), ("mbit", 1_000_000), ("gbit", 1_000_000_000), ("tbit", 1_000_000_000_000)];
+
 const BYTES: &[(&str, u64)] = &[("B", 1), ("KB", 1 << 10), ("MB", 1 << 20), ("GB", 1 << 30), ("TB", 1 << 40)];
 
 /// With more decimals than this, no unit comes out whole that 128 bits can compute.
 const DECIMALS: usize = 24;
 
-/// Digits, optionally a point and digits, and a unit of `kind`, without spaces between; case does not matter.
+/// Digits, optionally a point and digits, and a unit of `kind`, without spaces between; case does not matter. A rate may end
+/// in `/s`, as it is shown.
 pub(super) fn parse(text: &str, kind: Kind) -> Result<u64, UnitError> {
     let text = text.trim();
     let refuse = |why: fn(String, Kind) -> UnitError| why(text.chars().take(100).collect(), kind);
@@ -86,6 +90,7 @@ pub(super) fn parse(text: &str, kind: Kind) -> Result<u64, UnitError> {
     if whole.is_empty() || fraction.is_empty() || fraction.contains('.') {
         return Err(refuse(UnitError::NotANumber));
     }
+    let unit = if kind.base == RATE.base { unit.strip_suffix("/s").unwrap_or(unit) } else { unit };
     if unit.is_empty() {
         return Err(refuse(UnitError::NoUnit));
     }
@@ -111,11 +116,20 @@ fn part_of(fraction: &str, scale: u64) -> Option<u64> {
     product.is_multiple_of(divisor).then_some((product / divisor) as u64)
 }
 
-/// The largest unit that keeps it exact.
+/// Bytes, in the largest unit that keeps them exact.
 pub(super) fn bytes_word(bytes: u64) -> String {
-    let fits = |&&(_, unit): &&(&str, u64)| bytes >= unit && bytes.is_multiple_of(unit);
-    let &(name, unit) = BYTES.iter().rfind(fits).unwrap_or(&BYTES[0]);
-    format!("{}{name}", bytes / unit)
+    word(bytes, BYTES)
+}
+
+/// Bits, in the largest unit that keeps them exact.
+pub(super) fn bits_word(bits: u64) -> String {
+    word(bits, BITS)
+}
+
+fn word(number: u64, units: &[(&str, u64)]) -> String {
+    let fits = |&&(_, unit): &&(&str, u64)| number >= unit && number.is_multiple_of(unit);
+    let &(name, unit) = units.iter().rfind(fits).unwrap_or(&units[0]);
+    format!("{}{name}", number / unit)
 }
 
 #[cfg(test)]

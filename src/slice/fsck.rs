@@ -218,7 +218,7 @@ fn look_at_host(config: &Config, facts: &Facts, ledger: &Ledger, netlink: &mut N
     let record = HostRecord::read(&config.state_dir, &boot_id())?;
     let shaper = record.shaper != 0;
     let mut site = HostSite::new(config, Some(facts), ledger, record, netlink);
-    let plan = host_plan::host(config, facts, &[], shaper);
+    let plan = host_plan::host(config, facts, &host_plan::Kept::default(), shaper);
     let lines = run::differences(&mut site, &plan);
     Ok(lines.into_iter().map(|line| differs("host", line)).collect())
 }

@@ -13,7 +13,7 @@ use crate::host::sysctl::Proc;
 use crate::lease::lock::is_gone;
 use crate::lease::{Desk, Lease, Ledger, Stage};
 use crate::net::link::{self, Link, own_mac};
-use crate::net::{Netlink, Request, holders};
+use crate::net::{Netlink, holders};
 use crate::plan::Action;
 use crate::request::ContainerId;
 use crate::steer::MAX_SLOTS;
@@ -29,39 +29,59 @@ enum Finding {
     Lost(u16),
 }
 
-/// Takes back every dead lease, finishes what was interrupted, and removes devices of ours that no lease explains. Returns
-/// the ids of those that ended.
-pub fn gc(config: &Config) -> Result<Vec<String>> {
+/// What [`gc`] did.
+#[derive(Default)]
+pub struct Reclaimed {
+    /// The ids of the slices that ended.
+    pub ended: Vec<String>,
+    /// Everything that was changed, one line each.
+    pub lines: Vec<String>,
+}
+
+/// Takes back every dead lease, finishes what was interrupted, and removes devices of ours that no lease explains.
+pub fn gc(config: &Config) -> Result<Reclaimed> {
     let ledger = Ledger::at(&config.state_dir);
     let Some(host) = peek(config)? else {
         return forget_all(config, &ledger);
     };
-    let mut ended = Vec::new();
+    let mut reclaimed = Reclaimed::default();
     for finding in findings(&ledger, &host)? {
         // one failing lease must not keep the others from being taken back
         let done = match &finding {
             Finding::Dead(lease) => {
                 log::info!("{}: its network namespace is gone, taking back block {}", lease.id, lease.block);
-                end::end(&ledger, &host, lease).map(|done| {
-                    if done {
-                        ended.push(lease.id.to_string());
-                    }
-                })
+                end::end(&ledger, &host, lease)
             }
-            Finding::Torn(lease) => settle(&ledger, &host, lease),
-            Finding::Lost(slot) => clear(&ledger, &host, *slot).map(drop),
+            Finding::Torn(lease) => settle(&ledger, &host, lease).map(|()| true),
+            Finding::Lost(slot) => clear(&ledger, &host, *slot),
         };
-        if let Err(e) = done {
-            log::error!("{e}, while taking back what nobody ended");
+        match done {
+            Ok(false) => {}
+            Ok(true) => reclaimed.add(&finding),
+            Err(e) => log::error!("{e}, while taking back what nobody ended"),
         }
     }
-    let Some(_lock) = locked(&ledger, &host)? else { return Ok(ended) };
+    let Some(_lock) = locked(&ledger, &host)? else { return Ok(reclaimed) };
     ledger.remove_leftovers()?;
     let mut netlink = Netlink::route()?;
-    for request in strays(&mut netlink, &host)? {
-        netlink.send(request)?;
+    for device in strays(&mut netlink, &host)? {
+        netlink.send(link::delete(device.index, &device.name).tolerate(&[libc::ENODEV]))?;
+        reclaimed.lines.push(format!("removed device {}, which no lease explains", device.name));
     }
-    Ok(ended)
+    Ok(reclaimed)
+}
+
+impl Reclaimed {
+    fn add(&mut self, finding: &Finding) {
+        self.lines.push(match finding {
+            Finding::Dead(lease) => {
+                self.ended.push(lease.id.to_string());
+                format!("removed slice of {}: ports {}", lease.id, lease.all_ports())
+            }
+            Finding::Torn(lease) => format!("undid a change of {} that was interrupted", lease.id),
+            Finding::Lost(slot) => format!("released slot {slot}, of which no record was left"),
+        });
+    }
 }
 
 /// The actions that [`gc`] would carry out now.
@@ -207,22 +227,23 @@ fn clear(ledger: &Ledger, host: &Host, slot: u16) -> Result<bool> {
 }
 
 /// Devices of ours in namespaces that live, in slots that nobody has.
-fn strays(netlink: &mut Netlink, host: &Host) -> Result<Vec<Request>> {
+fn strays(netlink: &mut Netlink, host: &Host) -> Result<Vec<Link>> {
     let leased: Vec<u16> = Desk::of(&host.maps).leased().collect();
-    let mut requests = Vec::new();
+    let mut strays = Vec::new();
     for device in link::all(netlink)? {
         let stray = slot_of(&device, host.instance).is_some_and(|slot| !leased.contains(&slot));
         if stray && link::namespace_lives(netlink, &device)? {
-            requests.push(link::delete(device.index, &device.name).tolerate(&[libc::ENODEV]));
+            strays.push(device);
         }
     }
-    Ok(requests)
+    Ok(strays)
 }
 
-fn forget_all(config: &Config, ledger: &Ledger) -> Result<Vec<String>> {
+fn forget_all(config: &Config, ledger: &Ledger) -> Result<Reclaimed> {
     let ids = ledger.ids()?;
     if !forget(config, ledger, &ids)? {
-        return Ok(Vec::new());
+        return Ok(Reclaimed::default());
     }
-    Ok(ids.into_iter().map(|id| id.to_string()).collect())
+    let lines = ids.iter().map(|id| format!("removed lease of {id}, which an earlier boot left")).collect();
+    Ok(Reclaimed { ended: ids.iter().map(ToString::to_string).collect(), lines })
 }

@@ -3,21 +3,19 @@
 //! Each change is recorded before it is made, so a run that was killed half-way is finished by the next one and can be
 //! undone completely.
 
-use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::follow::{self, Followed};
 use super::ready::{alone, check_namespace};
-use super::run;
+use super::{files, reserve, run};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::{boot_id, missing_capability};
-use crate::host::record::new_instance;
 use crate::host::sysctl::Proc;
 use crate::host::{Facts, Given, HostRecord, features};
 use crate::lease::Ledger;
 use crate::net::{Netlink, Netns};
-use crate::plan::host::{self, bpf_directory};
+use crate::plan::host::{self, Kept, bpf_directory};
 use crate::plan::steer::host_facts;
 use crate::plan::{Action, Step};
 use crate::steer::program::VERSION;
@@ -32,6 +30,10 @@ pub struct Outcome {
     pub actions: Vec<Action>,
     /// The same for slices that ran already and follow the host.
     pub slices: Vec<Followed>,
+    /// How many ephemeral ports of its own the host keeps.
+    pub host_ports: u32,
+    /// Why nothing reserves the ports again at the next boot, if that is so here.
+    pub gap: Option<String>,
 }
 
 /// Makes the host ready for the first container.
@@ -64,19 +66,20 @@ pub fn setup(config: &Config, shaper: bool, dry: bool) -> Result<Outcome> {
     let mut record = HostRecord::read(&config.state_dir, &boot)?;
     check_namespace(&record, here, config)?;
     check_view(config, &record)?;
-    if record.instance == 0 {
-        record.instance = new_instance()?;
-    }
-    (record.boot, record.netns, record.state_dir) = (boot, Some(here), config.state_dir.clone());
+    record.begin(boot, here, &config.state_dir)?;
     let wanted = shaper || record.shaper != 0;
     let mut site = HostSite::new(config, Some(&facts), &ledger, record, &mut netlink);
     check(&mut site, &facts)?;
-    let plan = host::host(config, &facts, &configurable(here.ino)?, wanted);
-    let mut actions = obsolete(&site, &facts);
+    let (release, host_ports) = reserve::look(&mut site)?;
+    let kept = files::kept(here);
+    let plan = host::host(config, &facts, &kept, wanted);
+    let mut actions = obsolete(&site, &facts, &kept);
+    actions.extend(release);
     actions.extend(run::missing(&mut site, plan)?);
+    let gap = files::boot_gap(here);
     if dry {
         let given = site.record.given();
-        return Ok(Outcome { facts, actions, slices: follow::plan(config, &given)? });
+        return Ok(Outcome { facts, actions, slices: follow::plan(config, &given)?, host_ports, gap });
     }
     look_around(&mut site)?;
     site.save()?;
@@ -92,11 +95,11 @@ pub fn setup(config: &Config, shaper: bool, dry: bool) -> Result<Outcome> {
     Maps::open(&directory)?.set_host(&host_facts(&facts, fair), &facts.addresses, &facts.others)?;
     drop(lock);
     let slices = follow::all(config)?;
-    Ok(Outcome { facts, actions, slices })
+    Ok(Outcome { facts, actions, slices, host_ports, gap })
 }
 
 /// The ledger's lock, in directories that are there: an undo may remove them until it gives the lock back.
-fn locked(ledger: &Ledger) -> Result<crate::lease::lock::Lock> {
+pub(super) fn locked(ledger: &Ledger) -> Result<crate::lease::lock::Lock> {
     loop {
         ledger.create()?;
         match ledger.lock() {
@@ -167,14 +170,9 @@ fn look_around(site: &mut HostSite<'_>) -> Result<()> {
 }
 
 /// What an earlier setup made and this configuration does without.
-fn obsolete(site: &HostSite<'_>, facts: &Facts) -> Vec<Action> {
+fn obsolete(site: &HostSite<'_>, facts: &Facts, kept: &Kept) -> Vec<Action> {
     let fair = site.record.fair;
     let stale = fair != 0 && (fair != facts.uplink.index || !site.config.egress_unique_flow_per_container);
-    if stale { Action::undo(vec![Step::Fair { index: fair, device: "the uplink".into() }]) } else { Vec::new() }
-}
-
-/// The directories under /etc that are there and speak of this namespace: they configure the machine's first one.
-fn configurable(here: u64) -> Result<Vec<PathBuf>> {
-    let first = Netns::open(Path::new("/proc/1/ns/net")).is_ok_and(|netns| netns.id.ino == here);
-    Ok(if first { host::directories().into_iter().filter(|path| path.is_dir()).collect() } else { Vec::new() })
+    let fair = stale.then(|| Step::Fair { index: fair, device: "the uplink".into() });
+    Action::undo(fair.into_iter().chain(files::obsolete(kept)).collect())
 }

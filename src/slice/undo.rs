@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::ready::{alone, check_namespace, open};
-use super::{reclaim, run};
+use super::{files, reclaim, run};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::file;
@@ -11,40 +11,56 @@ use crate::host::HostRecord;
 use crate::host::process::boot_id;
 use crate::lease::lock::is_gone;
 use crate::lease::{Desk, Ledger};
+use crate::net::netns::NetnsId;
 use crate::net::{Netlink, Netns, link};
+use crate::plan::Action;
 use crate::plan::host::done;
-use crate::plan::{Action, Step, Verb};
-use crate::wire::HostSite;
+use crate::ports::PortSet;
+use crate::wire::{HostSite, keep, reserve};
+
+/// What was put back, or would be.
+#[derive(Default)]
+pub struct Undone {
+    /// What was taken back of containers that ended without a word, one line each.
+    pub reclaimed: Vec<String>,
+    /// What there was to undo, in order.
+    pub actions: Vec<Action>,
+}
 
 /// Puts the host back as it was before the first attach. Refused while there are containers. `dry`: only says what would be
-/// done. Returns the actions.
-pub fn undo(config: &Config, dry: bool) -> Result<Vec<Action>> {
+/// done.
+pub fn undo(config: &Config, dry: bool) -> Result<Undone> {
     let directory = &config.state_dir;
-    if !directory.exists() {
+    let here = Netns::current()?.id;
+    if !directory.exists() && !files::left(here) {
         // What is not visible here may be there all the same.
-        return alone(config, &HostRecord::default()).map(|()| Vec::new());
+        return alone(config, &HostRecord::default()).map(|()| Undone::default());
     }
     let ledger = Ledger::at(directory);
     let record = HostRecord::read(directory, &boot_id())?;
-    check_namespace(&record, Netns::current()?.id, config)?;
+    check_namespace(&record, here, config)?;
+    let mut netlink = Netlink::route()?;
     if dry {
-        return Ok(Action::undo(done(config, &record)));
+        let mut actions = if record.ready { reclaim::plan(config)? } else { Vec::new() };
+        let mut site = HostSite::new(config, None, &ledger, record, &mut netlink);
+        actions.extend(there(&mut site, here)?.1);
+        return Ok(Undone { reclaimed: Vec::new(), actions });
     }
-    if !record.ready {
-        alone(config, &record)?;
-    } else {
+    let reclaimed = if record.ready {
         // What ended without a word is taken back first, and not under the lock.
-        reclaim::gc(config)?;
-    }
+        reclaim::gc(config)?.lines
+    } else {
+        alone(config, &record)?;
+        Vec::new()
+    };
     ledger.create()?;
     let lock = match ledger.lock() {
         // Another undo was first.
-        Err(e) if is_gone(&e) => return Ok(Vec::new()),
+        Err(e) if is_gone(&e) => return Ok(Undone { reclaimed, actions: Vec::new() }),
         lock => lock?,
     };
     let mut record = HostRecord::read(directory, &boot_id())?;
-    check_namespace(&record, Netns::current()?.id, config)?;
-    let mut netlink = Netlink::route()?;
+    check_namespace(&record, here, config)?;
     if record.ready {
         let host = open(config, &record)?;
         let desk = Desk::of(&host.maps);
@@ -61,10 +77,9 @@ pub fn undo(config: &Config, dry: bool) -> Result<Vec<Action>> {
     // From here on a run that is killed leaves a host that is prepared anew, or undone by the next run.
     record.ready = false;
     let mut site = HostSite::new(config, None, &ledger, record, &mut netlink);
+    let (all, actions) = there(&mut site, here)?;
     site.save()?;
-    let actions: Vec<Action> =
-        done(config, &site.record).into_iter().rev().map(|step: Step| Action { verb: Verb::Undo, step }).collect();
-    for action in &actions {
+    for action in &all {
         run::through(&mut site, std::slice::from_ref(action))?;
     }
     // The record goes first and the lock last: whoever waited for that lock finds a host that is not prepared.
@@ -74,7 +89,20 @@ pub fn undo(config: &Config, dry: bool) -> Result<Vec<Action>> {
     drop(lock);
     // The directory may hold what others put there; then it stays.
     let _ = fs::remove_dir(directory);
-    Ok(actions)
+    Ok(Undone { reclaimed, actions })
+}
+
+/// Everything that may have been done, as the actions that undo it; and those of them that find something to undo.
+fn there(site: &mut HostSite<'_>, here: NetnsId) -> Result<(Vec<Action>, Vec<Action>)> {
+    reserve::recall(site, &PortSet::empty())?;
+    let all = Action::undo(done(site.config, &site.record, keep::concern(here)));
+    let mut found = Vec::new();
+    for action in &all {
+        if site.has(&action.step)? {
+            found.push(action.clone());
+        }
+    }
+    Ok((all, found))
 }
 
 /// Removes devices of ended slices whose namespaces the kernel still keeps, for data that their sockets could not send.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Carry, fair, programs, settings, shaper};
+use super::{Carry, fair, keep, programs, reserve, settings, shaper};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::{Facts, HostRecord};
@@ -53,6 +53,24 @@ impl<'a> HostSite<'a> {
         }
     }
 
+    /// Is anything there that undoing `step` would take away?
+    pub fn has(&mut self, step: &Step) -> Result<bool> {
+        Ok(match step {
+            Step::Reserve { ports } => {
+                self.record.reserved.as_ref().is_some_and(|r| r.added.first_overlap(ports).is_some())
+            }
+            Step::Keep { path, .. } => keep::is_ours(path),
+            Step::Setting { key, .. } => settings::is_changed(self, key)?,
+            Step::Mount { directory } => self.record.mounted && programs::is_mounted(directory),
+            Step::Load { .. } => self.programs.open("from_wire").is_ok(),
+            Step::Hook { program, index, .. } if self.record.tcx => self.programs.is_hooked(program, *index),
+            Step::Hook { program, index, .. } => *index != 0 && self.programs.open(program).is_ok(),
+            Step::Fair { .. } => self.record.fair != 0,
+            Step::Shaper => shaper::find(self.netlink, self.record.instance)?.is_some(),
+            _ => false,
+        })
+    }
+
     pub(super) fn directory(&self) -> &Path {
         self.programs.directory()
     }
@@ -68,10 +86,10 @@ impl Carry for HostSite<'_> {
         let Action { verb, step } = action;
         let undo = *verb == Verb::Undo;
         match step {
-            Step::Reserve { .. } if undo => settings::unreserve(self),
-            Step::Reserve { ports } => settings::reserve(self, ports),
-            Step::Keep { path, .. } if undo => settings::forget(path),
-            Step::Keep { path, text } => settings::keep(path, text),
+            Step::Reserve { ports } if undo => reserve::release(self, ports),
+            Step::Reserve { ports } => reserve::reserve(self, ports),
+            Step::Keep { path, .. } if undo => keep::forget(path),
+            Step::Keep { path, text } => keep::keep(path, text),
             Step::Setting { key, .. } if undo => settings::restore(self, key),
             Step::Setting { key, value } => settings::set(self, key, value),
             Step::Mount { directory } if undo => programs::unmount(self, directory),
@@ -103,8 +121,8 @@ impl Carry for HostSite<'_> {
 
     fn look(&mut self, step: &Step) -> Result<Vec<String>> {
         let there = match step {
-            Step::Reserve { ports } => settings::is_reserved(ports)?,
-            Step::Keep { path, text } => settings::is_kept(path, text),
+            Step::Reserve { ports } => reserve::is_reserved(ports)?,
+            Step::Keep { path, text } => keep::is_kept(path, text),
             Step::Setting { key, value } => settings::is_set(key, value)?,
             Step::Mount { directory } => programs::is_mounted(directory),
             Step::Load { version } => programs::is_loaded(self, version),

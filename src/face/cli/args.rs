@@ -75,9 +75,9 @@ pub enum Command {
         #[arg(long, value_name = "PLACE")]
         listen: Vec<Listen>,
     },
-    /// Take back the slices of containers that are gone; prints their ids
+    /// Take back the slices of containers that are gone
     Gc {
-        /// As a JSON array
+        /// The ids of the slices that ended, as a JSON array
         #[arg(long)]
         json: bool,
         /// Only say what would be done
@@ -159,6 +159,10 @@ pub struct Setup {
     /// Only say what would be done
     #[arg(long)]
     pub dry_run: bool,
+
+    /// As at boot: reserve the ports first, and leave the rest to the first container if the uplink is not there yet
+    #[arg(long, conflicts_with_all = ["undo", "dry_run"])]
+    pub at_boot: bool,
 
     /// Also make what containers need that are limited on the host
     #[arg(long, hide = true)]

@@ -1,7 +1,7 @@
 //! `portslice attach`.
 
 use super::args::Attach;
-use super::{print, print_actions, print_json, warn_of_cpus};
+use super::{print, print_json, print_plan, warn_of_cpus};
 use crate::config::Config;
 use crate::error::Result;
 use crate::lease::view::view;
@@ -20,7 +20,7 @@ pub fn run(config: &Config, args: &Attach) -> Result<()> {
         (None, None) => unreachable!("clap asks for one of them"),
     };
     if args.dry_run {
-        return print_actions(&slice::attach::plan(config, &request, container)?);
+        return print_plan(&slice::attach::plan(config, &request, container)?);
     }
     let Some(lease) = slice::attach(config, &request, container, &prepare)? else { return Ok(()) };
     let member = lease.member(&args.id);

@@ -21,9 +21,9 @@ use serde::Serialize;
 use self::args::{Args, Command};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::face::{complain, follow, serve};
+use crate::face::{complain, follow, report, serve};
 use crate::lease::{Lease, Ledger, Member, names};
-use crate::plan::Action;
+use crate::plan::{Action, Done};
 use crate::refusal::one_line;
 use crate::request::ContainerId;
 use crate::slice::{self, By, detach, reclaim};
@@ -37,8 +37,7 @@ pub fn main() -> ExitCode {
     match run(&args) {
         Ok(code) => code,
         Err(e) => {
-            log::error!("{e}");
-            complain(&format!("portslice: {e}"));
+            report("portslice", log::Level::Error, &e.to_string());
             ExitCode::from(e.exit_code())
         }
     }
@@ -96,7 +95,7 @@ fn end(config: &Config, text: &str, dry: bool) -> Result<()> {
         Err(e) => return Err(e),
     };
     if dry {
-        return print_actions(&detach::plan(config, &id)?);
+        return print_plan(&detach::plan(config, &id)?);
     }
     if slice::detach(config, &id, &By::Operator)?.is_none() {
         log::debug!("{id}: nothing is attached");
@@ -106,13 +105,10 @@ fn end(config: &Config, text: &str, dry: bool) -> Result<()> {
 
 fn gc(config: &Config, json: bool, dry: bool) -> Result<()> {
     if dry {
-        return print_actions(&reclaim::plan(config)?);
+        return print_plan(&reclaim::plan(config)?);
     }
-    let ended = reclaim::gc(config)?;
-    if json {
-        return print_json(&ended);
-    }
-    ended.iter().try_for_each(|id| print(&format!("{id}\n")))
+    let reclaimed = reclaim::gc(config)?;
+    if json { print_json(&reclaimed.ended) } else { print_lines(&reclaimed.lines) }
 }
 
 /// What `text` names: a slice, and the member unless all left it. An id is found without a look at other leases.
@@ -139,9 +135,19 @@ fn warn_of_cpus(member: &Member) {
     member.cpu.notes.iter().for_each(|note| complain(&format!("portslice: warning: {}: {note}", member.id)));
 }
 
-/// One line an action, as a run logs them with -v.
-fn print_actions(actions: &[Action]) -> Result<()> {
-    print(&actions.iter().map(|action| format!("{action}\n")).collect::<String>())
+/// What would be done.
+fn print_plan(actions: &[Action]) -> Result<()> {
+    print_lines(&actions.iter().map(|action| format!("would {action}")).collect::<Vec<_>>())
+}
+
+/// What was done, one line an action.
+fn done(actions: &[Action]) -> Vec<String> {
+    actions.iter().map(|action| Done(action).to_string()).collect()
+}
+
+/// What was changed, one line each.
+fn print_lines(lines: &[String]) -> Result<()> {
+    if lines.is_empty() { print("nothing to do\n") } else { print(&format!("{}\n", lines.join("\n"))) }
 }
 
 fn print_json(value: &impl Serialize) -> Result<()> {

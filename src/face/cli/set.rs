@@ -1,7 +1,7 @@
 //! `portslice set`.
 
 use super::args::Set;
-use super::{id_of, named, print, print_actions, print_json, warn_of_cpus};
+use super::{id_of, named, print, print_json, print_plan, warn_of_cpus};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lease::view::view;
@@ -19,7 +19,7 @@ pub fn run(config: &Config, args: &Set) -> Result<()> {
     }
     let id = id_of(&named(config, &args.id)?);
     if args.dry_run {
-        return print_actions(&slice::change::plan(config, &id, &change, args.force)?);
+        return print_plan(&slice::change::plan(config, &id, &change, args.force)?);
     }
     let lease = slice::change(config, &id, &change, args.force, &prepare)?;
     let member = lease.member(&id);

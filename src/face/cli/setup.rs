@@ -1,71 +1,104 @@
 //! `portslice setup` and `portslice sync`: prepare the host, put it back, and let everything follow it.
 
 use super::args::Setup;
-use super::{print, print_actions};
+use super::{done, print, print_lines, print_plan};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::plan::Step;
+use crate::face::report;
 use crate::slice::follow::Followed;
+use crate::slice::reserve::at_boot;
 use crate::slice::setup::{self, Outcome, setup};
 use crate::slice::undo::undo;
 
 pub fn run(config: &Config, args: &Setup) -> Result<()> {
     if args.undo {
-        let actions = undo(config, args.dry_run)?;
+        let undone = undo(config, args.dry_run)?;
         if args.dry_run {
-            return print_actions(&actions);
+            return print_plan(&undone.actions);
         }
-        let what = if actions.is_empty() { "nothing was prepared" } else { "the host is as it was" };
-        return print(&format!("{what}\n"));
+        return print_lines(&[undone.reclaimed, done(&undone.actions)].concat());
     }
-    let Outcome { facts, actions, slices } = setup(config, args.shaper, args.dry_run)?;
+    if args.at_boot {
+        return boot(config);
+    }
+    let outcome = setup(config, args.shaper, args.dry_run)?;
     if args.dry_run {
-        print_actions(&actions)?;
-        return slices.iter().try_for_each(|slice| print_actions(&slice.actions));
+        return plan(&outcome);
     }
-    for action in &actions {
-        if matches!(action.step, Step::Reserve { .. } | Step::Keep { .. }) {
-            print(&format!("{action}\n"))?;
-        }
-    }
-    let addresses: Vec<String> = facts.addresses.iter().map(ToString::to_string).collect();
-    let size = config.ephemeral_ports_per_container;
-    print(&format!(
-        "ready on {} ({}): room for {} containers with {size} ephemeral ports each\n",
-        facts.uplink.name,
-        addresses.join(", "),
-        config.ephemeral_ports.capacity(size)
-    ))?;
-    report(&slices)
+    print_lines(&changes(&outcome))?;
+    ready(config, &outcome)
 }
 
 pub fn sync(config: &Config, dry: bool) -> Result<()> {
-    let Some(Outcome { actions, slices, .. }) = setup::sync(config, dry)? else {
+    let Some(outcome) = setup::sync(config, dry)? else {
         return print("nothing is prepared: `portslice setup` prepares this host\n");
     };
-    print_actions(&actions)?;
     if dry {
-        return slices.iter().try_for_each(|slice| print_actions(&slice.actions));
+        return plan(&outcome);
     }
-    if actions.is_empty() && slices.is_empty() {
-        return print("nothing to do\n");
-    }
-    report(&slices)
+    print_lines(&changes(&outcome))?;
+    complain_of(&outcome.slices)
 }
 
-/// One line for the slices that followed, and one for each that could not.
-fn report(slices: &[Followed]) -> Result<()> {
-    let failed: Vec<&Followed> = slices.iter().filter(|slice| slice.failed.is_some()).collect();
-    let followed = slices.len() - failed.len();
-    if followed > 0 {
-        print(&format!("{followed} containers follow the host\n"))?;
+/// What the unit runs.
+fn boot(config: &Config) -> Result<()> {
+    let (actions, rest) = at_boot(config)?;
+    let mut lines = done(&actions);
+    match rest {
+        Ok(outcome) => {
+            lines.extend(changes(&outcome));
+            print_lines(&lines)?;
+            ready(config, &outcome)
+        }
+        Err(e) => {
+            print_lines(&lines)?;
+            print(&format!("no uplink yet ({e}): the first container makes the rest ready, or `portslice setup`\n"))
+        }
     }
+}
+
+/// What would be done on the host and about its slices.
+fn plan(outcome: &Outcome) -> Result<()> {
+    let slices = outcome.slices.iter().flat_map(|slice| &slice.actions);
+    print_plan(&outcome.actions.iter().chain(slices).cloned().collect::<Vec<_>>())
+}
+
+/// What was done on the host, and how many slices followed it.
+fn changes(outcome: &Outcome) -> Vec<String> {
+    let mut lines = done(&outcome.actions);
+    let followed = outcome.slices.iter().filter(|slice| slice.failed.is_none()).count();
+    if followed > 0 {
+        lines.push(format!("{followed} containers follow the host"));
+    }
+    lines
+}
+
+fn ready(config: &Config, outcome: &Outcome) -> Result<()> {
+    if let Some(gap) = &outcome.gap {
+        report("portslice", log::Level::Warn, &format!("warning: {gap}"));
+    }
+    let addresses: Vec<String> = outcome.facts.addresses.iter().map(ToString::to_string).collect();
+    let size = config.ephemeral_ports_per_container;
+    print(&format!(
+        "ready on {} ({}): room for {} containers with {size} ephemeral ports each; \
+         the host keeps {} ephemeral ports of its own\n",
+        outcome.facts.uplink.name,
+        addresses.join(", "),
+        config.ephemeral_ports.capacity(size),
+        outcome.host_ports
+    ))?;
+    complain_of(&outcome.slices)
+}
+
+/// One line for each slice that could not follow; the last one is the error.
+fn complain_of(slices: &[Followed]) -> Result<()> {
+    let failed: Vec<&Followed> = slices.iter().filter(|slice| slice.failed.is_some()).collect();
     let Some((last, others)) = failed.split_last() else { return Ok(()) };
     let line = |slice: &Followed| {
         format!("{} does not follow the host: {}", slice.id, slice.failed.as_deref().unwrap_or_default())
     };
     for slice in others {
-        crate::face::complain(&format!("portslice: {}", line(slice)));
+        report("portslice", log::Level::Error, &line(slice));
     }
     Err(Error::Failed(line(last)))
 }

@@ -82,7 +82,7 @@ fn configured(config: &Config, lease: &Lease) -> Configured {
     Configured { egress: of(Direction::Egress), ingress: of(Direction::Ingress) }
 }
 
-/// `37500KB (307.2 Mbit/s), burst 375KB; asked 37500KB; configured none`
+/// `37500KB/s (307.2 Mbit/s), burst 375KB; asked 37500KB/s (307.2 Mbit/s); configured unlimited`
 fn limit(effective: Option<Shape>, place: &str, asked: &Limit, configured: Option<Shape>) -> String {
     let or = |rate: Option<Rate>, none: &str| rate.map_or_else(|| none.to_owned(), |rate| rate.to_string());
     let effective = effective.map_or_else(

@@ -17,7 +17,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, get
 use nix::sys::stat::{Mode, umask};
 
 use crate::error::{Error, Result};
-use crate::face::complain;
+use crate::face::report;
 use crate::refusal::quoted;
 
 /// The port of Mesos' agent, whose statistics these are.
@@ -183,22 +183,17 @@ fn announce(socket: &Socket) {
     match socket {
         Socket::Tcp(listener) => {
             let Ok(address) = listener.local_addr() else { return };
-            say(log::Level::Info, &format!("serving on http://{address}"));
+            report("portslice", log::Level::Info, &format!("serving on http://{address}"));
             if !address.ip().is_loopback() {
                 let why = "everybody who reaches it can read the statistics";
-                say(log::Level::Warn, &format!("warning: {address} is not a loopback address: {why}"));
+                report("portslice", log::Level::Warn, &format!("warning: {address} is not a loopback address: {why}"));
             }
         }
         Socket::Unix { listener, .. } => {
             let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
-            say(log::Level::Info, &format!("serving on unix:{}", path.unwrap_or_default().display()));
+            report("portslice", log::Level::Info, &format!("serving on unix:{}", path.unwrap_or_default().display()));
         }
     }
-}
-
-fn say(level: log::Level, text: &str) {
-    complain(&format!("portslice: {text}"));
-    log::log!(level, "{text}");
 }
 
 impl Drop for Place {
