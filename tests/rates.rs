@@ -188,14 +188,11 @@ fn a_ceil_is_asked_for_or_configured_above_the_rate() {
     }
     let (line, code) = refusal(fixed.shape(&asked("", "1mbit", ""), None, &NO_MACHINE));
     assert_eq!(code, 2);
-    assert!(
-        line.starts_with("egress-ceil: the ceil 125000B (1 Mbit/s) is below the rate 250000B (2 Mbit/s)"),
-        "{line}"
-    );
+    assert!(line.starts_with("egress-ceil: the ceil 1mbit is below the rate 2mbit"), "{line}");
     for (limit, words) in [
         (asked("2mbit", "1mbit", ""), "asked egress limit: the ceil"),
         (asked("2mbit", "0B", ""), "a ceil of 0B is no limit at all; leave the ceil out, or give a rate of 0B"),
-        (asked("1bit", "", ""), "asked egress limit: 1bit (1 bit/s) is below the slowest"),
+        (asked("1bit", "", ""), "asked egress limit: 1bit is below the slowest"),
     ] {
         let (line, _) = refusal(fixed.shape(&limit, None, &NO_MACHINE));
         assert!(line.contains(words), "{line}");
@@ -229,7 +226,7 @@ fn a_burst_is_asked_for_or_configured_or_ten_milliseconds() {
     }
     let slow = Policy { per_container: rate("8kbit"), ..policy(Direction::Ingress) };
     let (line, code) = refusal(slow.shape(&asked("", "", "64KB"), None, &NO_MACHINE));
-    assert!(line.starts_with("ingress-burst: a burst of 64KB is more than a minute at the rate 1000B"), "{line}");
+    assert!(line.starts_with("ingress-burst: a burst of 64KB is more than a minute at the rate 8kbit;"), "{line}");
     assert_eq!(code, 2);
 }
 

@@ -143,7 +143,7 @@ fn sysctls(ns: &Ns) -> BTreeMap<String, String> {
             let path = entry.path();
             if path.is_dir() {
                 walk(&path, into);
-            } else if let Ok(value) = std::fs::read_to_string(&path) {
+            } else if let Ok(value) = super::ns::setting(&path) {
                 into.insert(path.to_string_lossy().into_owned(), value);
             }
         }

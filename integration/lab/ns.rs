@@ -4,10 +4,10 @@ use super::wait::eventually;
 use nix::sched::{CloneFlags, setns, unshare};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -150,7 +150,7 @@ impl Ns {
     /// Reads a network sysctl, `net.` left out: `ipv4.ip_forward` or `ipv4/conf/eth0/rp_filter`.
     pub fn sysctl(&self, key: &str) -> String {
         let path = sysctl_path(key);
-        self.inside(|| std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}")).trim_end().to_string())
+        self.inside(|| setting(Path::new(&path)).unwrap_or_else(|e| panic!("{path}: {e}")).trim_end().to_string())
     }
 
     /// Writes a network sysctl.
@@ -195,6 +195,14 @@ impl Drop for Ns {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A setting as a whole: the kernel gives a list of ports to the first read only, as much of it as that has room for.
+pub fn setting(path: &Path) -> io::Result<String> {
+    let mut bytes = vec![0; 256 << 10];
+    let length = std::fs::File::open(path)?.read(&mut bytes)?;
+    bytes.truncate(length);
+    String::from_utf8(bytes).map_err(io::Error::other)
 }
 
 fn sysctl_path(key: &str) -> String {

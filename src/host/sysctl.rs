@@ -1,8 +1,9 @@
 //! Reading and writing `/proc/sys/net` of the namespace the calling thread is in.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -60,11 +61,8 @@ pub struct Settings<'a> {
 impl Settings<'_> {
     /// The value of `<directory>/<name>`, without the line end; `None` when this namespace has no such setting.
     pub fn read(&mut self, key: &str) -> Result<Option<String>> {
-        let Some(mut file) = self.file(key, OFlag::O_RDONLY, "read")? else { return Ok(None) };
-        let mut text = String::with_capacity(64);
-        file.read_to_string(&mut text).map_err(Error::file("read", path(key)))?;
-        text.truncate(text.trim_end().len());
-        Ok(Some(text))
+        let Some(file) = self.file(key, OFlag::O_RDONLY, "read")? else { return Ok(None) };
+        text_of(&file).map(Some).map_err(Error::file("read", path(key)))
     }
 
     /// Writes `<directory>/<name>`; `false` when this namespace has no such setting.
@@ -77,11 +75,9 @@ impl Settings<'_> {
     /// Writes `<directory>/<name>` and returns what stood there; `None` when this namespace has no such setting.
     pub fn exchange(&mut self, key: &str, value: &str) -> Result<Option<String>> {
         let Some(mut file) = self.file(key, OFlag::O_RDWR, "write")? else { return Ok(None) };
-        let mut text = String::with_capacity(64);
-        file.read_to_string(&mut text).map_err(Error::file("read", path(key)))?;
-        text.truncate(text.trim_end().len());
+        let text = text_of(&file).map_err(Error::file("read", path(key)))?;
         // A setting takes a value only at its beginning (fs/proc/proc_sysctl.c, sysctl_writes_strict).
-        file.rewind().and_then(|()| file.write_all(value.as_bytes())).map_err(Error::file("write", path(key)))?;
+        file.write_all(value.as_bytes()).map_err(Error::file("write", path(key)))?;
         Ok(Some(text))
     }
 
@@ -152,6 +148,22 @@ pub fn read(key: &str) -> Result<Option<String>> {
 /// [`Settings::write`] of one setting.
 pub fn write(key: &str, value: &str) -> Result<bool> {
     Proc::default().here().write(key, value)
+}
+
+/// What a setting says, without the line end. It is read at once: the kernel gives a list of ports (proc_do_large_bitmap) to
+/// the first read only, as much of it as that has room for. The position in the file stays at its beginning.
+fn text_of(file: &File) -> io::Result<String> {
+    // Every second port of 65536: 200 kB.
+    const LONGEST: usize = 256 << 10;
+    let mut short = [0; 4096];
+    let length = file.read_at(&mut short, 0)?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+    if length < short.len() {
+        return Ok(text(&short[..length]));
+    }
+    let mut long = vec![0; LONGEST];
+    let length = file.read_at(&mut long, 0)?;
+    Ok(text(&long[..length]))
 }
 
 fn path(key: &str) -> PathBuf {

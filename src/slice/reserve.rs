@@ -37,11 +37,12 @@ fn reserve_alone(config: &Config) -> Result<Vec<Action>> {
     check_namespace(&before, here, config)?;
     alone(config, &before)?;
     let ledger = Ledger::at(&config.state_dir);
+    let mut netlink = Netlink::route()?;
+    check(config, &ledger, before, &mut netlink)?;
     let _lock = locked(&ledger)?;
     let mut record = HostRecord::read(&config.state_dir, &boot)?;
     check_namespace(&record, here, config)?;
     record.begin(boot, here, &config.state_dir)?;
-    let mut netlink = Netlink::route()?;
     let mut site = HostSite::new(config, None, &ledger, record, &mut netlink);
     let (mut actions, _) = look(&mut site)?;
     actions.extend(run::missing(&mut site, vec![Step::Reserve { ports: leasable(config) }])?);
@@ -51,6 +52,11 @@ fn reserve_alone(config: &Config) -> Result<Vec<Action>> {
     }
     site.save()?;
     Ok(actions)
+}
+
+/// Refuses a configuration that leaves the host too few ephemeral ports, before anything is written, the lock among it.
+pub fn check(config: &Config, ledger: &Ledger, record: HostRecord, netlink: &mut Netlink) -> Result<()> {
+    look(&mut HostSite::new(config, None, ledger, record, netlink)).map(drop)
 }
 
 /// What is reserved and no longer needed, as the actions that release it; and how many ephemeral ports of its own the host

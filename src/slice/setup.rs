@@ -62,6 +62,7 @@ pub fn setup(config: &Config, shaper: bool, dry: bool) -> Result<Outcome> {
         // One that is refused makes no directory. Asked again under the lock.
         alone(config, &before)?;
     }
+    reserve::check(config, &ledger, before, &mut netlink)?;
     let lock = if dry { None } else { Some(locked(&ledger)?) };
     let mut record = HostRecord::read(&config.state_dir, &boot)?;
     check_namespace(&record, here, config)?;
