@@ -114,7 +114,9 @@ fn setup_and_undo_while_containers_come() {
         assert_bare(&format!("round {round}"), &ns);
         host.portslice(["setup"]).ok();
     }
-    assert!(!Path::new("/etc/sysctl.d/50-portslice.conf").exists(), "a simulated host changed the machine's /etc");
+    for file in ["/etc/sysctl.d/50-portslice.conf", "/etc/systemd/system/portslice-setup.service"] {
+        assert!(!Path::new(file).exists(), "a simulated host changed the machine's {file}");
+    }
 }
 
 #[test]

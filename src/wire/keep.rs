@@ -72,7 +72,7 @@ pub fn forget(path: &Path) -> Result<()> {
     if !is_ours(path) {
         return Ok(());
     }
-    if path == Path::new(UNIT) && is_linked() {
+    if path == Path::new(UNIT) && fs::read_link(UNIT_LINK).is_ok_and(|target| target == Path::new(UNIT)) {
         file::remove(Path::new(UNIT_LINK)).map_err(Error::file("remove", UNIT_LINK))?;
     }
     file::remove(path).map_err(Error::file("remove", path))?;
@@ -80,9 +80,12 @@ pub fn forget(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Is it there as it is to be, or somebody else's?
+/// Is it there as it is to be, or somebody else's? A unit that somebody masked is a link to /dev/null.
 pub fn is_kept(path: &Path, text: &str) -> bool {
-    let enabled = path != Path::new(UNIT) || is_linked();
+    if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
+        return true;
+    }
+    let enabled = path != Path::new(UNIT) || fs::symlink_metadata(UNIT_LINK).is_ok();
     file::read(path).is_ok_and(|bytes| (bytes == text.as_bytes() && enabled) || !bytes.starts_with(MARK.as_bytes()))
 }
 
@@ -100,13 +103,6 @@ fn link() -> Result<()> {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         linked => linked.map_err(Error::file("link", link)),
     }
-}
-
-fn is_linked() -> bool {
-    let target = |link: PathBuf| Path::new(UNIT_LINK).parent().map(|directory| directory.join(link));
-    fs::read_link(UNIT_LINK).ok().and_then(target).is_some_and(|target| {
-        target == Path::new(UNIT) || target.canonicalize().is_ok_and(|target| target == Path::new(UNIT))
-    })
 }
 
 /// Tells who reads the file that it changed. A network manager that runs would take the next container's device for its own;
