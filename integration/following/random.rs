@@ -124,7 +124,7 @@ fn whatever_changes_beside_them_containers_carry_what_the_host_has() {
         host.portslice(["attach", "last", "--pid", &ns.pid().to_string(), "--ephemeral-ports", "64"]).ok();
         left.push(("last".into(), ns));
     }
-    let quiet = wait::eventually(|| host.portslice(["sync", "--dry-run"]).ok().stdout.is_empty());
+    let quiet = wait::eventually(|| host.portslice(["sync", "--dry-run"]).ok().stdout == "nothing to do\n");
     assert!(quiet, "the service left something to do: {}\n{}", host.portslice(["sync", "--dry-run"]), log(&host));
     drop(service);
     assert_eq!(host.portslice(["sync"]).ok().stdout.trim(), "nothing to do");
