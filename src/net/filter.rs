@@ -28,6 +28,7 @@ const TCA_OPTIONS: u16 = 2;
 // include/uapi/linux/pkt_cls.h
 const TCA_BPF_CLASSID: u16 = 3;
 const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_TAG: u16 = 10;
 const TCA_BPF_ID: u16 = 11;
 
 /// A filter on the ingress side of a device.
@@ -39,8 +40,10 @@ pub struct Attached {
     pub priority: u16,
     /// Tells it from others of its priority.
     pub handle: u32,
-    /// Id of the program of a BPF filter.
+    /// Id of the program of a BPF filter, in `steer::Programs::id`'s numbers.
     pub program: Option<u32>,
+    /// Hash of that program's instructions: what tells one version from another where ids say nothing.
+    pub tag: Option<[u8; 8]>,
     /// Name that the maker of a BPF filter gave it.
     pub name: Option<String>,
     /// Class id of a BPF filter, 0 for none; of ours, the slot.
@@ -49,9 +52,18 @@ pub struct Attached {
 
 /// The filters on the ingress side of a link, in the order in which they run; none when it has no such side.
 pub fn ingress(netlink: &mut Netlink, link: u32) -> Result<Vec<Attached>> {
+    listed(netlink, link, CLSACT_INGRESS)
+}
+
+/// The filters of the root qdisc `major` of a link, in the order in which they run: what [`add_classifier`] made, and others'.
+pub fn classifiers(netlink: &mut Netlink, link: u32, major: u16) -> Result<Vec<Attached>> {
+    listed(netlink, link, TcHandle { major, minor: 0 })
+}
+
+fn listed(netlink: &mut Netlink, link: u32, parent: TcHandle) -> Result<Vec<Attached>> {
     let mut message = TcMessage::default();
     message.header.index = link as i32;
-    message.header.parent = CLSACT_INGRESS;
+    message.header.parent = parent;
     let mut found = Vec::new();
     let doing = format!("list the filters of link {link}");
     netlink.dump_unparsed(&doing, RouteNetlinkMessage::GetTrafficFilter(message), |body| found.extend(decode(body)))?;
@@ -125,7 +137,12 @@ impl Attached {
         self.name.as_deref().is_some_and(|name| name.starts_with(OURS))
     }
 
-    /// Is it ours, with this program?
+    /// Does it run the very program with this id? A filter of ours that an earlier version left does not.
+    pub fn runs_program(&self, id: u32) -> bool {
+        self.program == Some(id)
+    }
+
+    /// Is it ours, with a program of this name?
     pub fn runs(&self, program: &str) -> bool {
         self.name.as_deref().and_then(|name| name.strip_prefix(OURS)) == Some(program)
     }
@@ -168,6 +185,7 @@ fn decode(body: &[u8]) -> Option<Attached> {
     };
     if found.kind == "bpf" {
         found.program = attribute(&options, TCA_BPF_ID).and_then(|id| word(&id));
+        found.tag = attribute(&options, TCA_BPF_TAG).and_then(|tag| tag.get(..8)?.try_into().ok());
         found.name = attribute(&options, TCA_BPF_NAME).map(|name| text(&name));
         found.classid = attribute(&options, TCA_BPF_CLASSID).and_then(|id| word(&id)).unwrap_or(0);
     }
@@ -207,6 +225,7 @@ mod tests {
         let options = [
             nla(TCA_BPF_CLASSID, &7u32.to_ne_bytes()),
             nla(TCA_BPF_NAME, b"portslice_from_container\0"),
+            nla(TCA_BPF_TAG, &[1, 2, 3, 4, 5, 6, 7, 8]),
             nla(TCA_BPF_ID, &99u32.to_ne_bytes()),
         ];
         let body = [header(1, 1 << 16 | 3), nla(TCA_KIND, b"bpf\0"), nla(TCA_OPTIONS, &options.concat())];
@@ -215,9 +234,11 @@ mod tests {
             priority: 1,
             handle: 1,
             program: Some(99),
+            tag: Some([1, 2, 3, 4, 5, 6, 7, 8]),
             name: Some("portslice_from_container".into()),
             classid: 7,
         };
+        assert!(expected.runs_program(99) && !expected.runs_program(98) && expected.runs("from_container"));
         assert_eq!(decode(&body.concat()), Some(expected));
     }
 

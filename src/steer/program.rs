@@ -83,6 +83,14 @@ impl Programs {
         super::find::program(book, name)
     }
 
+    /// The id of a pinned program: what a filter that runs it tells (`net::filter::Attached::runs_program`).
+    pub fn id(&self, name: &str) -> Result<u32> {
+        let program = self.open(name)?;
+        let info = sys::program_info(program.as_fd());
+        info.map(|info| info.id)
+            .map_err(|e| Error::Bpf { doing: format!("look at the program {name}"), why: e.to_string() })
+    }
+
     /// Where they are pinned.
     pub fn directory(&self) -> &Path {
         &self.directory

@@ -126,7 +126,8 @@ pub fn is_hooked(site: &mut HostSite<'_>, program: &str, index: u32) -> Result<b
     if site.record.tcx {
         return Ok(site.programs.is_hooked(program, index));
     }
-    Ok(filter::ingress(site.netlink, index)?.iter().any(|filter| filter.runs(program)))
+    let id = site.programs.id(program)?;
+    Ok(filter::ingress(site.netlink, index)?.iter().any(|filter| filter.runs(program) && filter.runs_program(id)))
 }
 
 /// Takes it off, and clsact with it if that was ours.
