@@ -19,6 +19,16 @@ fn main() {
     if multiarch.is_dir() {
         command.arg("-I").arg(multiarch);
     }
+    // A build that plays another version, for the tests of an upgrade: with 1 all its programs differ, with 2 its formats as
+    // well (`src/format.rs`). No other build sets this.
+    println!("cargo:rerun-if-env-changed=PORTSLICE_TEST_FORMAT");
+    println!("cargo:rustc-check-cfg=cfg(raised)");
+    if let Ok(format) = env::var("PORTSLICE_TEST_FORMAT") {
+        command.arg(format!("-DTEST_FORMAT={format}"));
+        if format == "2" {
+            println!("cargo:rustc-cfg=raised");
+        }
+    }
     command.arg("-c").arg(sources.join("steer.bpf.c")).arg("-o").arg(&out);
     match command.status() {
         Ok(status) if status.success() => {}

@@ -18,7 +18,8 @@
 //! * [`host`]: facts about this host, and what was done to it.
 //! * [`net`]: blocking netlink: links, addresses, routes, filters, sockets, namespaces.
 //! * [`config`], [`request`], [`ports`], [`rate`], [`cpus`]: values, parsed once, valid from then on.
-//! * [`error`], [`refusal`], [`log`], [`file`]: how things are said when they go wrong, and how files are read.
+//! * [`error`], [`refusal`], [`log`], [`file`], [`mod@format`]: how things are said when they go wrong, how files are read,
+//!   and which formats of them.
 
 pub mod config;
 pub mod cpu;
@@ -27,6 +28,7 @@ pub mod doctor;
 pub mod error;
 pub mod face;
 pub mod file;
+pub mod format;
 pub mod host;
 pub mod lease;
 pub mod log;

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::net::netns::NetnsId;
 use crate::refusal::one_line;
 
 /// A process that cannot be mistaken for a later one with its number.
@@ -88,6 +90,12 @@ pub fn stand_back() {
 /// The boot's identity: kernel state of another boot is gone.
 pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// The mount namespace of this process, by its nsfs file.
+pub fn mount_namespace() -> Option<NetnsId> {
+    let namespace = fs::metadata("/proc/self/ns/mnt").ok()?;
+    Some(NetnsId { dev: namespace.dev(), ino: namespace.ino() })
 }
 
 fn start_time(pid: u32) -> Option<u64> {

@@ -10,9 +10,16 @@ use super::Given;
 use super::sysctl::Setting;
 use crate::error::{Error, Result};
 use crate::file;
+use crate::format::{Known, RAISED};
 use crate::net::netns::NetnsId;
 use crate::net::qdisc::Leaf;
 use crate::ports::PortSet;
+
+/// Format of the record. Raised when an older program could not read a newer record correctly.
+pub const FORMAT: u32 = 1 + RAISED;
+
+/// The formats that are read. Fields that a format adds have defaults.
+pub const FORMATS: Known = Known { oldest: 1, newest: FORMAT };
 
 /// A setting that was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +68,8 @@ impl Reserved {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HostRecord {
+    /// See [`FORMAT`]; as it was read, and what is written bears this version's.
+    pub format: u32,
     /// The boot in which this is true.
     pub boot: String,
     /// 24 random bits that mark everything this installation makes; 0 before the first preparation.
@@ -95,6 +104,8 @@ pub struct HostRecord {
     pub fair: u32,
     /// Did we mount the bpffs?
     pub mounted: bool,
+    /// The mount namespace in which it is mounted.
+    pub mount_namespace: Option<NetnsId>,
     /// Settings under /proc/sys/net as they were before, and as we left them.
     pub changed: Vec<Changed>,
     /// `ip_local_reserved_ports` as it was, and what we added to it.
@@ -114,12 +125,16 @@ impl HostRecord {
             let path = path.display();
             Error::Failed(format!("{path} is damaged ({why}): run `portslice fsck --rebuild`, which restores it"))
         };
-        let record: Self = serde_json::from_slice(&text).map_err(|e| damaged(&e.to_string()))?;
+        let about: About = serde_json::from_slice(&text).map_err(|e| damaged(&e.to_string()))?;
         // Every record names its boot: one that does not was not written by us, and tells nothing of what is there.
-        if record.boot.is_empty() {
+        if about.boot.is_empty() {
             return Err(damaged("it names no boot"));
         }
-        Ok(if record.boot == boot { record } else { Self::default() })
+        if about.boot != boot {
+            return Ok(Self::default());
+        }
+        FORMATS.check(about.format, &path.display().to_string())?;
+        serde_json::from_slice(&text).map_err(|e| damaged(&e.to_string()))
     }
 
     /// Makes it the record of the installation in `state_dir`, which serves the namespace `netns` in this `boot`.
@@ -131,9 +146,14 @@ impl HostRecord {
         Ok(())
     }
 
-    /// As bytes for the file.
+    /// As bytes for the file, in this version's format.
     pub fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
+        serde_json::to_vec(&Self { format: FORMAT, ..self.clone() }).unwrap_or_default()
+    }
+
+    /// Is what stands in a book the host record of this installation? Of any format: whose it is, every one tells.
+    pub fn is_mine(&self, record: &[u8]) -> bool {
+        serde_json::from_slice::<About>(record).is_ok_and(|theirs| theirs.instance == self.instance)
     }
 
     /// What containers are given now.
@@ -163,6 +183,17 @@ impl HostRecord {
             self.changed.push(Changed { key: key.into(), before: before.into(), now: now.into() });
         }
     }
+}
+
+/// What every format of the record has.
+#[derive(Deserialize)]
+struct About {
+    #[serde(default)]
+    format: Option<u32>,
+    #[serde(default)]
+    boot: String,
+    #[serde(default)]
+    instance: u32,
 }
 
 /// A new mark: 24 random bits, not 0.

@@ -18,9 +18,11 @@ use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::Deserialize;
+
 use super::journal::Journal;
 use super::lock::{self, Lock};
-use super::record::{FORMAT, Lease};
+use super::record::{FORMAT, FORMATS, Lease};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::request::ContainerId;
@@ -255,19 +257,26 @@ fn make(path: &Path) -> Result<()> {
     }
 }
 
-/// A lease from its record; `path` is where it was found, for the refusal.
+/// A lease from its record, in this version's format; `path` is where it was found, for the refusal.
 pub fn decode(bytes: &[u8], path: &Path) -> Result<Lease> {
-    let damaged = |why: String| {
-        Error::Failed(format!(
-            "the lease {} cannot be read ({why}), its ports count as taken: run `portslice fsck --rebuild`",
-            path.display()
-        ))
+    let lease = match serde_json::from_slice::<Lease>(bytes) {
+        Ok(lease) if lease.format == FORMAT => return Ok(lease),
+        lease => lease,
     };
-    let lease: Lease = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
-    if lease.format != FORMAT {
-        return Err(damaged(format!("its format is {}, this version reads {FORMAT}", lease.format)));
+    // What is wrong with it is asked for only where something is: every start of a container reads some.
+    #[derive(Deserialize)]
+    struct About {
+        format: Option<u32>,
     }
-    Ok(lease)
+    let taken = "its ports count as taken";
+    if let Ok(About { format }) = serde_json::from_slice(bytes) {
+        FORMATS.check(format, &format!("the lease {} ({taken})", path.display()))?;
+    }
+    let damaged = |e: serde_json::Error| {
+        let path = path.display();
+        Error::Failed(format!("the lease {path} cannot be read ({e}), {taken}: run `portslice fsck --rebuild`"))
+    };
+    lease.map(|lease| Lease { format: FORMAT, ..lease }).map_err(damaged)
 }
 
 /// The record of a lease.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::member::Member;
 use crate::cpus::Cpus;
+use crate::format::{Known, RAISED};
 use crate::host::process::Worker;
 use crate::host::record::Changed;
 use crate::net::netns::NetnsId;
@@ -15,7 +16,10 @@ use crate::rate::{Limit, Shape};
 use crate::request::ContainerId;
 
 /// Format of the record. Raised when an older program could not read a newer record correctly.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 1 + RAISED;
+
+/// The formats that are read. Fields that a format adds have defaults.
+pub const FORMATS: Known = Known { oldest: 1, newest: FORMAT };
 
 /// How far a verb got with a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

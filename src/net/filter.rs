@@ -14,12 +14,15 @@ use crate::error::Result;
 /// include/uapi/linux/pkt_sched.h: TC_H_CLSACT, which is TC_H_INGRESS as well.
 const TC_H_CLSACT: TcHandle = TcHandle { major: 0xffff, minor: 0xfff1 };
 const CLSACT_INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff2 };
+const CLSACT_EGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff3 };
 const ETH_P_ALL: u16 = 0x0003;
 /// The first filter; a second owner's `tc filter add` without `pref` starts at 49152.
 pub const PRIORITY: u16 = 1;
 /// How the names of our filters begin.
 const OURS: &str = "portslice_";
-const HANDLE: TcHandle = TcHandle { major: 0, minor: 1 };
+/// Tells our filter from others of its priority.
+pub const HANDLE_OF_OURS: u32 = 1;
+const HANDLE: TcHandle = TcHandle { major: 0, minor: HANDLE_OF_OURS as u16 };
 
 /// struct tcmsg, before the attributes.
 const TCMSG: usize = 20;
@@ -53,6 +56,11 @@ pub struct Attached {
 /// The filters on the ingress side of a link, in the order in which they run; none when it has no such side.
 pub fn ingress(netlink: &mut Netlink, link: u32) -> Result<Vec<Attached>> {
     listed(netlink, link, CLSACT_INGRESS)
+}
+
+/// The filters on the egress side of a link's clsact; none when it has none. We have none there.
+pub fn egress(netlink: &mut Netlink, link: u32) -> Result<Vec<Attached>> {
+    listed(netlink, link, CLSACT_EGRESS)
 }
 
 /// The filters of the root qdisc `major` of a link, in the order in which they run: what [`add_classifier`] made, and others'.

@@ -37,6 +37,11 @@ impl Request {
         Self { doing: doing.into(), tolerated: &[], flags: NLM_F_REQUEST | NLM_F_REPLACE, message }
     }
 
+    /// The same request, which fails when the object exists.
+    pub fn exclusive(self) -> Self {
+        Self { flags: self.flags & !NLM_F_REPLACE | NLM_F_EXCL, ..self }
+    }
+
     /// The same request, for which these error numbers are success.
     pub fn tolerate(self, errors: &'static [i32]) -> Self {
         Self { tolerated: errors, ..self }

@@ -13,6 +13,7 @@ use crate::net::netns::NetnsId;
 use crate::net::{Netlink, Netns};
 use crate::plan::host::bpf_directory;
 use crate::plan::steer::host_facts;
+use crate::steer::layout::LAYOUTS;
 use crate::steer::{Maps, Programs, find, program};
 use crate::wire::{Host, programs, shaper};
 
@@ -144,13 +145,34 @@ pub fn check_namespace(record: &HostRecord, here: NetnsId, config: &Config) -> R
     }
 }
 
+/// Is every program and map pinned, as far as names tell? What is out of view is not missed.
+fn is_whole(record: &HostRecord, config: &Config) -> bool {
+    let directory = bpf_directory(&config.state_dir);
+    let pinned = programs::is_mounted(&directory) && Programs::at(&directory).are_pinned();
+    pinned || !programs::is_at_home(record)
+}
+
 /// Opens what is pinned; where the pins are out of view, what the kernel has all the same.
 pub fn open(config: &Config, record: &HostRecord) -> Result<Host> {
     let directory = bpf_directory(&config.state_dir);
     if !programs::is_mounted(&directory) {
+        if programs::is_at_home(record) {
+            return Err(Error::unsupported(
+                format!("somebody unmounted the BPF file system on {}", directory.display()),
+                "run `portslice setup`, which mounts it again",
+            ));
+        }
         return Err(Error::unsupported(
             format!("the BPF file system on {} is not visible from this mount namespace", directory.display()),
             "run in the host's own mount namespace (a service with PrivateMounts or MountFlags is not)",
+        ));
+    }
+    if !programs::is_converted(record) {
+        let path = HostRecord::path(&config.state_dir);
+        LAYOUTS.check(Some(record.layout), &format!("the data path of {}", path.display()))?;
+        return Err(Error::unsupported(
+            format!("{} was written by an older portslice", path.display()),
+            "run `portslice setup`, which converts it; containers run on meanwhile",
         ));
     }
     Ok(Host {
@@ -171,6 +193,8 @@ fn open_current(config: &Config, netlink: &mut Netlink, facts: &Facts, shaper: b
     let (uplink, fair) = (facts.uplink.index, config.egress_unique_flow_per_container);
     let prepared = record.ready
         && record.version == program::VERSION
+        && programs::is_converted(&record)
+        && is_whole(&record, config)
         && record.uplink == uplink
         && record.fair == if fair { uplink } else { 0 };
     if !prepared || (shaper && shaper::find(netlink, record.instance)? != Some(record.shaper)) {

@@ -3,23 +3,26 @@
 //! Each change is recorded before it is made, so a run that was killed half-way is finished by the next one and can be
 //! undone completely.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::follow::{self, Followed};
 use super::ready::{alone, check_namespace};
 use super::{files, reserve, run};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::host::process::{boot_id, missing_capability};
+use crate::host::process::{boot_id, missing_capability, mount_namespace};
 use crate::host::sysctl::Proc;
 use crate::host::{Facts, Given, HostRecord, features};
-use crate::lease::Ledger;
+use crate::lease::lock::{Lock, PATIENCE, is_gone};
+use crate::lease::{Lease, Ledger, Stage};
 use crate::net::{Netlink, Netns};
 use crate::plan::host::{self, Kept, bpf_directory};
 use crate::plan::steer::host_facts;
 use crate::plan::{Action, Step};
+use crate::steer::Maps;
+use crate::steer::layout::LAYOUTS;
 use crate::steer::program::VERSION;
-use crate::steer::{Maps, layout};
 use crate::wire::{HostSite, fair, programs};
 
 /// What setup did, or would do.
@@ -63,7 +66,7 @@ pub fn setup(config: &Config, shaper: bool, dry: bool) -> Result<Outcome> {
         alone(config, &before)?;
     }
     reserve::check(config, &ledger, before, &mut netlink)?;
-    let lock = if dry { None } else { Some(locked(&ledger)?) };
+    let lock = if dry { None } else { Some(quiet(config, &ledger, &boot)?) };
     let mut record = HostRecord::read(&config.state_dir, &boot)?;
     check_namespace(&record, here, config)?;
     check_view(config, &record)?;
@@ -76,21 +79,29 @@ pub fn setup(config: &Config, shaper: bool, dry: bool) -> Result<Outcome> {
     let plan = host::host(config, &facts, &kept, wanted);
     let mut actions = obsolete(&site, &facts, &kept);
     actions.extend(release);
-    actions.extend(run::missing(&mut site, plan)?);
     let gap = files::boot_gap(here);
     if dry {
-        let given = site.record.given();
-        return Ok(Outcome { facts, actions, slices: follow::plan(config, &given)?, host_ports, gap });
+        actions.extend(run::missing(&mut site, plan)?);
+        let (given, loaded) = (site.record.given(), programs::is_loaded(&site, VERSION)?);
+        // What is not there yet cannot be looked at.
+        let slices = if loaded { follow::plan(config, &given)? } else { Vec::new() };
+        return Ok(Outcome { facts, actions, slices, host_ports, gap });
     }
     look_around(&mut site)?;
     site.save()?;
-    for action in &actions {
-        run::forward(&mut site, std::slice::from_ref(action))?;
+    actions.iter().try_for_each(|action| act(&mut site, action))?;
+    for step in plan {
+        // Looked at when what comes before it is there: new programs leave every hook with an old one.
+        for action in run::missing(&mut site, vec![step])? {
+            act(&mut site, &action)?;
+            actions.push(action);
+        }
     }
     if !site.record.ready {
-        site.record.generation = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+        site.record.generation = programs::now();
         site.record.ready = true;
     }
+    site.record.mount_namespace = site.record.mount_namespace.or_else(mount_namespace);
     site.save()?;
     let (fair, directory) = (site.record.fair != 0, bpf_directory(&config.state_dir));
     Maps::open(&directory)?.set_host(&host_facts(&facts, fair), &facts.addresses, &facts.others)?;
@@ -99,12 +110,41 @@ pub fn setup(config: &Config, shaper: bool, dry: bool) -> Result<Outcome> {
     Ok(Outcome { facts, actions, slices, host_ports, gap })
 }
 
+/// Carries out an action. What fails on a host that is ready leaves what worked there until then.
+fn act(site: &mut HostSite<'_>, action: &Action) -> Result<()> {
+    let one = std::slice::from_ref(action);
+    if site.record.ready { run::through(site, one) } else { run::forward(site, one) }
+}
+
+/// The ledger's lock. Where what is there has to be converted, at a moment at which nobody works on a slice: a process that had
+/// the older maps open would go on with them. Whoever wants to begin waits for the lock, and finds the host converted.
+fn quiet(config: &Config, ledger: &Ledger, boot: &str) -> Result<Lock> {
+    let start = Instant::now();
+    loop {
+        let lock = locked(ledger)?;
+        let record = HostRecord::read(&config.state_dir, boot)?;
+        if !record.ready || programs::is_converted(&record) {
+            return Ok(lock);
+        }
+        let worked = |lease: &Lease| lease.stage != Stage::Attached && lease.worker.is_alive();
+        let Some(lease) = ledger.all()?.into_iter().find(worked) else { return Ok(lock) };
+        if start.elapsed() > PATIENCE {
+            return Err(Error::Busy(format!(
+                "the host cannot be converted to this version while process {} works on {}: end it, or try again",
+                lease.worker.pid, lease.id
+            )));
+        }
+        drop(lock);
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// The ledger's lock, in directories that are there: an undo may remove them until it gives the lock back.
-pub(super) fn locked(ledger: &Ledger) -> Result<crate::lease::lock::Lock> {
+pub(super) fn locked(ledger: &Ledger) -> Result<Lock> {
     loop {
         ledger.create()?;
         match ledger.lock() {
-            Err(e) if crate::lease::lock::is_gone(&e) => {}
+            Err(e) if is_gone(&e) => {}
             lock => {
                 let lock = lock?;
                 ledger.create()?;
@@ -114,13 +154,14 @@ pub(super) fn locked(ledger: &Ledger) -> Result<crate::lease::lock::Lock> {
     }
 }
 
-/// Refuses a host that another installation serves, and one whose own data path is out of view.
+/// Refuses a host that another installation serves, and one whose own data path is out of view. One that was unmounted in this
+/// mount namespace is mounted again.
 fn check_view(config: &Config, record: &HostRecord) -> Result<()> {
     let directory = bpf_directory(&config.state_dir);
-    if record.ready && !programs::is_mounted(&directory) {
+    if record.ready && !programs::is_mounted(&directory) && !programs::is_at_home(record) {
         return Err(Error::unsupported(
             format!("the BPF file system on {} is not visible from this mount namespace", directory.display()),
-            "run in the host's own mount namespace; if somebody unmounted it, end all containers and run `portslice setup --undo`",
+            "run in the host's own mount namespace; if that is gone, end all containers and run `portslice setup --undo`",
         ));
     }
     alone(config, record)
@@ -135,6 +176,10 @@ fn check(site: &mut HostSite<'_>, facts: &Facts) -> Result<()> {
         ));
     }
     let leases = !site.ledger.ids()?.is_empty();
+    if site.record.ready {
+        LAYOUTS
+            .check(Some(site.record.layout), &format!("the data path in {}", site.programs.directory().display()))?;
+    }
     let new_fair = site.config.egress_unique_flow_per_container && site.record.fair != facts.uplink.index;
     // Trying what the kernel has takes longer than all the rest, and tells the same as long as it runs.
     if !site.record.ready || site.record.version != VERSION || new_fair {
@@ -148,12 +193,6 @@ fn check(site: &mut HostSite<'_>, facts: &Facts) -> Result<()> {
             site.record.leaf = probed.leaf();
         }
         site.record.fresh = probed.fresh;
-    }
-    if site.record.ready && site.record.layout != layout::LAYOUT && leases {
-        return Err(Error::unsupported(
-            "this version's data path cannot share the running one's maps",
-            "end all containers, run `portslice setup --undo`, then `portslice setup`",
-        ));
     }
     let mut copied = Proc::default().here().copied()?;
     copied.retain(|setting| !site.record.fresh.contains(setting));

@@ -14,8 +14,9 @@ use crate::lease::{Desk, Ledger};
 use crate::net::netns::NetnsId;
 use crate::net::{Netlink, Netns, link};
 use crate::plan::Action;
-use crate::plan::host::done;
+use crate::plan::host::{bpf_directory, done};
 use crate::ports::PortSet;
+use crate::steer::Programs;
 use crate::wire::{HostSite, keep, reserve};
 
 /// What was put back, or would be.
@@ -72,6 +73,7 @@ pub fn undo(config: &Config, dry: bool) -> Result<Undone> {
                 leased.len()
             )));
         }
+        pins_are_ours(config, &record)?;
         remove_devices(&mut netlink, record.instance)?;
     }
     // From here on a run that is killed leaves a host that is prepared anew, or undone by the next run.
@@ -103,6 +105,19 @@ fn there(site: &mut HostSite<'_>, here: NetnsId) -> Result<(Vec<Action>, Vec<Act
         }
     }
     Ok((all, found))
+}
+
+/// Refuses to unmount what somebody else pinned on our BPF file system, and to remove a pin of theirs in the place of ours.
+fn pins_are_ours(config: &Config, record: &HostRecord) -> Result<()> {
+    let programs = Programs::at(&bpf_directory(&config.state_dir));
+    programs.check(&|theirs| record.is_mine(theirs))?;
+    match programs.strangers()?.first() {
+        Some(other) if record.mounted => Err(Error::Busy(format!(
+            "{} is pinned by somebody else, and would go with the file system: remove it, or pin it elsewhere",
+            other.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Removes devices of ended slices whose namespaces the kernel still keeps, for data that their sockets could not send.

@@ -3,11 +3,13 @@
 //! Ids are read with CAP_SYS_ADMIN only. They count for the whole machine, so other network namespaces' programs are
 //! found as well: the record in the book says where an installation belongs.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::book::{self, Book};
 use super::maps::Maps;
+use super::pins::Mine;
 use super::sys::{self, Kind, MapInfo, ProgramInfo};
 use crate::error::{Error, Result};
 
@@ -114,6 +116,13 @@ pub fn book_of_program(id: u32) -> Result<Option<u32>> {
     Ok(None)
 }
 
+/// Is a program bound to a book whose host record `mine` accepts? A book stays until its last program goes, so that one of
+/// an earlier version is known as well.
+pub fn is_ours(program: u32, mine: Mine<'_>) -> Result<bool> {
+    let Some(id) = book_of_program(program)? else { return Ok(false) };
+    Ok(record(id)?.is_some_and(|record| mine(&record)))
+}
+
 /// What is on tcx hooks, anybody's, in every network namespace.
 pub fn hooked() -> Result<Vec<Hooked>> {
     let mut hooked = Vec::new();
@@ -130,6 +139,87 @@ pub fn hooked() -> Result<Vec<Hooked>> {
 pub fn unhook(link: u32) -> Result<()> {
     let Some(fd) = sys::open_id(Kind::Link, link).map_err(refused("open link", link))? else { return Ok(()) };
     sys::link_detach(fd.as_fd()).map_err(refused("detach link", link))
+}
+
+/// What the kernel has of one installation.
+pub(super) struct Parts {
+    /// Id of the book.
+    pub(super) book: u32,
+    programs: Vec<ProgramInfo>,
+}
+
+impl Parts {
+    /// The map `name` that its programs use or are bound to.
+    pub(super) fn map(&self, name: &str) -> Result<Option<OwnedFd>> {
+        for id in self.programs.iter().flat_map(|program| &program.maps).collect::<BTreeSet<_>>() {
+            if let Some((_, fd)) = map(*id)?.filter(|(info, _)| info.name() == name) {
+                return Ok(Some(fd));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The name of the program with an id, if it is one of these.
+    pub(super) fn name_of(&self, program: u32) -> Option<&str> {
+        self.programs.iter().find(|own| own.id == program).map(|own| own.name.as_str())
+    }
+}
+
+/// The newest book that `mine` accepts, with its programs; `None` when no program is bound to one.
+pub(super) fn parts(mine: Mine<'_>) -> Result<Option<Parts>> {
+    let all = programs()?;
+    for book in books()?.into_iter().rev() {
+        let programs: Vec<ProgramInfo> = all.iter().filter(|p| p.maps.contains(&book)).cloned().collect();
+        if !programs.is_empty() && record(book)?.is_some_and(|record| mine(&record)) {
+            return Ok(Some(Parts { book, programs }));
+        }
+    }
+    Ok(None)
+}
+
+/// Whose programs and maps are.
+pub(super) struct Owned {
+    books: Vec<u32>,
+    programs: Vec<ProgramInfo>,
+}
+
+impl Owned {
+    /// Is the program ours?
+    pub(super) fn program(&self, id: u32) -> bool {
+        self.own().any(|program| program.id == id)
+    }
+
+    /// Is the map at the pin `name` ours? One that nobody uses is what a killed run left, if that is its own name as well.
+    pub(super) fn map(&self, info: &MapInfo, name: &str) -> bool {
+        let used = self.programs.iter().any(|program| program.maps.contains(&info.id));
+        self.own().any(|program| program.maps.contains(&info.id)) || (!used && info.name() == name)
+    }
+
+    fn own(&self) -> impl Iterator<Item = &ProgramInfo> {
+        self.programs.iter().filter(|program| program.maps.iter().any(|map| self.books.contains(map)))
+    }
+}
+
+/// What is ours by the books that `mine` accepts, and by the book `pinned` as long as that has no record.
+pub(super) fn owned(mine: Mine<'_>, pinned: Option<u32>) -> Result<Owned> {
+    let mut own = Vec::new();
+    for book in books()? {
+        let record = record(book)?.unwrap_or_default();
+        if mine(&record) || (Some(book) == pinned && record.is_empty()) {
+            own.push(book);
+        }
+    }
+    Ok(Owned { books: own, programs: programs()? })
+}
+
+/// The link with an id; `None` when it is gone.
+pub(super) fn link(id: u32) -> Result<Option<OwnedFd>> {
+    sys::open_id(Kind::Link, id).map_err(refused("open link", id))
+}
+
+/// The host record in a book; empty when there is none yet, `None` when the book is gone.
+fn record(id: u32) -> Result<Option<Vec<u8>>> {
+    book(id)?.map(|book| Ok(book.read(0)?.unwrap_or_default())).transpose()
 }
 
 /// The newest program `name` that is bound to a book.

@@ -1,15 +1,20 @@
 //! What the programs and user space share: the values of the maps, as `bpf/maps.h` lays them out.
 
+use crate::format::{Known, RAISED};
 use crate::net::link::Mac;
 
 /// Largest number of containers on a host, plus one: slot 0 is the host (`MAX_SLOTS`).
 pub const MAX_SLOTS: u16 = 4096;
 
-/// Raised when a map's layout changes: programs of two layouts cannot share maps.
-pub const LAYOUT: u32 = 3;
+/// Raised when a map's layout changes: programs of two layouts cannot share maps. A value may only grow at its end, and zero
+/// there has to mean what was before: [`super::convert`] copies what stands in the older maps.
+pub const LAYOUT: u32 = 3 + RAISED;
+
+/// The layouts whose maps this version takes over.
+pub const LAYOUTS: Known = Known { oldest: 3, newest: LAYOUT };
 
 /// Why the data path dropped a packet of a container, in the order of `enum reason`.
-pub const REASONS: [&str; 12] = [
+pub const REASONS: [&str; 12 + RAISED as usize] = [
     "source_address",
     "source_port",
     "source_mac",
@@ -22,6 +27,8 @@ pub const REASONS: [&str; 12] = [
     "host_loopback",
     "oversize",
     "unreachable",
+    #[cfg(raised)]
+    "raised",
 ];
 
 /// `struct host`.
@@ -135,6 +142,7 @@ mod tests {
         let names: Vec<String> = header
             .lines()
             .filter_map(|l| l.trim().strip_prefix("R_"))
+            .filter(|l| cfg!(raised) || *l != "RAISED,")
             .filter_map(|l| l.strip_suffix(','))
             .map(str::to_lowercase)
             .collect();

@@ -353,7 +353,7 @@ fn failed(doing: &'static str, slot: u16) -> impl Fn(io::Error) -> Error {
 }
 
 /// A per-CPU map has a value for every CPU that could ever be there, not only for those that are.
-fn possible_cpus() -> Result<usize> {
+pub(super) fn possible_cpus() -> Result<usize> {
     const PATH: &str = "/sys/devices/system/cpu/possible";
     let text = fs::read_to_string(PATH).map_err(Error::file("read", PATH))?;
     let last = text.trim().rsplit([',', '-']).next().and_then(|n| n.parse::<usize>().ok());

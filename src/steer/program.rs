@@ -1,6 +1,6 @@
 //! Loading the programs, pinning them, and hooking them to the uplink and to lo.
 //!
-//! Once per boot. A container's own devices get the programs through filters ([`crate::net::filter`]), because
+//! Once per boot and version. A container's own devices get the programs through filters ([`crate::net::filter`]), because
 //! attaching tcx waits for an RCU grace period (some 20 ms).
 
 use std::fs;
@@ -11,23 +11,25 @@ use std::path::{Path, PathBuf};
 use aya::EbpfLoader;
 use aya::programs::SchedClassifier;
 
+use super::pins::{self, MAPS, Mine};
 use super::shared::open;
-use super::sys;
+use super::sys::{self, Kind};
+use super::{convert, find};
 use crate::error::{Error, Result};
 
 /// The compiled data path.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.o"));
 
 /// The programs by function name, see `bpf/steer.bpf.c`.
-const NAMES: [&str; 7] =
+pub(super) const NAMES: [&str; 7] =
     ["from_wire", "from_lo", "from_container", "after_shaper", "host_flow", "inner_lo", "inner_eth"];
 
 /// Maps that no program uses and every program is bound to: they tell whose it is, and live as long as it does.
 const BOUND: [&str; 3] = ["book", "tenants", "devices"];
 
 /// How the pins of programs and of links begin; the others are maps.
-const PROGRAM: &str = "prog_";
-const LINK: &str = "link_";
+pub(super) const PROGRAM: &str = "prog_";
+pub(super) const LINK: &str = "link_";
 
 /// What tells this build's data path from another one.
 pub const VERSION: &str = env!("STEER_VERSION");
@@ -44,28 +46,51 @@ impl Programs {
     }
 
     /// Loads the programs into the kernel and pins them. Maps that are pinned already are used, so leases survive an
-    /// upgrade; programs that are pinned already are replaced.
+    /// upgrade; programs that are pinned already are replaced, each at one moment, once all are loaded: a load that fails
+    /// leaves those that work. Whose pins they are is [`Self::check`]'s to say.
     pub fn load(&self) -> Result<()> {
+        let mut loader = EbpfLoader::new();
+        loader.default_map_pin_directory(&self.directory);
+        self.pin_beside(&mut loader, |map| open(&self.directory, map))?;
+        self.take_over()
+    }
+
+    /// The same where the maps are of an older layout: the programs get new maps, into which is copied what stands in the
+    /// older ones. Until the programs on filters are replaced, they go on with the older maps; so nobody may change either
+    /// meanwhile.
+    pub fn load_converting(&self) -> Result<()> {
+        let mut loader = EbpfLoader::new();
+        for map in MAPS {
+            pins::remove(&self.map_beside(map))?;
+            loader.map_pin_path(map, self.map_beside(map));
+        }
+        let beside = |map: &str| pins::open(&self.map_beside(map));
+        self.pin_beside(&mut loader, beside)?;
+        for map in convert::LASTING {
+            convert::copy(map, &open(&self.directory, map)?, &beside(map)?)?;
+        }
+        for map in MAPS {
+            rename(&self.map_beside(map), &self.directory.join(map))?;
+        }
+        self.take_over()
+    }
+
+    /// Loads all programs and pins each beside its place. `map` opens one of the maps that they are bound to.
+    fn pin_beside(&self, loader: &mut EbpfLoader<'_>, map: impl Fn(&str) -> Result<OwnedFd>) -> Result<()> {
         let fail = |e: &dyn std::error::Error| {
             Error::unsupported(
                 format!("the kernel does not take the data path: {}", reason(e)),
                 "Linux 5.10 or later with BPF and the BPF JIT is needed; `portslice doctor` lists what is missing",
             )
         };
-        let mut loaded =
-            EbpfLoader::new().default_map_pin_directory(&self.directory).load(OBJECT).map_err(|e| fail(&e))?;
-        let bound = BOUND.map(|map| open(&self.directory, map));
+        let mut loaded = loader.load(OBJECT).map_err(|e| fail(&e))?;
+        let bound = BOUND.map(map);
         let bound = bound.into_iter().collect::<Result<Vec<_>>>()?;
         for name in NAMES {
             let missing = || Error::Bpf { doing: format!("find program {name}"), why: "not in the object".into() };
             let program: &mut SchedClassifier =
                 loaded.program_mut(name).ok_or_else(missing)?.try_into().map_err(|_| missing())?;
             program.load().map_err(|e| fail(&e))?;
-            let path = self.path(name);
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::file("replace", &path)(e)),
-                _ => {}
-            }
             let fd = program.fd().map_err(|e| fail(&e))?;
             for (map, bound) in BOUND.iter().zip(&bound) {
                 sys::bind_map(fd.as_fd(), bound.as_fd()).map_err(|e| Error::Bpf {
@@ -73,14 +98,22 @@ impl Programs {
                     why: e.to_string(),
                 })?;
             }
+            let path = self.beside(name);
+            // A run that was killed left one of another load.
+            pins::remove(&path)?;
             sys::object_pin(fd.as_fd(), &path).map_err(Error::file("pin program", &path))?;
         }
         Ok(())
     }
 
+    /// Every program that waits beside its place takes it: whoever opens one finds the old one or the new one.
+    fn take_over(&self) -> Result<()> {
+        NAMES.iter().try_for_each(|name| rename(&self.beside(name), &self.path(name)))
+    }
+
     /// The program `name` that is bound to the book with id `book`, the newest of several, wherever it is pinned.
     pub fn find(book: u32, name: &str) -> Result<Option<OwnedFd>> {
-        super::find::program(book, name)
+        find::program(book, name)
     }
 
     /// The id of a pinned program: what a filter that runs it tells (`net::filter::Attached::runs_program`).
@@ -105,15 +138,7 @@ impl Programs {
 
     /// Unpins the maps, so that [`Self::load`] makes new ones. Programs that run keep those they have.
     pub fn forget_maps(&self) -> Result<()> {
-        for entry in fs::read_dir(&self.directory).map_err(Error::file("list", &self.directory))?.flatten() {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            // the kernel itself puts maps.debug and progs.debug into a bpffs; they cannot be removed
-            if !name.contains('.') && !name.starts_with(PROGRAM) && !name.starts_with(LINK) {
-                fs::remove_file(entry.path()).map_err(Error::file("remove", entry.path()))?;
-            }
-        }
-        Ok(())
+        MAPS.iter().try_for_each(|map| pins::remove(&self.directory.join(map)))
     }
 
     /// A pinned program.
@@ -125,23 +150,19 @@ impl Programs {
         })
     }
 
-    /// The id of a pinned program, by which filters name it.
-    pub fn id(&self, name: &str) -> Result<u32> {
-        let program = self.open(name)?;
-        let info = sys::program_info(program.as_fd());
-        info.map(|info| info.id)
-            .map_err(|e| Error::Bpf { doing: format!("look up the id of program {name}"), why: e.to_string() })
-    }
-
-    /// Hooks `name` to the tcx ingress of a device and pins the link; an existing link gets the pinned program.
-    /// `false` when the kernel has no tcx (before 6.6).
+    /// Hooks `name` to the tcx ingress of a device and pins the link; a link that stands there gets the pinned program, at
+    /// one moment. `false` when the kernel has no tcx (before 6.6).
     pub fn attach_tcx(&self, name: &str, ifindex: u32, device: &str) -> Result<bool> {
         let program = self.open(name)?;
         let pin = self.link_path(name);
         let fail = |e: io::Error| Error::Bpf { doing: format!("attach {name} to {device}"), why: e.to_string() };
-        if let Ok(link) = sys::object_get(&pin) {
-            sys::link_update(link.as_fd(), program.as_fd()).map_err(fail)?;
-            return Ok(true);
+        if let Some((Kind::Link, link)) = pins::pinned(&pin)? {
+            if sys::link_info(link.as_fd()).map_err(fail)?.tcx == Some(ifindex) {
+                return sys::link_update(link.as_fd(), program.as_fd()).map_err(fail).map(|()| true);
+            }
+            // Its device is gone, or another one by now.
+            sys::link_detach(link.as_fd()).map_err(fail)?;
+            pins::remove(&pin)?;
         }
         match sys::tcx_attach(program.as_fd(), ifindex) {
             Ok(link) => {
@@ -153,22 +174,32 @@ impl Programs {
         }
     }
 
-    /// Unhooks `name` from the device that [`Self::attach_tcx`] hooked it to, if it did.
-    pub fn detach_tcx(&self, name: &str) -> Result<()> {
+    /// Unhooks `name` from the device that [`Self::attach_tcx`] hooked it to, if it did; also where somebody else holds the
+    /// link, or removed its pin. A link that is not ours by `mine` stays.
+    pub fn detach_tcx(&self, name: &str, mine: Mine<'_>) -> Result<()> {
         let pin = self.link_path(name);
-        match fs::remove_file(&pin) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", &pin)(e)),
-            _ => Ok(()),
+        let doing = |e: io::Error| Error::Bpf { doing: format!("detach {name}"), why: e.to_string() };
+        if let Some((Kind::Link, link)) = pins::pinned(&pin)? {
+            if !find::is_ours(sys::link_info(link.as_fd()).map_err(doing)?.program, mine)? {
+                return Ok(());
+            }
+            sys::link_detach(link.as_fd()).map_err(doing)?;
+            return pins::remove(&pin);
         }
+        Ok(())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.join(format!("{PROGRAM}{name}"))
     }
 
-    fn link_path(&self, name: &str) -> PathBuf {
+    pub(super) fn link_path(&self, name: &str) -> PathBuf {
         self.directory.join(format!("{LINK}{name}"))
     }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(Error::file("replace", to))
 }
 
 /// The innermost cause on one line; the verifier's log, if any, by its last line.

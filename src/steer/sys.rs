@@ -5,6 +5,7 @@
 //! to tcx: 6.6).
 
 use std::ffi::CString;
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -30,6 +31,10 @@ const PROG_BIND_MAP: libc::c_long = 35;
 
 /// enum bpf_map_type
 pub const MAP_TYPE_HASH: u32 = 1;
+/// The same: values on every CPU.
+pub const MAP_TYPE_PERCPU_ARRAY: u32 = 6;
+/// The same: devices of the network namespace of whoever enters them.
+pub const MAP_TYPE_DEVMAP: u32 = 14;
 /// enum bpf_link_type
 const LINK_TYPE_TCX: u32 = 11;
 
@@ -250,6 +255,18 @@ pub fn object_get(path: &Path) -> io::Result<OwnedFd> {
     let fd = bpf(OBJ_GET, &mut attr)?;
     // SAFETY: the kernel just returned this descriptor and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What the kernel says an object is; `None` for what is none of them.
+pub fn kind(object: BorrowedFd<'_>) -> io::Result<Option<Kind>> {
+    let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", object.as_raw_fd()))?;
+    let is = |key: &str| about.lines().any(|line| line.starts_with(key));
+    Ok(match () {
+        () if is("map_type:") => Some(Kind::Map),
+        () if is("link_type:") => Some(Kind::Link),
+        () if is("prog_type:") => Some(Kind::Program),
+        () => None,
+    })
 }
 
 /// Pins an object under `path` on a bpffs.

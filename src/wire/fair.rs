@@ -14,6 +14,8 @@ use crate::net::{Netlink, filter, link, qdisc};
 use crate::steer::Programs;
 use crate::steer::layout::MAX_SLOTS;
 
+/// What tells the host's own packets from those of containers.
+const PROGRAM: &str = "host_flow";
 /// What the host itself sends.
 const HOST_FLOW: u16 = MAX_SLOTS;
 
@@ -36,9 +38,13 @@ pub fn check(netlink: &mut Netlink, probed: &Probed, uplink: &Link) -> Result<()
     ))
 }
 
-/// Is it there?
-pub fn is_made(netlink: &mut Netlink, uplink: &Link) -> Result<bool> {
-    Ok(qdisc::root(netlink, uplink.index, &uplink.name)?.is_some_and(|root| root.major == qdisc::FAIR))
+/// Is it there, with the program as it is pinned now?
+pub fn is_made(netlink: &mut Netlink, programs: &Programs, uplink: &Link) -> Result<bool> {
+    if !qdisc::root(netlink, uplink.index, &uplink.name)?.is_some_and(|root| root.major == qdisc::FAIR) {
+        return Ok(false);
+    }
+    let Ok(id) = programs.id(PROGRAM) else { return Ok(false) };
+    Ok(filter::classifiers(netlink, uplink.index, qdisc::FAIR)?.iter().any(|filter| filter.runs_program(id)))
 }
 
 /// Makes it the root qdisc of the uplink; the one that is there gets the program as it is pinned now.
@@ -49,7 +55,7 @@ pub fn make(netlink: &mut Netlink, programs: &Programs, uplink: &Link) -> Result
         netlink.send(qdisc::add_fair(uplink.index, &uplink.name))?;
     }
     // a container's packets name their flow; what names none is the host's
-    let program = programs.open("host_flow")?;
+    let program = programs.open(PROGRAM)?;
     let classifier = filter::add_classifier(uplink.index, &uplink.name, qdisc::FAIR, program.as_fd(), HOST_FLOW);
     netlink.send(classifier).inspect_err(|_| {
         if let Err(e) = remove(netlink, uplink.index) {

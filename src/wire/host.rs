@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Carry, fair, keep, programs, reserve, settings, shaper};
+use super::{Carry, fair, hook, keep, programs, reserve, settings, shaper};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::{Facts, HostRecord};
@@ -96,8 +96,8 @@ impl Carry for HostSite<'_> {
             Step::Mount { directory } => programs::mount(self, directory),
             Step::Load { .. } if undo => programs::unload(self),
             Step::Load { .. } => programs::load(self),
-            Step::Hook { program, index, .. } if undo => programs::unhook(self, program, *index),
-            Step::Hook { program, index, device } => programs::hook(self, program, *index, device),
+            Step::Hook { program, index, .. } if undo => hook::undo(self, program, *index),
+            Step::Hook { program, index, device } => hook::perform(self, program, *index, device),
             Step::Fair { index, .. } if undo => {
                 fair::remove(self.netlink, *index)?;
                 self.record.fair = 0;
@@ -125,15 +125,17 @@ impl Carry for HostSite<'_> {
             Step::Keep { path, text } => keep::is_kept(path, text),
             Step::Setting { key, value } => settings::is_set(key, value)?,
             Step::Mount { directory } => programs::is_mounted(directory),
-            Step::Load { version } => programs::is_loaded(self, version),
-            Step::Hook { program, index, .. } => programs::is_hooked(self, program, *index)?,
+            Step::Load { version } => programs::is_loaded(self, version)?,
+            Step::Hook { program, index, .. } => hook::is_there(self, program, *index)?,
             Step::Fair { index, .. } => {
                 let uplink = self.uplink()?.clone();
-                self.record.fair == *index && fair::is_made(self.netlink, &uplink)?
+                self.record.fair == *index && fair::is_made(self.netlink, &self.programs, &uplink)?
             }
             Step::Shaper => {
                 let found = shaper::find(self.netlink, self.record.instance)?;
-                found.is_some() && found == Some(self.record.shaper)
+                found.is_some()
+                    && found == Some(self.record.shaper)
+                    && shaper::is_furnished(self.netlink, &self.programs)?
             }
             _ => true,
         };

@@ -7,6 +7,7 @@ mod cpu;
 pub mod fair;
 mod furnish;
 pub mod guard;
+pub mod hook;
 pub mod host;
 pub mod keep;
 mod pair;

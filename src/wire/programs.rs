@@ -1,19 +1,25 @@
-//! The data path as a part of the host: its file system, its programs, the devices they are hooked to, and the shaper.
+//! The data path as a part of the host: its file system, its programs and maps, and the shaper. What does not live here: hooking
+//! the programs to devices ([`super::hook`]).
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::mount::{MntFlags, MsFlags, mount as mount_at, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{HostSite, shaper};
 use crate::error::{Error, Result};
-use crate::net::{filter, link, qdisc};
+use crate::host::HostRecord;
+use crate::host::process::mount_namespace;
+use crate::host::record::FORMAT;
+use crate::lease::ledger::{decode, encode};
+use crate::net::qdisc;
 use crate::plan::limits::{self, Place};
-use crate::steer::{Maps, layout, program};
+use crate::steer::layout::{LAYOUT, LAYOUTS};
+use crate::steer::{Book, Maps, program};
 
 /// Is there a BPF file system?
 pub fn is_mounted(directory: &Path) -> bool {
@@ -26,11 +32,17 @@ pub fn mount(site: &mut HostSite<'_>, directory: &Path) -> Result<()> {
         return Ok(());
     }
     site.record.mounted = true;
+    site.record.mount_namespace = mount_namespace();
     site.save()?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(Error::file("create", directory))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount_at(Some("bpf"), directory, Some("bpf"), flags, Some("mode=0700"))
         .map_err(|e| Error::file("mount a BPF file system on", directory)(e.into()))
+}
+
+/// Was it mounted in this mount namespace, so that somebody unmounted it where it is not to be seen?
+pub fn is_at_home(record: &HostRecord) -> bool {
+    record.mount_namespace.is_some() && record.mount_namespace == mount_namespace()
 }
 
 /// Unmounts it, if it was ours; its directory goes as well.
@@ -48,21 +60,43 @@ pub fn unmount(site: &mut HostSite<'_>, directory: &Path) -> Result<()> {
     }
 }
 
-/// Are the programs of this version loaded and pinned?
-pub fn is_loaded(site: &HostSite<'_>, version: &str) -> bool {
-    site.record.ready && site.record.version == version && site.programs.open("from_wire").is_ok()
+/// Are the programs of this version loaded, and is every pin the one that they left?
+pub fn is_loaded(site: &HostSite<'_>, version: &str) -> Result<bool> {
+    let record = &site.record;
+    let this = record.ready && record.version == version && is_converted(record);
+    if !this || !is_mounted(site.directory()) {
+        return Ok(false);
+    }
+    let differences = site.programs.differences()?;
+    differences.iter().for_each(|line| log::debug!("{line}"));
+    Ok(differences.is_empty())
 }
 
-/// Loads and pins them. Maps that are pinned already are used, so leases survive an upgrade.
+/// Are the records and the maps in the form of this version?
+pub fn is_converted(record: &HostRecord) -> bool {
+    record.format == FORMAT && record.layout == LAYOUT
+}
+
+/// Loads and pins them. Pins that are missing come from the kernel, as far as it has what they were; maps that are pinned are
+/// used, so leases survive an upgrade; what is pinned there and is not ours is refused.
 pub fn load(site: &mut HostSite<'_>) -> Result<()> {
-    if site.record.ready && site.record.layout != layout::LAYOUT {
-        // There are no containers: nobody needs what the old maps hold, and these programs could not read it.
-        site.programs.forget_maps()?;
-        site.record.ready = false;
+    let record = site.record.clone();
+    let mine = |theirs: &[u8]| record.is_mine(theirs);
+    site.programs.restore(&mine)?;
+    site.programs.check(&mine)?;
+    if is_loaded(site, program::VERSION)? {
+        return Ok(());
     }
-    site.programs.load()?;
+    if record.ready && record.layout != LAYOUT {
+        convert(site)?;
+    } else {
+        site.programs.load()?;
+    }
+    if record.ready && !is_converted(&record) {
+        renumber(site)?;
+    }
+    (site.record.format, site.record.layout) = (FORMAT, LAYOUT);
     site.record.version = program::VERSION.into();
-    site.record.layout = layout::LAYOUT;
     if site.record.ready {
         shaper::renew(site.netlink, &site.programs)?;
     } else {
@@ -73,83 +107,55 @@ pub fn load(site: &mut HostSite<'_>) -> Result<()> {
     site.save()
 }
 
-/// Unpins everything.
+/// New maps and programs, with what the older maps hold. Verbs that have the older ones open find out when they lock the ledger.
+fn convert(site: &mut HostSite<'_>) -> Result<()> {
+    LAYOUTS.check(Some(site.record.layout), &format!("the data path in {}", site.directory().display()))?;
+    site.programs.load_converting()?;
+    site.record.generation = now();
+    log::info!("maps of layout {} are converted to layout {LAYOUT}", site.record.layout);
+    Ok(())
+}
+
+/// Writes the leases in this version's format, in the kernel and as files.
+fn renumber(site: &HostSite<'_>) -> Result<()> {
+    let book = Book::open(site.directory())?;
+    for slot in book.slots()? {
+        let Some(bytes) = book.read(slot)? else { continue };
+        let lease = match decode(&bytes, Path::new(&format!("of slot {slot} in the kernel's book"))) {
+            Ok(lease) => lease,
+            Err(e) => {
+                log::warn!("{e}");
+                continue;
+            }
+        };
+        match site.ledger.bytes(&lease.id)? {
+            Some(_) => site.ledger.write(&lease, &book)?,
+            None => book.write(slot, &encode(&lease)?)?,
+        }
+    }
+    Ok(())
+}
+
+/// Which preparation this is, for [`HostRecord::generation`].
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+}
+
+/// Unpins everything of ours.
 pub fn unload(site: &mut HostSite<'_>) -> Result<()> {
-    let directory = site.directory().to_path_buf();
-    if !is_mounted(&directory) {
-        return Ok(());
+    if is_mounted(site.directory()) {
+        site.programs.unpin()?;
+        site.record.version.clear();
     }
-    // The kernel itself puts maps.debug and progs.debug into a bpffs; they cannot be removed.
-    let pinned = |entry: &fs::DirEntry| !entry.file_name().to_string_lossy().contains('.');
-    for entry in fs::read_dir(&directory).map_err(Error::file("list", &directory))?.flatten().filter(pinned) {
-        fs::remove_file(entry.path()).map_err(Error::file("remove", entry.path()))?;
-    }
-    site.record.version.clear();
     Ok(())
 }
 
-/// Hooks a program to a device: through tcx, or where the kernel has none (before 6.6) as a filter of clsact.
-pub fn hook(site: &mut HostSite<'_>, program: &'static str, index: u32, device: &str) -> Result<()> {
-    if program == "from_wire" {
-        if site.record.ready && site.record.uplink != index {
-            site.programs.detach_tcx(program)?;
-        }
-        site.record.uplink = index;
-        site.save()?;
-    }
-    site.record.tcx = site.programs.attach_tcx(program, index, device)?;
-    if site.record.tcx {
-        return Ok(());
-    }
-    match site.netlink.send(filter::add_clsact(index, device)) {
-        Ok(()) => {
-            site.record.clsact.push(index);
-            site.save()?;
-        }
-        // Another program's clsact: share it, and leave it behind.
-        Err(Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::EEXIST) => {}
-        Err(e) => return Err(e),
-    }
-    let opened = site.programs.open(program)?;
-    site.netlink.send(filter::add_ingress(index, device, opened.as_fd(), program, 0))
-}
-
-/// Is it hooked there?
-pub fn is_hooked(site: &mut HostSite<'_>, program: &str, index: u32) -> Result<bool> {
-    // New programs are hooked anew.
-    if !site.record.ready || site.record.version != program::VERSION {
-        return Ok(false);
-    }
-    if program == "from_wire" && site.record.uplink != index {
-        return Ok(false);
-    }
-    if site.record.tcx {
-        return Ok(site.programs.is_hooked(program, index));
-    }
-    let id = site.programs.id(program)?;
-    Ok(filter::ingress(site.netlink, index)?.iter().any(|filter| filter.runs(program) && filter.runs_program(id)))
-}
-
-/// Takes it off, and clsact with it if that was ours.
-pub fn unhook(site: &mut HostSite<'_>, program: &str, index: u32) -> Result<()> {
-    site.programs.detach_tcx(program)?;
-    if site.record.tcx || index == 0 {
-        return Ok(());
-    }
-    // A device that is gone took its filters along.
-    let Some(device) = link::at(site.netlink, index)? else { return Ok(()) };
-    let remove = if site.record.clsact.contains(&index) {
-        filter::delete_clsact(index, &device.name)
-    } else {
-        filter::delete_ingress(index, &device.name)
-    };
-    site.netlink.send(remove.tolerate(&[libc::ENOENT, libc::EINVAL]))?;
-    site.record.clsact.retain(|known| *known != index);
-    Ok(())
-}
-
-/// Makes the shaper, and in it the classes of all containers that had one.
+/// Makes the shaper, and in it the classes of all containers that had one. One that is there gets its program again.
 pub fn shape(site: &mut HostSite<'_>) -> Result<()> {
+    let found = shaper::find(site.netlink, site.record.instance)?;
+    if found.is_some() && found == Some(site.record.shaper) {
+        return shaper::renew(site.netlink, &site.programs);
+    }
     let shaper = shaper::make(site.netlink, &site.programs, site.record.instance)?;
     for lease in site.ledger.all()? {
         if let (Some(shape), true, Some(leaf)) =

@@ -56,12 +56,21 @@ pub fn make(netlink: &mut Netlink, programs: &Programs, instance: u32) -> Result
     outcome
 }
 
-/// Gives it the program as it is pinned now, if it is there.
+/// Does its far end run the program as it is pinned now?
+pub fn is_furnished(netlink: &mut Netlink, programs: &Programs) -> Result<bool> {
+    let (Some(after), Ok(id)) = (link::find(netlink, AFTER)?, programs.id(PROGRAM)) else { return Ok(false) };
+    Ok(filter::ingress(netlink, after.index)?.iter().any(|filter| filter.runs_program(id)))
+}
+
+/// Gives it the program as it is pinned now, if it is there; and the qdisc that the program hangs on, if somebody took that.
 pub fn renew(netlink: &mut Netlink, programs: &Programs) -> Result<()> {
     match link::find(netlink, AFTER)? {
         Some(after) => {
             let program = programs.open(PROGRAM)?;
-            netlink.send(filter::add_ingress(after.index, AFTER, program.as_fd(), PROGRAM, 0))
+            netlink.batch(&[
+                filter::add_ingress_qdisc(after.index, AFTER).tolerate(&[libc::EEXIST]),
+                filter::add_ingress(after.index, AFTER, program.as_fd(), PROGRAM, 0),
+            ])
         }
         None => Ok(()),
     }

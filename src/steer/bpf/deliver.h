@@ -11,6 +11,20 @@
 #define SHARED 0		/* key of single-entry maps */
 #define HOST 0			/* its slot */
 
+#define CLASSIFIER(name) SEC("classifier") int name(struct __sk_buff *skb __attribute__((unused)))
+#ifdef TEST_FORMAT	/* a build that plays another version (build.rs): every program has an instruction of its own */
+#define PROGRAM(name)                                                                              \
+	static __always_inline int name##_of_another(struct __sk_buff *skb);                       \
+	CLASSIFIER(name)                                                                           \
+	{                                                                                          \
+		asm volatile("r0 = %0" : : "i"(TEST_FORMAT) : "r0");                               \
+		return name##_of_another(skb);                                                     \
+	}                                                                                          \
+	static __always_inline int name##_of_another(struct __sk_buff *skb __attribute__((unused)))
+#else
+#define PROGRAM CLASSIFIER
+#endif
+
 static __always_inline struct host *host_facts(void)
 {
 	__u32 key = SHARED;

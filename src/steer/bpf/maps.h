@@ -69,6 +69,9 @@ enum reason {
 	R_HOST_LOOPBACK,
 	R_OVERSIZE,
 	R_UNREACHABLE,
+#if TEST_FORMAT > 1	/* what a later version might add */
+	R_RAISED,
+#endif
 	REASONS,
 };
 

@@ -121,8 +121,7 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 	return to_container_locally(skb, h, slot, p.end - 8, p.proto == PROTO_TCP, h->flags & HOST_PEER_FROM_LO);
 }
 
-SEC("classifier")
-int from_wire(struct __sk_buff *skb)
+PROGRAM(from_wire)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct host *h = host_facts();
@@ -162,8 +161,7 @@ int from_wire(struct __sk_buff *skb)
 	return PASS;
 }
 
-SEC("classifier")
-int from_lo(struct __sk_buff *skb)
+PROGRAM(from_lo)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct host *h = host_facts();
@@ -294,8 +292,7 @@ static __noinline int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 	return deliver(skb, slot, &p, to);
 }
 
-SEC("classifier")
-int from_container(struct __sk_buff *skb)
+PROGRAM(from_container)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	__u32 slot = skb->tc_classid, mac;
@@ -355,8 +352,7 @@ int from_container(struct __sk_buff *skb)
 }
 
 /* The other end of the shaper's pair: a packet that passed from_container's checks and waited its turn. */
-SEC("classifier")
-int after_shaper(struct __sk_buff *skb)
+PROGRAM(after_shaper)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	__u32 slot = skb->mark & 0xffff, to = skb->mark >> 16, v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
@@ -416,8 +412,7 @@ static __noinline int listens(struct __sk_buff *skb, struct packet *p)
 	return 1;
 }
 
-SEC("classifier")
-int inner_lo(struct __sk_buff *skb)
+PROGRAM(inner_lo)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	__u32 slot = skb->tc_classid, v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
@@ -465,8 +460,7 @@ int inner_lo(struct __sk_buff *skb)
 	return bpf_redirect(s->inner, 0);
 }
 
-SEC("classifier")
-int inner_eth(struct __sk_buff *skb)
+PROGRAM(inner_eth)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ipv6hdr *ip = data + ETH_HLEN;
@@ -486,8 +480,7 @@ int inner_eth(struct __sk_buff *skb)
 
 /* On the uplink's root qdisc where that has a flow for each container: those name theirs by priority and do not come
  * here. The filter's own class is the host's flow. */
-SEC("classifier")
-int host_flow(struct __sk_buff *skb __attribute__((unused)))
+PROGRAM(host_flow)
 {
 	return TC_ACT_OK;
 }

@@ -1,0 +1,231 @@
+//! The pins of the data path: which are missing or another's, and pinning again what the kernel still has.
+//!
+//! A pin is a name and proves nothing. A program is ours when it is bound to a book of ours, and a map when such a program
+//! uses it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::find;
+use super::program::{LINK, NAMES, PROGRAM, Programs};
+use super::sys::{self, Kind};
+use crate::error::{Error, Result};
+
+/// The maps by name, see `bpf/maps.h`.
+pub(super) const MAPS: [&str; 12] = [
+    "ports",
+    "slots",
+    "host",
+    "fragments_out",
+    "echo_out",
+    "echo_ids",
+    "counters",
+    "addresses",
+    "fragments_in",
+    "book",
+    "tenants",
+    "devices",
+];
+
+/// Maps that the kernel may lose without a container noticing: they tell for seconds where a part of a datagram, or an
+/// answer, goes.
+const PASSING: [&str; 4] = ["fragments_in", "fragments_out", "echo_out", "echo_ids"];
+
+/// Judges by the host record in a book, empty when there is none, whether that is this installation's.
+pub type Mine<'a> = &'a dyn Fn(&[u8]) -> bool;
+
+impl Programs {
+    /// Are all programs and maps pinned? Asks for names alone: it is for every start of a container.
+    pub fn are_pinned(&self) -> bool {
+        let maps = MAPS.iter().map(|name| self.directory().join(name));
+        NAMES.iter().map(|name| self.path(name)).chain(maps).all(|path| path.exists())
+    }
+
+    /// What is not as [`Programs::load`] left it, one line each: a pin that is missing, or is another object's.
+    pub fn differences(&self) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        let mut used = BTreeSet::new();
+        let book = self.map_id("book")?;
+        for name in NAMES {
+            let path = self.path(name);
+            let bound = match pinned(&path)? {
+                None => {
+                    lines.push(format!("{} is missing", path.display()));
+                    continue;
+                }
+                Some((Kind::Program, fd)) => info(&path, sys::program_info(fd.as_fd()))?.maps,
+                Some(_) => Vec::new(),
+            };
+            if book.is_none_or(|book| !bound.contains(&book)) {
+                lines.push(format!("{} is no program of this data path", path.display()));
+            }
+            used.extend(bound);
+        }
+        for name in MAPS {
+            let path = self.directory().join(name);
+            match self.map_id(name)? {
+                Some(id) if used.contains(&id) => {}
+                Some(_) => lines.push(format!("{} is not the map that the programs use", path.display())),
+                None => lines.push(format!("{} is missing", path.display())),
+            }
+        }
+        Ok(lines)
+    }
+
+    /// Pins again what is missing and is still in the kernel: maps, programs and links of ours.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] when the kernel has programs of ours and lacks a map of theirs that tells who has what: an
+    /// empty one in its place would give away what containers have.
+    pub fn restore(&self, mine: Mine<'_>) -> Result<()> {
+        let Some(parts) = find::parts(mine)? else { return Ok(()) };
+        for name in MAPS {
+            let path = self.directory().join(name);
+            if pinned(&path)?.is_some() {
+                continue;
+            }
+            match parts.map(name)? {
+                Some(map) => self.pin(map, &path)?,
+                None if PASSING.contains(&name) => {}
+                None => {
+                    return Err(Error::unsupported(
+                        format!("{} is missing, and no program has that map any more", path.display()),
+                        "end all containers, run `portslice setup --undo`, then `portslice setup`",
+                    ));
+                }
+            }
+        }
+        for name in NAMES {
+            let path = self.path(name);
+            if pinned(&path)?.is_none()
+                && let Some(program) = find::program(parts.book, name)?
+            {
+                self.pin(program, &path)?;
+            }
+        }
+        for hooked in find::hooked()?.into_iter().filter(|hooked| hooked.ifindex != 0) {
+            let Some(name) = parts.name_of(hooked.program) else { continue };
+            let path = self.link_path(name);
+            if pinned(&path)?.is_none()
+                && let Some(link) = find::link(hooked.link)?
+            {
+                self.pin(link, &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses pins of somebody else where ours are.
+    pub fn check(&self, mine: Mine<'_>) -> Result<()> {
+        let owned = find::owned(mine, self.map_id("book")?)?;
+        for name in NAMES {
+            for path in [self.path(name), self.link_path(name)] {
+                let ours = match pinned(&path)? {
+                    None => true,
+                    Some((Kind::Program, fd)) => owned.program(info(&path, sys::program_info(fd.as_fd()))?.id),
+                    Some((Kind::Link, fd)) => owned.program(info(&path, sys::link_info(fd.as_fd()))?.program),
+                    Some((Kind::Map, _)) => false,
+                };
+                refuse_unless(ours, &path)?;
+            }
+        }
+        for name in MAPS {
+            let path = self.directory().join(name);
+            let ours = match pinned(&path)? {
+                None => true,
+                Some((Kind::Map, fd)) => owned.map(&info(&path, sys::map_info(fd.as_fd()))?, name),
+                Some(_) => false,
+            };
+            refuse_unless(ours, &path)?;
+        }
+        Ok(())
+    }
+
+    /// Removes every pin of ours by name; whether they are ours is [`Self::check`]'s to say. Others' stay.
+    pub fn unpin(&self) -> Result<()> {
+        let programs = NAMES.iter().flat_map(|name| [self.path(name), self.link_path(name), self.beside(name)]);
+        let maps = MAPS.iter().flat_map(|name| [self.directory().join(name), self.map_beside(name)]);
+        programs.chain(maps).try_for_each(|path| remove(&path))
+    }
+
+    /// What else is pinned in the directory. The kernel itself puts maps.debug and progs.debug into a bpffs.
+    pub fn strangers(&self) -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(self.directory()).map_err(Error::file("list", self.directory()))?;
+        let known = |name: &str| {
+            let name = name.strip_prefix(NEW).unwrap_or(name);
+            let program = name.strip_prefix(PROGRAM).or(name.strip_prefix(LINK));
+            name.contains('.') || MAPS.contains(&name) || program.is_some_and(|name| NAMES.contains(&name))
+        };
+        let others = entries.flatten().filter(|entry| !known(&entry.file_name().to_string_lossy()));
+        Ok(others.map(|entry| entry.path()).collect())
+    }
+
+    /// Where a program waits for the others of its version.
+    pub(super) fn beside(&self, name: &str) -> PathBuf {
+        self.directory().join(format!("{NEW}{PROGRAM}{name}"))
+    }
+
+    /// Where a map of a newer layout waits for its programs.
+    pub(super) fn map_beside(&self, name: &str) -> PathBuf {
+        self.directory().join(format!("{NEW}{name}"))
+    }
+
+    fn map_id(&self, name: &str) -> Result<Option<u32>> {
+        let path = self.directory().join(name);
+        match pinned(&path)? {
+            Some((Kind::Map, fd)) => Ok(Some(info(&path, sys::map_info(fd.as_fd()))?.id)),
+            _ => Ok(None),
+        }
+    }
+
+    fn pin(&self, object: OwnedFd, path: &Path) -> Result<()> {
+        log::info!("{} is pinned again", path.display());
+        sys::object_pin(object.as_fd(), path).map_err(Error::file("pin", path))
+    }
+}
+
+/// How the names of pins begin that wait to replace others.
+const NEW: &str = "new_";
+
+/// The object at a path; `None` when there is none.
+pub(super) fn pinned(path: &Path) -> Result<Option<(Kind, OwnedFd)>> {
+    let object = match sys::object_get(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        object => object.map_err(Error::file("open", path))?,
+    };
+    match info(path, sys::kind(object.as_fd()))? {
+        Some(kind) => Ok(Some((kind, object))),
+        None => refuse_unless(false, path).map(|()| None),
+    }
+}
+
+/// The object at a path, which has to be there.
+pub(super) fn open(path: &Path) -> Result<OwnedFd> {
+    sys::object_get(path).map_err(Error::file("open", path))
+}
+
+/// Removes a pin; success when there is none.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+fn info<T>(path: &Path, info: io::Result<T>) -> Result<T> {
+    info.map_err(Error::file("look at", path))
+}
+
+fn refuse_unless(ours: bool, path: &Path) -> Result<()> {
+    if ours {
+        return Ok(());
+    }
+    Err(Error::Busy(format!(
+        "{} is pinned by somebody else: remove it, or give portslice a state directory of its own (--state-dir)",
+        path.display()
+    )))
+}
