@@ -34,4 +34,5 @@ mod tamper;
 mod told;
 mod transparent;
 mod undo;
+mod upgrade;
 mod wire;

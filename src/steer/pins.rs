@@ -44,35 +44,28 @@ impl Programs {
         NAMES.iter().map(|name| self.path(name)).chain(maps).all(|path| path.exists())
     }
 
-    /// What is not as [`Programs::load`] left it, one line each: a pin that is missing, or is another object's.
-    pub fn differences(&self) -> Result<Vec<String>> {
-        let mut lines = Vec::new();
-        let mut used = BTreeSet::new();
+    /// The programs that have to be loaded for every pin to be as [`Programs::load`] left it: those of which the pin is missing,
+    /// or another object's; all of them when a map is.
+    pub fn lacking(&self) -> Result<Vec<&'static str>> {
+        let (mut lacking, mut used) = (Vec::new(), BTreeSet::new());
         let book = self.map_id("book")?;
         for name in NAMES {
             let path = self.path(name);
             let bound = match pinned(&path)? {
-                None => {
-                    lines.push(format!("{} is missing", path.display()));
-                    continue;
-                }
                 Some((Kind::Program, fd)) => info(&path, sys::program_info(fd.as_fd()))?.maps,
-                Some(_) => Vec::new(),
+                _ => Vec::new(),
             };
             if book.is_none_or(|book| !bound.contains(&book)) {
-                lines.push(format!("{} is no program of this data path", path.display()));
+                lacking.push(name);
             }
             used.extend(bound);
         }
         for name in MAPS {
-            let path = self.directory().join(name);
-            match self.map_id(name)? {
-                Some(id) if used.contains(&id) => {}
-                Some(_) => lines.push(format!("{} is not the map that the programs use", path.display())),
-                None => lines.push(format!("{} is missing", path.display())),
+            if self.map_id(name)?.is_none_or(|id| !used.contains(&id)) {
+                return Ok(NAMES.into());
             }
         }
-        Ok(lines)
+        Ok(lacking)
     }
 
     /// Pins again what is missing and is still in the kernel: maps, programs and links of ours.

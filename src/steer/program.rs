@@ -45,14 +45,19 @@ impl Programs {
         Self { directory: directory.to_owned() }
     }
 
-    /// Loads the programs into the kernel and pins them. Maps that are pinned already are used, so leases survive an
+    /// Loads all programs: [`Self::load_some`].
+    pub fn load(&self) -> Result<()> {
+        self.load_some(&NAMES)
+    }
+
+    /// Loads programs into the kernel and pins them. Maps that are pinned already are used, so leases survive an
     /// upgrade; programs that are pinned already are replaced, each at one moment, once all are loaded: a load that fails
     /// leaves those that work. Whose pins they are is [`Self::check`]'s to say.
-    pub fn load(&self) -> Result<()> {
+    pub fn load_some(&self, names: &[&str]) -> Result<()> {
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(&self.directory);
-        self.pin_beside(&mut loader, |map| open(&self.directory, map))?;
-        self.take_over()
+        self.pin_beside(&mut loader, names, |map| open(&self.directory, map))?;
+        self.take_over(names)
     }
 
     /// The same where the maps are of an older layout: the programs get new maps, into which is copied what stands in the
@@ -65,18 +70,23 @@ impl Programs {
             loader.map_pin_path(map, self.map_beside(map));
         }
         let beside = |map: &str| pins::open(&self.map_beside(map));
-        self.pin_beside(&mut loader, beside)?;
+        self.pin_beside(&mut loader, &NAMES, beside)?;
         for map in convert::LASTING {
             convert::copy(map, &open(&self.directory, map)?, &beside(map)?)?;
         }
         for map in MAPS {
             rename(&self.map_beside(map), &self.directory.join(map))?;
         }
-        self.take_over()
+        self.take_over(&NAMES)
     }
 
-    /// Loads all programs and pins each beside its place. `map` opens one of the maps that they are bound to.
-    fn pin_beside(&self, loader: &mut EbpfLoader<'_>, map: impl Fn(&str) -> Result<OwnedFd>) -> Result<()> {
+    /// Loads programs and pins each beside its place. `map` opens one of the maps that they are bound to.
+    fn pin_beside(
+        &self,
+        loader: &mut EbpfLoader<'_>,
+        names: &[&str],
+        map: impl Fn(&str) -> Result<OwnedFd>,
+    ) -> Result<()> {
         let fail = |e: &dyn std::error::Error| {
             Error::unsupported(
                 format!("the kernel does not take the data path: {}", reason(e)),
@@ -86,7 +96,7 @@ impl Programs {
         let mut loaded = loader.load(OBJECT).map_err(|e| fail(&e))?;
         let bound = BOUND.map(map);
         let bound = bound.into_iter().collect::<Result<Vec<_>>>()?;
-        for name in NAMES {
+        for name in names {
             let missing = || Error::Bpf { doing: format!("find program {name}"), why: "not in the object".into() };
             let program: &mut SchedClassifier =
                 loaded.program_mut(name).ok_or_else(missing)?.try_into().map_err(|_| missing())?;
@@ -107,8 +117,8 @@ impl Programs {
     }
 
     /// Every program that waits beside its place takes it: whoever opens one finds the old one or the new one.
-    fn take_over(&self) -> Result<()> {
-        NAMES.iter().try_for_each(|name| rename(&self.beside(name), &self.path(name)))
+    fn take_over(&self, names: &[&str]) -> Result<()> {
+        names.iter().try_for_each(|name| rename(&self.beside(name), &self.path(name)))
     }
 
     /// The program `name` that is bound to the book with id `book`, the newest of several, wherever it is pinned.

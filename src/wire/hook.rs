@@ -21,6 +21,8 @@ pub fn perform(site: &mut HostSite<'_>, program: &'static str, index: u32, devic
         site.record.uplink = index;
         site.save()?;
     }
+    let record = site.record.clone();
+    site.programs.check(&|theirs| record.is_mine(theirs))?;
     site.record.tcx = site.programs.attach_tcx(program, index, device)?;
     if site.record.tcx { Ok(()) } else { put(site, program, index, device) }
 }

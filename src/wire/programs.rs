@@ -62,14 +62,12 @@ pub fn unmount(site: &mut HostSite<'_>, directory: &Path) -> Result<()> {
 
 /// Are the programs of this version loaded, and is every pin the one that they left?
 pub fn is_loaded(site: &HostSite<'_>, version: &str) -> Result<bool> {
-    let record = &site.record;
-    let this = record.ready && record.version == version && is_converted(record);
-    if !this || !is_mounted(site.directory()) {
-        return Ok(false);
-    }
-    let differences = site.programs.differences()?;
-    differences.iter().for_each(|line| log::debug!("{line}"));
-    Ok(differences.is_empty())
+    let this = is_of(&site.record, version) && is_mounted(site.directory());
+    Ok(this && site.programs.lacking()?.is_empty())
+}
+
+fn is_of(record: &HostRecord, version: &str) -> bool {
+    record.ready && record.version == version && is_converted(record)
 }
 
 /// Are the records and the maps in the form of this version?
@@ -84,10 +82,10 @@ pub fn load(site: &mut HostSite<'_>) -> Result<()> {
     let mine = |theirs: &[u8]| record.is_mine(theirs);
     site.programs.restore(&mine)?;
     site.programs.check(&mine)?;
-    if is_loaded(site, program::VERSION)? {
-        return Ok(());
-    }
-    if record.ready && record.layout != LAYOUT {
+    if is_of(&record, program::VERSION) {
+        // What is pinned again as it was leaves every filter as it is.
+        site.programs.load_some(&site.programs.lacking()?)?;
+    } else if record.ready && record.layout != LAYOUT {
         convert(site)?;
     } else {
         site.programs.load()?;
