@@ -105,7 +105,7 @@ fn that_are_older_are_converted_under_connections() {
     new.ok();
     busy.lives("converted");
     assert!(ids(&host, "map").iter().zip(&maps).all(|(now, then)| now.0 == then.0 && now.1 != then.1), "new maps");
-    assert_eq!(stale(&host, &[]), [] as [String; 0]);
+    assert_eq!(stale(&host, &busy.containers), [] as [String; 0]);
     let after: Vec<Value> = busy.containers.iter().map(|c| kept_of(&shown(&raised, &c.id))).collect();
     assert_eq!(before, after, "the leases say the same");
     assert!(counted(&raised, "c0") >= bytes, "counters never go back");
@@ -114,6 +114,8 @@ fn that_are_older_are_converted_under_connections() {
     busy.lost_nothing(&host, &raised, "converted");
     let echo = Echo::start(&spare, Proto::Tcp, SocketAddr::new(probe::any(HOST4), 31_060));
     assert_reaches("attached meanwhile", &host.peer, Proto::Tcp, SocketAddr::new(HOST4, echo.at.port()));
+    let next = &busy.containers[0].ns;
+    assert_reaches("attached meanwhile, from beside", next, Proto::Tcp, SocketAddr::new(HOST4, echo.at.port()));
     raised.run(&host, &["fsck"]).ok();
 
     let newer = host.portslice(["list"]);
@@ -139,7 +141,8 @@ fn that_are_older_wait_for_who_works_on_a_slice() {
         || {
             let lease = host.state_dir().join("leases/slow");
             assert!(wait::eventually(|| lease.exists()), "the attach does not begin");
-            raised.setup(&host);
+            let took = raised.run(&host, &["setup"]).ok().took;
+            assert!(took > std::time::Duration::from_millis(500), "it did not wait: {took:?}");
         },
     );
     slow.ok();

@@ -40,7 +40,7 @@ fn are_replaced_under_connections_and_attaches_in_both_directions() {
             }
         });
         assert!(came > 0, "{round}: nobody was attached meanwhile");
-        assert_eq!(stale(&host, &[]), [] as [String; 0], "{round}");
+        assert_eq!(stale(&host, &busy.containers), [] as [String; 0], "{round}");
         busy.lives(round);
         busy.reached(&host, round);
         busy.lost_nothing(&host, build, round);
@@ -67,7 +67,7 @@ fn of_two_versions_that_start_containers_at_once_none_refuses() {
         });
     });
     other.setup(&host);
-    assert_eq!(stale(&host, &[]), [] as [String; 0]);
+    assert_eq!(stale(&host, &busy.containers), [] as [String; 0]);
     busy.lost_nothing(&host, &other, "two versions at once");
     this.setup(&host);
 }
@@ -94,7 +94,7 @@ fn that_the_kernel_refuses_leave_those_that_work() {
     }
     assert!(refused > 3, "only {refused} were refused");
     other.setup(&host);
-    assert_eq!(stale(&host, &[]), [] as [String; 0]);
+    assert_eq!(stale(&host, &busy.containers), [] as [String; 0]);
     busy.lost_nothing(&host, &other, "refused");
     this.setup(&host);
 }
@@ -110,7 +110,7 @@ fn are_replaced_by_the_next_setup_when_one_is_killed() {
         let out = injected(&host, "rename,renameat2", &format!("signal=SIGKILL:when={n}"), &[&program, "setup"], "");
         busy.lives(&format!("killed at {n}"));
         other.setup(&host);
-        assert_eq!(stale(&host, &[]), [] as [String; 0], "killed at {n}");
+        assert_eq!(stale(&host, &busy.containers), [] as [String; 0], "killed at {n}");
         busy.lives(&format!("killed at {n}, then finished"));
         this.setup(&host);
         if out.code == Some(0) {

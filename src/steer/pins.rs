@@ -37,6 +37,15 @@ const PASSING: [&str; 4] = ["fragments_in", "fragments_out", "echo_out", "echo_i
 /// Judges by the host record in a book, empty when there is none, whether that is this installation's.
 pub type Mine<'a> = &'a dyn Fn(&[u8]) -> bool;
 
+/// Pins that are missing, or another object's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lacking {
+    /// The programs that have to be loaded.
+    pub programs: Vec<&'static str>,
+    /// Is a map among them?
+    pub maps: bool,
+}
+
 impl Programs {
     /// Are all programs and maps pinned? Asks for names alone: it is for every start of a container.
     pub fn are_pinned(&self) -> bool {
@@ -44,9 +53,8 @@ impl Programs {
         NAMES.iter().map(|name| self.path(name)).chain(maps).all(|path| path.exists())
     }
 
-    /// The programs that have to be loaded for every pin to be as [`Programs::load`] left it: those of which the pin is missing,
-    /// or another object's; all of them when a map is.
-    pub fn lacking(&self) -> Result<Vec<&'static str>> {
+    /// What is not as [`Programs::load`] left it.
+    pub fn lacking(&self) -> Result<Lacking> {
         let (mut lacking, mut used) = (Vec::new(), BTreeSet::new());
         let book = self.map_id("book")?;
         for name in NAMES {
@@ -60,12 +68,16 @@ impl Programs {
             }
             used.extend(bound);
         }
+        let mut maps = false;
         for name in MAPS {
-            if self.map_id(name)?.is_none_or(|id| !used.contains(&id)) {
-                return Ok(NAMES.into());
+            match self.map_id(name)? {
+                Some(id) if used.contains(&id) => {}
+                // Those that use it are not there either, or the pin alone is missing.
+                None => maps = true,
+                Some(_) => return Ok(Lacking { programs: NAMES.into(), maps: true }),
             }
         }
-        Ok(lacking)
+        Ok(Lacking { programs: lacking, maps })
     }
 
     /// Pins again what is missing and is still in the kernel: maps, programs and links of ours.

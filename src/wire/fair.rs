@@ -40,7 +40,7 @@ pub fn check(netlink: &mut Netlink, probed: &Probed, uplink: &Link) -> Result<()
 
 /// Is it there, with the program as it is pinned now?
 pub fn is_made(netlink: &mut Netlink, programs: &Programs, uplink: &Link) -> Result<bool> {
-    if !qdisc::root(netlink, uplink.index, &uplink.name)?.is_some_and(|root| root.major == qdisc::FAIR) {
+    if qdisc::root(netlink, uplink.index, &uplink.name)?.is_none_or(|root| root.major != qdisc::FAIR) {
         return Ok(false);
     }
     let Ok(id) = programs.id(PROGRAM) else { return Ok(false) };

@@ -62,8 +62,11 @@ pub fn unmount(site: &mut HostSite<'_>, directory: &Path) -> Result<()> {
 
 /// Are the programs of this version loaded, and is every pin the one that they left?
 pub fn is_loaded(site: &HostSite<'_>, version: &str) -> Result<bool> {
-    let this = is_of(&site.record, version) && is_mounted(site.directory());
-    Ok(this && site.programs.lacking()?.is_empty())
+    if !is_of(&site.record, version) || !is_mounted(site.directory()) {
+        return Ok(false);
+    }
+    let lacking = site.programs.lacking()?;
+    Ok(lacking.programs.is_empty() && !lacking.maps)
 }
 
 fn is_of(record: &HostRecord, version: &str) -> bool {
@@ -84,7 +87,7 @@ pub fn load(site: &mut HostSite<'_>) -> Result<()> {
     site.programs.check(&mine)?;
     if is_of(&record, program::VERSION) {
         // What is pinned again as it was leaves every filter as it is.
-        site.programs.load_some(&site.programs.lacking()?)?;
+        site.programs.load_some(&site.programs.lacking()?.programs)?;
     } else if record.ready && record.layout != LAYOUT {
         convert(site)?;
     } else {
