@@ -87,7 +87,8 @@ fn of_somebody_else_are_neither_replaced_nor_removed() {
         let text = format!("{} is pinned by somebody else", path.display());
         host.portslice(["setup"]).refused(7, &text);
         busy.lives(name);
-        in_mounts(&host, &format!("bpftool map show pinned \"$0\"/{name} | grep -q theirs; rm \"$0\"/{name}"));
+        let unchanged = "bpftool map show pinned \"$0\"/NAME | grep -q theirs; bpftool map dump pinned \"$0\"/NAME | grep -q 'Found 0'";
+        in_mounts(&host, &format!("{unchanged}; rm \"$0\"/NAME").replace("NAME", name));
         in_mounts(&host, &format!("mv \"$0\"/ours \"$0\"/{name}"));
         host.portslice(["setup"]).ok();
     }

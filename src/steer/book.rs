@@ -14,13 +14,13 @@ use std::path::Path;
 use nix::time::{ClockId, clock_gettime};
 
 use super::shared::open;
-use super::sys;
+use super::sys::{self, MapInfo};
 use crate::error::{Error, Result};
 
 /// Bytes of a map value: `struct chunk`.
-pub(super) const VALUE: usize = 2048;
+const VALUE: usize = 2048;
 /// Entries of the map.
-pub(super) const ENTRIES: u32 = 65536;
+const ENTRIES: u32 = 65536;
 /// Bytes before the record's part: generation, chunks, length.
 const HEAD: usize = 8;
 /// Bytes of a record in one chunk (`BOOK_BYTES`).
@@ -47,9 +47,15 @@ struct Head {
 }
 
 impl Book {
-    /// The book pinned under `directory`.
+    /// The book pinned under `directory`. A map of another shape is none: the kernel would take parts of records into it.
     pub fn open(directory: &Path) -> Result<Self> {
-        open(directory, "book").map(Self)
+        let map = open(directory, "book")?;
+        let doing = || format!("read the book {}", directory.join("book").display());
+        let info = sys::map_info(map.as_fd()).map_err(|e| Error::Bpf { doing: doing(), why: e.to_string() })?;
+        if !is_book(&info) {
+            return Err(Error::Bpf { doing: doing(), why: "that is another map: `portslice setup` says more".into() });
+        }
+        Ok(Self(map))
     }
 
     /// The book behind a descriptor.
@@ -181,6 +187,15 @@ impl Book {
             _ => Ok(()),
         }
     }
+}
+
+/// Has a map the shape of a book, and its name?
+pub(super) fn is_book(info: &MapInfo) -> bool {
+    info.kind == sys::MAP_TYPE_HASH
+        && info.key_size == 4
+        && info.value_size as usize == VALUE
+        && info.max_entries == ENTRIES
+        && info.name() == "book"
 }
 
 enum Gathered {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::book::{self, Book};
+use super::book::{Book, is_book};
 use super::maps::Maps;
 use super::pins::Mine;
 use super::sys::{self, Kind, MapInfo, ProgramInfo};
@@ -244,14 +244,6 @@ fn programs() -> Result<Vec<ProgramInfo>> {
         Ok(())
     })?;
     Ok(programs)
-}
-
-fn is_book(info: &MapInfo) -> bool {
-    info.kind == sys::MAP_TYPE_HASH
-        && info.key_size == 4
-        && info.value_size as usize == book::VALUE
-        && info.max_entries == book::ENTRIES
-        && info.name() == "book"
 }
 
 fn map(id: u32) -> Result<Option<(MapInfo, OwnedFd)>> {

@@ -46,10 +46,10 @@ impl<'a> HostSite<'a> {
     pub fn save(&self) -> Result<()> {
         let bytes = self.record.encode();
         self.ledger.replace(&HostRecord::path(&self.config.state_dir), &bytes)?;
-        // The kernel's copy, once there is a book.
+        // The kernel's copy, once there is a book; what somebody else pinned there is none of ours.
         match Book::open(self.programs.directory()) {
-            Ok(book) => book.write(0, &bytes),
-            Err(_) => Ok(()),
+            Ok(book) if book.read(0)?.is_none_or(|theirs| self.record.is_mine(&theirs)) => book.write(0, &bytes),
+            _ => Ok(()),
         }
     }
 

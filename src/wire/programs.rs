@@ -145,6 +145,8 @@ pub fn now() -> u64 {
 /// Unpins everything of ours.
 pub fn unload(site: &mut HostSite<'_>) -> Result<()> {
     if is_mounted(site.directory()) {
+        let record = site.record.clone();
+        site.programs.check(&|theirs| record.is_mine(theirs))?;
         site.programs.unpin()?;
         site.record.version.clear();
     }
