@@ -153,7 +153,8 @@ impl HostRecord {
 
     /// Is what stands in a book the host record of this installation? Of any format: whose it is, every one tells.
     pub fn is_mine(&self, record: &[u8]) -> bool {
-        serde_json::from_slice::<About>(record).is_ok_and(|theirs| theirs.instance != 0 && theirs.instance == self.instance)
+        serde_json::from_slice::<About>(record)
+            .is_ok_and(|theirs| theirs.instance != 0 && theirs.instance == self.instance)
     }
 
     /// What containers are given now.

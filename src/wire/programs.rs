@@ -91,6 +91,10 @@ pub fn load(site: &mut HostSite<'_>) -> Result<()> {
     } else if record.ready && record.layout != LAYOUT {
         convert(site)?;
     } else {
+        if record.layout != 0 && record.layout != LAYOUT {
+            // An undo that was killed left them, and nobody needs what they hold.
+            site.programs.forget_maps()?;
+        }
         site.programs.load()?;
     }
     if record.ready && !is_converted(&record) {
