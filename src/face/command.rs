@@ -20,7 +20,7 @@ pub fn prepare(config: &Config, shaper: bool) -> Result<()> {
     let program = program(config);
     let failed = |why: String| Error::Failed(format!("cannot prepare the host by {}: {why}", program.display()));
     let mut command = Command::new(&program);
-    command.arg("--state-dir").arg(&config.state_dir).arg("setup");
+    command.arg("--state-dir").arg(&config.state_dir).args(["setup", "--keep-programs"]);
     if shaper {
         command.arg("--shaper");
     }

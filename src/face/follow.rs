@@ -10,7 +10,7 @@ use sd_notify::NotifyState;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::net::watch::Watch;
-use crate::slice::setup::sync;
+use crate::slice::setup::{How, sync};
 
 /// How long after the last look it looks by itself.
 const LOOK: Duration = Duration::from_secs(30);
@@ -37,7 +37,7 @@ pub fn run(config: &Config) -> Result<()> {
 /// One sync. A failure is told once, as long as it stays the same: a host without its uplink is told of nothing new every
 /// half minute. Returns whether somebody else was in the way.
 fn look(config: &Config, told: &mut Option<String>) -> bool {
-    let outcome = match sync(config, false) {
+    let outcome = match sync(config, How { keep_programs: true, ..How::default() }) {
         Ok(outcome) => outcome,
         Err(e) => {
             let line = e.to_string();

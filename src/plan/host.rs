@@ -6,7 +6,6 @@ use super::step::Step;
 use crate::config::Config;
 use crate::host::{Facts, HostRecord};
 use crate::ports::PortSet;
-use crate::steer::program::VERSION;
 
 /// lo has this index in every namespace (LOOPBACK_IFINDEX).
 pub const LO: u32 = 1;
@@ -55,8 +54,8 @@ pub fn leasable(config: &Config) -> PortSet {
     config.ephemeral_ports.ports().union(&config.ports)
 }
 
-/// The steps, in order. `shaper`: some container is limited on the host.
-pub fn host(config: &Config, facts: &Facts, kept: &Kept, shaper: bool) -> Vec<Step> {
+/// The steps, in order, with the programs of `version`. `shaper`: some container is limited on the host.
+pub fn host(config: &Config, facts: &Facts, kept: &Kept, (version, shaper): (&str, bool)) -> Vec<Step> {
     let directory = bpf_directory(&config.state_dir);
     let (index, device) = (facts.uplink.index, facts.uplink.name.clone());
     let mut steps = vec![Step::Reserve { ports: leasable(config) }];
@@ -66,7 +65,7 @@ pub fn host(config: &Config, facts: &Facts, kept: &Kept, shaper: bool) -> Vec<St
     steps.extend(LO_SETTINGS.map(|(key, value)| Step::Setting { key, value }));
     steps.extend([
         Step::Mount { directory },
-        Step::Load { version: VERSION },
+        Step::Load { version: version.to_owned() },
         Step::Hook { program: "from_wire", index, device: device.clone() },
         Step::Hook { program: "from_lo", index: LO, device: "lo".into() },
     ]);
@@ -133,7 +132,7 @@ pub fn done(config: &Config, record: &HostRecord, concerned: bool) -> Vec<Step> 
     steps.extend(settings.map(|(key, value)| Step::Setting { key, value }));
     steps.extend([
         Step::Mount { directory: bpf_directory(&config.state_dir) },
-        Step::Load { version: VERSION },
+        Step::Load { version: record.version.clone() },
         Step::Hook { program: "from_wire", index: record.uplink, device: "the uplink".into() },
         Step::Hook { program: "from_lo", index: LO, device: "lo".into() },
     ]);

@@ -41,7 +41,7 @@ pub enum Step {
     /// The programs and their maps, loaded and pinned.
     Load {
         /// The version of the programs.
-        version: &'static str,
+        version: String,
     },
     /// A setting of the host under /proc/sys/net.
     Setting {
@@ -295,7 +295,7 @@ mod tests {
     fn an_action_is_told_before_and_after() {
         let reserve = Step::Reserve { ports: "80,443".parse().unwrap() };
         let setting = Step::Setting { key: "ipv4/conf/lo/accept_local", value: "1" };
-        let load = Step::Load { version: "7" };
+        let load = Step::Load { version: "7".into() };
         for (verb, step, before, after) in [
             (Verb::Perform, &reserve, "reserve ports 80,443 (", "reserved ports 80,443 ("),
             (Verb::Undo, &reserve, "release ports 80,443 (", "released ports 80,443 ("),

@@ -18,7 +18,7 @@ use crate::lease::{Desk, Lease, Ledger, Stage};
 use crate::net::{Netlink, Netns};
 use crate::plan::slice::{Surroundings, slice, steered};
 use crate::plan::{Step, host as host_plan};
-use crate::steer::{TenantState, find, program};
+use crate::steer::{TenantState, find};
 use crate::wire::{Host, HostSite, Site};
 
 /// Something that is not as it is remembered.
@@ -42,7 +42,7 @@ pub fn fsck(config: &Config) -> Result<Vec<Difference>> {
     let mut netlink = Netlink::route()?;
     let facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
     let mut all = look_at_host(config, &facts, &ledger, &mut netlink)?;
-    let given = Given::of(&facts, &host.given.copied, program::VERSION);
+    let given = Given::of(&facts, &host.given.copied, &host.given.version);
     let desk = Desk::of(&host.maps);
     let mut slots = Vec::new();
     for id in ledger.ids()? {
@@ -216,9 +216,9 @@ fn look_at_lease(
 
 fn look_at_host(config: &Config, facts: &Facts, ledger: &Ledger, netlink: &mut Netlink) -> Result<Vec<Difference>> {
     let record = HostRecord::read(&config.state_dir, &boot_id())?;
-    let shaper = record.shaper != 0;
+    let (version, shaper) = (record.version.clone(), record.shaper != 0);
     let mut site = HostSite::new(config, Some(facts), ledger, record, netlink);
-    let plan = host_plan::host(config, facts, &host_plan::Kept::default(), shaper);
+    let plan = host_plan::host(config, facts, &host_plan::Kept::default(), (&version, shaper));
     let lines = run::differences(&mut site, &plan);
     Ok(lines.into_iter().map(|line| differs("host", line)).collect())
 }

@@ -14,7 +14,7 @@ use crate::net::{Netlink, Netns};
 use crate::plan::host::bpf_directory;
 use crate::plan::steer::host_facts;
 use crate::steer::layout::LAYOUTS;
-use crate::steer::{Maps, Programs, find, program};
+use crate::steer::{Maps, Programs, find};
 use crate::wire::{Host, programs, shaper};
 
 /// Makes the host ready, with the shaper if that is needed: [`super::setup::prepare`], or a command that does it.
@@ -192,7 +192,7 @@ fn open_current(config: &Config, netlink: &mut Netlink, facts: &Facts, shaper: b
     check_namespace(&record, Netns::current()?.id, config)?;
     let (uplink, fair) = (facts.uplink.index, config.egress_unique_flow_per_container);
     let prepared = record.ready
-        && record.version == program::VERSION
+        && programs::is_converted(&record)
         && programs::is_converted(&record)
         && is_whole(&record, config)
         && record.uplink == uplink
@@ -202,7 +202,7 @@ fn open_current(config: &Config, netlink: &mut Netlink, facts: &Facts, shaper: b
     }
     let host = open(config, &record)?;
     // The settings are setup's to look at: reading them takes as long as all the rest.
-    let same = host.given.same(&Given::of(facts, &host.given.copied, program::VERSION))
+    let same = host.given.same(&Given::of(facts, &host.given.copied, &host.given.version))
         && host.maps.has_host(&host_facts(facts, fair), &facts.addresses, &facts.others)?;
     Ok(same.then_some(host))
 }

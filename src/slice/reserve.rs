@@ -2,7 +2,7 @@
 
 use super::ready::{alone, check_namespace};
 use super::run;
-use super::setup::{Outcome, locked, setup};
+use super::setup::{How, Outcome, locked, setup};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::{boot_id, missing_capability};
@@ -22,7 +22,7 @@ pub fn at_boot(config: &Config) -> Result<(Vec<Action>, Result<Outcome>)> {
     let reserved = reserve_alone(config)?;
     let mut netlink = Netlink::route()?;
     match Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref()) {
-        Ok(_) => Ok((reserved, Ok(setup(config, false, false)?))),
+        Ok(_) => Ok((reserved, Ok(setup(config, How::default())?))),
         Err(e) => Ok((reserved, Err(e))),
     }
 }

@@ -39,22 +39,34 @@ pub struct Outcome {
     pub gap: Option<String>,
 }
 
-/// Makes the host ready for the first container.
+/// How a host is to be made ready.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct How {
+    /// Also make what containers need that are limited on the host.
+    pub shaper: bool,
+    /// Only say what would be done.
+    pub dry: bool,
+    /// Programs of another version that can share this one's maps are left to work. Only an operator changes the version: two
+    /// that are in use at the same time would replace one another's programs at every attach.
+    pub keep_programs: bool,
+}
+
+/// Makes the host ready for a container.
 pub fn prepare(config: &Config, shaper: bool) -> Result<()> {
-    setup(config, shaper, false).map(drop)
+    setup(config, How { shaper, keep_programs: true, dry: false }).map(drop)
 }
 
 /// Brings a host that is ready, and every slice on it, to what the host is like now. `None` when it is not ready: then there is
 /// nothing to follow.
-pub fn sync(config: &Config, dry: bool) -> Result<Option<Outcome>> {
+pub fn sync(config: &Config, how: How) -> Result<Option<Outcome>> {
     if !HostRecord::read(&config.state_dir, &boot_id())?.ready {
         return Ok(None);
     }
-    setup(config, false, dry).map(Some)
+    setup(config, how).map(Some)
 }
 
-/// Makes the host ready, and mends what of it is missing. `dry`: only says what would be done.
-pub fn setup(config: &Config, shaper: bool, dry: bool) -> Result<Outcome> {
+/// Makes the host ready, and mends what of it is missing.
+pub fn setup(config: &Config, how: How) -> Result<Outcome> {
     let mut netlink = Netlink::route()?;
     let facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
     let (boot, here) = (boot_id(), Netns::current()?.id);
@@ -66,23 +78,25 @@ pub fn setup(config: &Config, shaper: bool, dry: bool) -> Result<Outcome> {
         alone(config, &before)?;
     }
     reserve::check(config, &ledger, before, &mut netlink)?;
-    let lock = if dry { None } else { Some(quiet(config, &ledger, &boot)?) };
+    let lock = if how.dry { None } else { Some(quiet(config, &ledger, &boot)?) };
     let mut record = HostRecord::read(&config.state_dir, &boot)?;
     check_namespace(&record, here, config)?;
     check_view(config, &record)?;
     record.begin(boot, here, &config.state_dir)?;
-    let wanted = shaper || record.shaper != 0;
+    let wanted = how.shaper || record.shaper != 0;
+    let keeps = how.keep_programs && record.ready && programs::is_converted(&record);
+    let version = if keeps { record.version.clone() } else { VERSION.to_owned() };
     let mut site = HostSite::new(config, Some(&facts), &ledger, record, &mut netlink);
-    check(&mut site, &facts)?;
+    check(&mut site, &facts, &version)?;
     let (release, host_ports) = reserve::look(&mut site)?;
     let kept = files::kept(here);
-    let plan = host::host(config, &facts, &kept, wanted);
+    let plan = host::host(config, &facts, &kept, (&version, wanted));
     let mut actions = obsolete(&site, &facts, &kept);
     actions.extend(release);
     let gap = files::boot_gap(here);
-    if dry {
+    if how.dry {
         actions.extend(run::missing(&mut site, plan)?);
-        let (given, loaded) = (site.record.given(), programs::is_loaded(&site, VERSION)?);
+        let (given, loaded) = (site.record.given(), programs::is_loaded(&site, &version)?);
         // What is not there yet cannot be looked at.
         let slices = if loaded { follow::plan(config, &given)? } else { Vec::new() };
         return Ok(Outcome { facts, actions, slices, host_ports, gap });
@@ -168,7 +182,7 @@ fn check_view(config: &Config, record: &HostRecord) -> Result<()> {
 }
 
 /// Refuses what cannot work before anything is changed.
-fn check(site: &mut HostSite<'_>, facts: &Facts) -> Result<()> {
+fn check(site: &mut HostSite<'_>, facts: &Facts, version: &str) -> Result<()> {
     if let Some(capability) = missing_capability() {
         return Err(Error::unsupported(
             format!("this process lacks {capability}"),
@@ -182,7 +196,7 @@ fn check(site: &mut HostSite<'_>, facts: &Facts) -> Result<()> {
     }
     let new_fair = site.config.egress_unique_flow_per_container && site.record.fair != facts.uplink.index;
     // Trying what the kernel has takes longer than all the rest, and tells the same as long as it runs.
-    if !site.record.ready || site.record.version != VERSION || new_fair {
+    if !site.record.ready || site.record.version != version || new_fair {
         let probed = features::probe()?;
         features::require(&probed.pieces)?;
         if new_fair {
@@ -196,7 +210,7 @@ fn check(site: &mut HostSite<'_>, facts: &Facts) -> Result<()> {
     }
     let mut copied = Proc::default().here().copied()?;
     copied.retain(|setting| !site.record.fresh.contains(setting));
-    site.record.give(Given::of(facts, &copied, VERSION));
+    site.record.give(Given::of(facts, &copied, version));
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::host::HostRecord;
 use crate::net::filter::{self, Attached};
 use crate::net::link::{self, Link};
-use crate::steer::{find, program};
+use crate::steer::find;
 
 /// Hooks a program to a device. A program that stands there, of ours, is replaced at one moment.
 pub fn perform(site: &mut HostSite<'_>, program: &'static str, index: u32, device: &str) -> Result<()> {
@@ -29,9 +29,7 @@ pub fn perform(site: &mut HostSite<'_>, program: &'static str, index: u32, devic
 
 /// Is it hooked there, as it is pinned?
 pub fn is_there(site: &mut HostSite<'_>, program: &str, index: u32) -> Result<bool> {
-    // New programs are hooked anew.
-    let known = site.record.ready && site.record.version == program::VERSION;
-    if !known || (program == "from_wire" && site.record.uplink != index) {
+    if !site.record.ready || (program == "from_wire" && site.record.uplink != index) {
         return Ok(false);
     }
     if site.record.tcx {

@@ -95,7 +95,7 @@ impl Carry for HostSite<'_> {
             Step::Mount { directory } if undo => programs::unmount(self, directory),
             Step::Mount { directory } => programs::mount(self, directory),
             Step::Load { .. } if undo => programs::unload(self),
-            Step::Load { .. } => programs::load(self),
+            Step::Load { version } => programs::load(self, version),
             Step::Hook { program, index, .. } if undo => hook::undo(self, program, *index),
             Step::Hook { program, index, device } => hook::perform(self, program, *index, device),
             Step::Fair { index, .. } if undo => {

@@ -80,14 +80,16 @@ pub fn is_converted(record: &HostRecord) -> bool {
 
 /// Loads and pins them. Pins that are missing come from the kernel, as far as it has what they were; maps that are pinned are
 /// used, so leases survive an upgrade; what is pinned there and is not ours is refused.
-pub fn load(site: &mut HostSite<'_>) -> Result<()> {
+pub fn load(site: &mut HostSite<'_>, version: &str) -> Result<()> {
     let record = site.record.clone();
     let mine = |theirs: &[u8]| record.is_mine(theirs);
     site.programs.restore(&mine)?;
     site.programs.check(&mine)?;
-    if is_of(&record, program::VERSION) {
+    let mut loaded = program::VERSION;
+    if is_of(&record, version) && (version == loaded || site.programs.lacking()?.programs.is_empty()) {
         // What is pinned again as it was leaves every filter as it is.
         site.programs.load_some(&site.programs.lacking()?.programs)?;
+        loaded = version;
     } else if record.ready && record.layout != LAYOUT {
         convert(site)?;
     } else {
@@ -101,7 +103,7 @@ pub fn load(site: &mut HostSite<'_>) -> Result<()> {
         renumber(site)?;
     }
     (site.record.format, site.record.layout) = (FORMAT, LAYOUT);
-    site.record.version = program::VERSION.into();
+    site.record.version = loaded.into();
     if site.record.ready {
         shaper::renew(site.netlink, &site.programs)?;
     } else {

@@ -167,6 +167,10 @@ pub struct Setup {
     /// Also make what containers need that are limited on the host
     #[arg(long, hide = true)]
     pub shaper: bool,
+
+    /// Leave programs of another version that work
+    #[arg(long, hide = true)]
+    pub keep_programs: bool,
 }
 
 #[derive(Debug, ArgsDerive)]

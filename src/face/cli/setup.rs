@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::face::report;
 use crate::slice::follow::Followed;
 use crate::slice::reserve::at_boot;
-use crate::slice::setup::{self, Outcome, setup};
+use crate::slice::setup::{self, How, Outcome, setup};
 use crate::slice::undo::undo;
 
 pub fn run(config: &Config, args: &Setup) -> Result<()> {
@@ -21,7 +21,8 @@ pub fn run(config: &Config, args: &Setup) -> Result<()> {
     if args.at_boot {
         return boot(config);
     }
-    let outcome = setup(config, args.shaper, args.dry_run)?;
+    let how = How { shaper: args.shaper, dry: args.dry_run, keep_programs: args.keep_programs };
+    let outcome = setup(config, how)?;
     if args.dry_run {
         return plan(&outcome);
     }
@@ -30,7 +31,7 @@ pub fn run(config: &Config, args: &Setup) -> Result<()> {
 }
 
 pub fn sync(config: &Config, dry: bool) -> Result<()> {
-    let Some(outcome) = setup::sync(config, dry)? else {
+    let Some(outcome) = setup::sync(config, How { dry, ..How::default() })? else {
         return print("nothing is prepared: `portslice setup` prepares this host\n");
     };
     if dry {
