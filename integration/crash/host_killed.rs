@@ -5,8 +5,12 @@ use crate::lab::kill::{Steps, at_every_step, killed};
 use crate::lab::leftovers::Baseline;
 use crate::lab::*;
 
-const PREPARE: &Steps =
-    &[("sendto", 3), ("bpf", 3), ("rename", 1), ("write", 1), ("mkdir", 1), ("mount", 1), ("flock", 1), ("unlink", 1)];
+/// The calls that a setup may be killed at, each so many of them. Most of those to bpf only look at whose what is.
+fn prepare() -> Vec<(&'static str, usize)> {
+    let bpf = ("bpf", if long() { 3 } else { 11 });
+    let each = ["rename", "write", "mkdir", "mount", "flock", "unlink"].map(|call| (call, 1));
+    [("sendto", 3), bpf].into_iter().chain(each).collect()
+}
 
 /// The host works: a container is attached, reached, and detached.
 #[track_caller]
@@ -29,7 +33,7 @@ fn a_setup_killed_at_every_step() {
     let before = Baseline::of(&host.ns);
     let ns = Ns::net_only("after a killed setup");
     let kills = at_every_step(
-        PREPARE,
+        &prepare(),
         |call, n| killed(&host, call, n, &["portslice", "setup"], ""),
         |what, kills| {
             match kills % 3 {
