@@ -6,6 +6,7 @@
 mod bandwidth;
 mod change;
 mod crash;
+mod doctor;
 mod dry_run;
 mod fair;
 mod following;

@@ -113,6 +113,31 @@ pub struct Config {
     /// No key: the file that was named, by argument or environment. What is to run later has to be given it, too.
     #[serde(skip)]
     pub file: Option<PathBuf>,
+    /// What `portslice doctor` need not tell again: the operator knows, and leaves it as it is.
+    pub accepted_findings: Vec<Acceptable>,
+}
+
+/// A finding of `portslice doctor` that may be as the operator wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Acceptable {
+    /// The host's firewall does not see the traffic of containers.
+    Firewall,
+    /// Containers may not reach the resolver of the host's resolv.conf.
+    Resolver,
+    /// The uplink carries so many addresses that they slow down every start.
+    Addresses,
+}
+
+impl Acceptable {
+    /// As in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Acceptable::Firewall => "firewall",
+            Acceptable::Resolver => "resolver",
+            Acceptable::Addresses => "addresses",
+        }
+    }
 }
 
 /// How much is logged.
@@ -170,6 +195,7 @@ impl Default for Config {
             log_file: None,
             log_level: LogLevel::default(),
             file: None,
+            accepted_findings: Vec::new(),
         }
     }
 }

@@ -14,7 +14,8 @@ use crate::rate::{Limit, Rate, Shape};
 pub const OLDEST_KERNEL: (u32, u32) = (5, 10);
 
 const HTB: &str = "the HTB qdisc";
-const FQ_CODEL: &str = "the fq_codel qdisc";
+/// What packets wait in best; without the piece of this name they wait in one plain queue.
+pub const FQ_CODEL: &str = "the fq_codel qdisc";
 
 /// The outcome of trying one kernel piece.
 #[derive(Clone, Debug)]

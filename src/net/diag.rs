@@ -106,25 +106,35 @@ pub fn ports_of(holders: &[Holder]) -> PortSet {
 
 /// The process that has the socket open. Reads every `/proc/PID/fd`: for refusals only.
 pub fn process_of(inode: u32) -> Option<Process> {
-    if inode == 0 {
-        return None;
-    }
-    let wanted = format!("socket:[{inode}]");
-    for entry in fs::read_dir("/proc").ok()?.flatten() {
+    processes_of(&[inode]).pop().map(|(_, process)| process)
+}
+
+/// The processes that have these sockets open, one for each socket at most, in one walk through every `/proc/PID/fd`.
+pub fn processes_of(inodes: &[u32]) -> Vec<(u32, Process)> {
+    let mut wanted: Vec<u32> = inodes.iter().copied().filter(|inode| *inode != 0).collect();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        if wanted.is_empty() {
+            break;
+        }
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
         let Ok(files) = fs::read_dir(entry.path().join("fd")) else { continue };
         for file in files.flatten() {
             // stat of the link's target is a socket with that inode; cheaper than comparing the link's text
             let Ok(meta) = fs::metadata(file.path()) else { continue };
-            if meta.ino() == u64::from(inode)
-                && fs::read_link(file.path()).is_ok_and(|target| target.to_string_lossy() == wanted)
-            {
+            let is_it = |inode: &&u32| {
+                u64::from(**inode) == meta.ino()
+                    && fs::read_link(file.path())
+                        .is_ok_and(|target| target.to_string_lossy() == format!("socket:[{inode}]"))
+            };
+            if let Some(inode) = wanted.iter().find(is_it).copied() {
+                wanted.retain(|other| *other != inode);
                 let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-                return Some(Process { pid, name: name.trim_end().to_owned() });
+                found.push((inode, Process { pid, name: name.trim_end().to_owned() }));
             }
         }
     }
-    None
+    found
 }
 
 fn ask(
@@ -149,7 +159,7 @@ fn ask(
 }
 
 /// A dump request with its header.
-fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+pub(super) fn message(kind: u16, body: &[u8]) -> Vec<u8> {
     let length = 16 + body.len() as u32;
     let mut bytes = length.to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());

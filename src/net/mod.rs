@@ -9,6 +9,7 @@ pub mod diag;
 pub mod filter;
 pub mod holders;
 pub mod link;
+pub mod netfilter;
 pub mod netns;
 pub mod qdisc;
 mod request;

@@ -9,7 +9,7 @@ use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_ECHO, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Parseable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::protocols::{NETLINK_ROUTE, NETLINK_SOCK_DIAG};
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
@@ -47,6 +47,11 @@ impl Netlink {
     /// Sockets.
     pub fn diag() -> Result<Self> {
         Self::open(NETLINK_SOCK_DIAG)
+    }
+
+    /// Netfilter.
+    pub(super) fn netfilter() -> Result<Self> {
+        Self::open(NETLINK_NETFILTER)
     }
 
     /// Sends one request and waits for the kernel's verdict.

@@ -17,13 +17,30 @@ use crate::lease::ledger::{decode, encode};
 use crate::lease::{Desk, Lease, Ledger, Stage};
 use crate::net::{Netlink, Netns};
 use crate::plan::slice::{Surroundings, slice, steered};
+use crate::plan::steer::host_facts;
 use crate::plan::{Step, host as host_plan};
 use crate::steer::{TenantState, find};
-use crate::wire::{Host, HostSite, Site};
+use crate::wire::{Carry, Host, HostSite, Site};
+
+/// What a difference concerns: why it matters and what mends it follows from that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum About {
+    /// A record: of the host, or of a slice, its copies and links and what the tables say of it. Rebuilding mends it.
+    Record,
+    /// A container that ended, or a change of one that was killed.
+    Ended,
+    /// What the data path knows of the host.
+    Facts,
+    /// A part of the host or of a slice.
+    Step(Box<Step>),
+}
 
 /// Something that is not as it is remembered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
+    /// What it concerns.
+    #[serde(skip)]
+    pub about: About,
     /// The container, or `host`.
     pub of: String,
     /// What differs, one line.
@@ -36,12 +53,12 @@ pub struct Difference {
 pub fn fsck(config: &Config) -> Result<Vec<Difference>> {
     let ledger = Ledger::at(&config.state_dir);
     if lost_record(config)?.is_some() {
-        return Ok(vec![differs("host", RECORD_LOST)]);
+        return Ok(vec![differs("host", About::Record, RECORD_LOST)]);
     }
     let Some(host) = peek_recorded(config)? else { return Ok(Vec::new()) };
     let mut netlink = Netlink::route()?;
     let facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
-    let mut all = look_at_host(config, &facts, &ledger, &mut netlink)?;
+    let mut all = look_at_host(config, &facts, &host, &ledger, &mut netlink)?;
     let given = Given::of(&facts, &host.given.copied, &host.given.version);
     let desk = Desk::of(&host.maps);
     let mut slots = Vec::new();
@@ -52,11 +69,13 @@ pub fn fsck(config: &Config) -> Result<Vec<Difference>> {
                 all.extend(look_at_lease(&lease, &ledger, &host, &given, &mut netlink)?);
             }
             Ok(None) => {}
-            Err(e) => all.push(differs(id.as_str(), e.to_string())),
+            Err(e) => all.push(differs(id.as_str(), About::Record, e.to_string())),
         }
     }
     for slot in desk.leased().filter(|slot| !slots.contains(slot)) {
-        all.push(differs(&desk.name(slot), format!("slot {slot} is leased, and its lease is lost")));
+        // Without the kernel's copy there is nothing to restore it from.
+        let about = if matches!(desk.record(slot), Ok(None)) { About::Ended } else { About::Record };
+        all.push(differs(&desk.name(slot), about, format!("slot {slot} is leased, and its lease is lost")));
     }
     Ok(all)
 }
@@ -66,7 +85,7 @@ pub fn rebuild(config: &Config, dry: bool) -> Result<Vec<Difference>> {
     let mut all = Vec::new();
     let ledger = Ledger::at(&config.state_dir);
     if let Some(record) = lost_record(config)? {
-        all.push(Difference { mended: !dry, ..differs("host", RECORD_LOST) });
+        all.push(Difference { mended: !dry, ..differs("host", About::Record, RECORD_LOST) });
         if dry {
             return Ok(all);
         }
@@ -84,8 +103,8 @@ pub fn rebuild(config: &Config, dry: bool) -> Result<Vec<Difference>> {
 
 const RECORD_LOST: &str = "its record is lost, and the kernel still has it";
 
-fn differs(of: &str, what: impl Into<String>) -> Difference {
-    Difference { of: of.to_owned(), what: what.into(), mended: false }
+fn differs(of: &str, about: About, what: impl Into<String>) -> Difference {
+    Difference { about, of: of.to_owned(), what: what.into(), mended: false }
 }
 
 /// The host record that only the kernel has: of an installation of this state directory, in this namespace.
@@ -115,7 +134,7 @@ fn restore(ledger: &Ledger, host: &Host, dry: bool, all: &mut Vec<Difference>) -
     }
     let desk = Desk::of(&host.maps);
     let write = |lease: &Lease| if dry { Ok(()) } else { ledger.write(lease, &host.maps.book) };
-    let mut mended = |of: &str, what: &str| all.push(Difference { mended: !dry, ..differs(of, what) });
+    let mut mended = |of: &str, what: &str| all.push(Difference { mended: !dry, ..differs(of, About::Record, what) });
     for slot in host.maps.book.slots()? {
         let Some(bytes) = host.maps.book.read(slot)? else { continue };
         let lease = decode(&bytes, std::path::Path::new("the kernel's book"))?;
@@ -187,9 +206,12 @@ fn look_at_lease(
     let name = lease.id.as_str();
     match state(lease, ledger, host)? {
         State::Worked => return Ok(Vec::new()),
-        State::Dead => return Ok(vec![differs(name, "its container is gone: `portslice gc` takes it back")]),
+        State::Dead => {
+            return Ok(vec![differs(name, About::Ended, "its container is gone: `portslice gc` takes it back")]);
+        }
         State::Torn => {
-            return Ok(vec![differs(name, "a change of it was interrupted: `portslice gc` takes that back")]);
+            let what = "a change of it was interrupted: `portslice gc` takes that back";
+            return Ok(vec![differs(name, About::Ended, what)]);
         }
         State::Live => {}
     }
@@ -209,16 +231,35 @@ fn look_at_lease(
     let around = Surroundings { given, instance: host.instance, leaf: host.leaf.unwrap_or_default(), own: &[] };
     let proc = Proc::private();
     let mut site = Site::of(lease, host, &proc, netlink);
-    let steps: Vec<Step> = slice(lease, &around);
-    lines.extend(run::differences(&mut site, &steps));
-    Ok(lines.into_iter().map(|line| differs(name, line)).collect())
+    let mut all: Vec<Difference> = lines.into_iter().map(|line| differs(name, About::Record, line)).collect();
+    all.extend(look_at_steps(name, &mut site, slice(lease, &around)));
+    Ok(all)
 }
 
-fn look_at_host(config: &Config, facts: &Facts, ledger: &Ledger, netlink: &mut Netlink) -> Result<Vec<Difference>> {
+fn look_at_host(
+    config: &Config,
+    facts: &Facts,
+    host: &Host,
+    ledger: &Ledger,
+    netlink: &mut Netlink,
+) -> Result<Vec<Difference>> {
     let record = HostRecord::read(&config.state_dir, &boot_id())?;
-    let (version, shaper) = (record.version.clone(), record.shaper != 0);
+    let (version, shaper, fair) = (record.version.clone(), record.shaper != 0, record.fair != 0);
     let mut site = HostSite::new(config, Some(facts), ledger, record, netlink);
     let plan = host_plan::host(config, facts, &host_plan::Kept::default(), (&version, shaper));
-    let lines = run::differences(&mut site, &plan);
-    Ok(lines.into_iter().map(|line| differs("host", line)).collect())
+    let mut all = look_at_steps("host", &mut site, plan);
+    if !host.maps.has_host(&host_facts(facts, fair), &facts.addresses, &facts.others)? {
+        let what = "the data path knows the host as it was: its addresses, MAC, MTU or routes changed since";
+        all.push(differs("host", About::Facts, what));
+    }
+    Ok(all)
+}
+
+fn look_at_steps(of: &str, site: &mut impl Carry, steps: Vec<Step>) -> Vec<Difference> {
+    let mut all = Vec::new();
+    for step in steps {
+        let lines = run::differences(site, std::slice::from_ref(&step));
+        all.extend(lines.into_iter().map(|line| differs(of, About::Step(Box::new(step.clone())), line)));
+    }
+    all
 }

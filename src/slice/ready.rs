@@ -78,35 +78,41 @@ pub fn peek_recorded(config: &Config) -> Result<Option<Host>> {
 /// Refuses a host that another installation serves than the one of `record`, by what the kernel has: what a directory does
 /// not tell may be there all the same.
 pub fn alone(config: &Config, record: &HostRecord) -> Result<()> {
-    let here = Netns::current()?.id;
-    let installations = match find::installations() {
+    let others = match others(record) {
         // Whoever may not look may not change anything either.
         Err(e) if missing_capability().is_some() => {
             log::debug!("{e}");
             return Ok(());
         }
-        installations => installations?,
+        others => others?,
     };
-    for other in installations {
-        let Ok(theirs) = serde_json::from_slice::<HostRecord>(&other.record) else { continue };
-        if !theirs.ready || theirs.netns != Some(here) || theirs.instance == record.instance {
-            continue;
-        }
-        if theirs.state_dir == config.state_dir {
-            return Err(Error::unsupported(
-                format!(
-                    "this host is served by an installation whose record {} is lost, or not visible here",
-                    HostRecord::path(&config.state_dir).display()
-                ),
-                "run `portslice fsck --rebuild` in the host's own mount namespace, which restores it from the kernel",
-            ));
-        }
+    let Some(theirs) = others.first() else { return Ok(()) };
+    if theirs.state_dir == config.state_dir {
         return Err(Error::unsupported(
-            format!("this host is served already, by the installation in {}", theirs.state_dir.display()),
-            "use that one (--state-dir), or run its `portslice setup --undo` first",
+            format!(
+                "this host is served by an installation whose record {} is lost, or not visible here",
+                HostRecord::path(&config.state_dir).display()
+            ),
+            "run `portslice fsck --rebuild` in the host's own mount namespace, which restores it from the kernel",
         ));
     }
-    Ok(())
+    Err(Error::unsupported(
+        format!("this host is served already, by the installation in {}", theirs.state_dir.display()),
+        "use that one (--state-dir), or run its `portslice setup --undo` first",
+    ))
+}
+
+/// The records of installations that serve this namespace and are not the one of `record`, from the kernel.
+pub fn others(record: &HostRecord) -> Result<Vec<HostRecord>> {
+    let here = Netns::current()?.id;
+    let mut others = Vec::new();
+    for installation in find::installations()? {
+        let Ok(theirs) = serde_json::from_slice::<HostRecord>(&installation.record) else { continue };
+        if theirs.ready && theirs.netns == Some(here) && theirs.instance != record.instance {
+            others.push(theirs);
+        }
+    }
+    Ok(others)
 }
 
 /// Takes the ledger's lock for a verb that opened `host`. `None` when that host was undone meanwhile, even if it was set up

@@ -139,6 +139,13 @@ impl Carry for HostSite<'_> {
             }
             _ => true,
         };
-        Ok(if there { Vec::new() } else { vec![format!("{step} is missing")] })
+        let what = match step {
+            Step::Setting { key, value } => format!("net.{} is not {value}", key.replace('/', ".")),
+            Step::Reserve { ports } => {
+                format!("not all of the ports {ports} are reserved (net.ipv4.ip_local_reserved_ports)")
+            }
+            _ => format!("{step} is missing"),
+        };
+        Ok(if there { Vec::new() } else { vec![what] })
     }
 }

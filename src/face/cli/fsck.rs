@@ -20,6 +20,6 @@ pub fn run(config: &Config, args: &Fsck) -> Result<ExitCode> {
 }
 
 fn line(difference: &Difference) -> String {
-    let Difference { of, what, mended } = difference;
+    let Difference { of, what, mended, .. } = difference;
     format!("{of}: {what}{}\n", if *mended { " (mended)" } else { "" })
 }

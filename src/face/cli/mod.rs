@@ -82,7 +82,7 @@ fn run(args: &Args) -> Result<ExitCode> {
         Command::Serve { listen } => serve::run(config, listen),
         Command::Gc { json, dry_run } => gc(&config, *json, *dry_run),
         Command::Fsck(fsck) => return fsck::run(&config, fsck),
-        Command::Doctor { json } => return doctor::run(&config, *json),
+        Command::Doctor { json } => return doctor::run(&config, args, *json),
     }?;
     Ok(ExitCode::SUCCESS)
 }

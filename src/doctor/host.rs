@@ -1,0 +1,93 @@
+//! The host as a whole: its uplink, its addresses, whether it is prepared, and by whom.
+
+use super::{Finding, Origin, Scene, fail, ok, some_of, unseen, warn};
+use crate::config::Acceptable;
+use crate::error::Error;
+use crate::plan::host::bpf_directory;
+use crate::slice::ready::others;
+use crate::wire::programs::is_mounted;
+
+/// Giving a namespace more addresses than these takes seconds.
+const MANY_ADDRESSES: usize = 256;
+
+/// Uplink, addresses, installations, in this order. `unread`: why the host's facts are not known.
+pub fn look(scene: &Scene<'_>, unread: Option<Error>) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = unread.iter().map(uplink_unknown).collect();
+    findings.extend(uplink(scene));
+    findings.extend(addresses(scene));
+    match prepared(scene) {
+        Ok(found) => findings.extend(found),
+        Err(e) => findings.push(unseen("host", &e)),
+    }
+    findings
+}
+
+/// The record of what was done to the host cannot be read.
+pub fn damaged(error: &Error, origin: &Origin) -> Finding {
+    let why = "no container can start, and nothing can be undone; the kernel has a copy";
+    fail("host", error.to_string(), why, format!("{} fsck --rebuild", origin.command))
+}
+
+fn uplink(scene: &Scene<'_>) -> Option<Finding> {
+    let facts = scene.facts.as_ref()?;
+    let addresses: Vec<String> = facts.addresses.iter().map(ToString::to_string).collect();
+    let (name, mtu) = (&facts.uplink.name, facts.uplink.mtu);
+    Some(ok("uplink", format!("{name} carries {}, MTU {mtu}", some_of(&addresses))))
+}
+
+/// Without an uplink there is nothing to share. A device that is down can be brought up.
+fn uplink_unknown(error: &Error) -> Finding {
+    const WHY: &str = "containers share the uplink's addresses: without them none can start";
+    match error {
+        Error::Unsupported { what, remedy } => {
+            let down = what.strip_prefix("uplink ").and_then(|rest| rest.strip_suffix(" is down"));
+            let command = down.map(|device| format!("ip link set dev {device} up")).unwrap_or_default();
+            fail("uplink", what, format!("{WHY}; {remedy}"), command)
+        }
+        other => fail("uplink", other.to_string(), WHY, ""),
+    }
+}
+
+fn addresses(scene: &Scene<'_>) -> Option<Finding> {
+    let facts = scene.facts.as_ref()?;
+    let count = facts.addresses.len();
+    if count <= MANY_ADDRESSES || scene.accepts(Acceptable::Addresses) {
+        return None;
+    }
+    let why = format!(
+        "every container is given each of them, which makes its start slow above {MANY_ADDRESSES}; take away what containers \
+         need not have, or say that you know"
+    );
+    let seen = format!("{} carries {count} addresses", facts.uplink.name);
+    Some(warn("addresses", seen, why, scene.accept(Acceptable::Addresses)))
+}
+
+/// Is the host prepared, by this installation alone?
+fn prepared(scene: &Scene<'_>) -> crate::error::Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    let own = &scene.config.state_dir;
+    for theirs in others(&scene.record)? {
+        let place = theirs.state_dir.display();
+        findings.push(if theirs.state_dir == *own {
+            let seen = format!("an installation in {place} serves this host, and its record is lost");
+            fail("host", seen, "no container can start; the kernel has a copy", scene.command("fsck --rebuild"))
+        } else {
+            let seen = format!("another installation serves this host, in {place}");
+            let why =
+                format!("two would take each other's ports; this one in {} cannot be used beside it", own.display());
+            fail("host", seen, why, format!("portslice --state-dir {place} setup --undo"))
+        });
+    }
+    let directory = bpf_directory(own);
+    if scene.record.ready && !is_mounted(&directory) {
+        let seen = format!("the BPF file system on {} is not there", directory.display());
+        let why = "containers that run go on, but none can start or end; where it is only out of view, run doctor in the \
+                   host's own mount namespace";
+        findings.push(fail("host", seen, why, scene.command("sync")));
+    }
+    if findings.is_empty() && !scene.record.ready {
+        let why = "the first container prepares it, which makes its start slow";
+        findings.push(warn("host", "is not prepared", why, scene.command("setup")));
+    }
+    Ok(findings)
+}

@@ -1,0 +1,110 @@
+//! Slices, and the host's part of them: everything that is not as it is remembered and planned, as fsck sees it.
+
+use std::collections::BTreeMap;
+
+use super::{Finding, Scene, fail, ok, some_of, unseen, warn};
+use crate::lease::Ledger;
+use crate::plan::Step;
+use crate::plan::host::bpf_directory;
+use crate::slice::fsck::{About, Difference, fsck};
+use crate::wire::programs::is_mounted;
+
+/// Differences that one command mends for one reason are one finding, whoever shows them.
+pub fn look(scene: &Scene<'_>) -> Vec<Finding> {
+    // Why nothing can be looked at then is said already.
+    if scene.facts.is_none() || (scene.record.ready && !is_mounted(&bpf_directory(&scene.config.state_dir))) {
+        return Vec::new();
+    }
+    let (differences, ids) =
+        match fsck(scene.config).and_then(|found| Ok((found, Ledger::at(&scene.config.state_dir).ids()?))) {
+            Ok(found) => found,
+            Err(e) => return vec![unseen("containers", &e)],
+        };
+    let mut findings: Vec<Finding> = differences
+        .iter()
+        .filter(|difference| difference.of == HOST)
+        .map(|difference| of_host(scene, difference))
+        .collect();
+    findings.extend(of_slices(scene, &differences));
+    findings.push(ok(
+        "containers",
+        match ids.len() {
+            1 => "1 container".to_owned(),
+            count => format!("{count} containers"),
+        },
+    ));
+    findings
+}
+
+/// What fsck calls the host.
+const HOST: &str = "host";
+
+fn of_host(scene: &Scene<'_>, difference: &Difference) -> Finding {
+    let (why, command) = match &difference.about {
+        About::Record => ("no container can start; the kernel has a copy of the record", "fsck --rebuild"),
+        About::Ended | About::Facts => ("packets go by what the host was: some of them into the void", "sync"),
+        About::Step(step) => (why_host(step), "sync"),
+    };
+    fail("host", &difference.what, why, scene.command(command))
+}
+
+/// Slices that differ in the same way are named together.
+fn of_slices(scene: &Scene<'_>, differences: &[Difference]) -> Vec<Finding> {
+    let mut slices: BTreeMap<&str, Vec<&Difference>> = BTreeMap::new();
+    for difference in differences.iter().filter(|difference| difference.of != HOST) {
+        slices.entry(&difference.of).or_default().push(difference);
+    }
+    let mut alike: BTreeMap<(String, Kind), Vec<String>> = BTreeMap::new();
+    for (id, differences) in slices {
+        let kind = differences.iter().map(|difference| Kind::of(&difference.about)).max().unwrap_or(Kind::Stale);
+        let of_kind = differences.iter().filter(|difference| Kind::of(&difference.about) == kind);
+        let what: Vec<&str> = of_kind.map(|difference| difference.what.as_str()).collect();
+        alike.entry((what.join("; "), kind)).or_default().push(id.to_owned());
+    }
+    let finding = |((what, kind), ids): ((String, Kind), Vec<String>)| {
+        let ids = some_of(&ids);
+        match kind {
+            Kind::Stale => fail("containers", format!("{ids}: {what}"), WHY_STALE, scene.command("sync")),
+            Kind::Record => fail("containers", format!("{ids}: {what}"), WHY_RECORD, scene.command("fsck --rebuild")),
+            Kind::Ended => warn("containers", format!("{ids}: {what}"), WHY_ENDED, scene.command("gc")),
+        }
+    };
+    alike.into_iter().map(finding).collect()
+}
+
+const WHY_STALE: &str = "a container carries what the host has, as it was when it started or was synced last: where the two differ, \
+                         its connections fail";
+const WHY_RECORD: &str = "its ports count as taken, and neither `detach` nor `gc` can give them back";
+const WHY_ENDED: &str = "it still holds its ports";
+
+/// What mends a slice; the last one goes first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Stale,
+    Record,
+    Ended,
+}
+
+impl Kind {
+    fn of(about: &About) -> Self {
+        match about {
+            About::Facts | About::Step(_) => Kind::Stale,
+            About::Record => Kind::Record,
+            About::Ended => Kind::Ended,
+        }
+    }
+}
+
+fn why_host(step: &Step) -> &'static str {
+    match step {
+        Step::Reserve { .. } => "the host's own connections may take ports of containers, and no container can start",
+        Step::Setting { .. } => "lo drops what the data path hands to it: host and containers do not reach each other",
+        Step::Mount { .. } => "containers that run go on, but none can start or end",
+        Step::Load { .. } => "another version's programs steer packets, or what they are found by is gone",
+        Step::Hook { program: "from_lo", .. } => "the host does not reach its containers",
+        Step::Hook { .. } => "nothing from outside reaches containers",
+        Step::Fair { .. } => "one container's traffic can crowd out the others'",
+        Step::Shaper => "limited containers cannot send",
+        _ => "the host is not as containers need it",
+    }
+}
