@@ -1,31 +1,30 @@
 //! Ports that the host lacks, and ports that it uses although a container has them.
 
 use super::{assert_clean, found, is_mended, mend};
-use crate::lab::wait::eventually;
 use crate::lab::*;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Stdio};
 
-/// A process of the host that listens.
-fn listener(host: &Host, arguments: &[&str]) -> Child {
-    let mut command = host.command([&["busybox", "nc"], arguments].concat());
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("busybox nc")
+/// A process that holds a socket of the host, and does nothing.
+fn holder(host: &Host, socket: impl Into<OwnedFd>) -> Child {
+    host.command(["sleep", "60"]).stdin(Stdio::from(socket.into())).spawn().expect("sleep")
 }
 
 #[test]
 fn a_listener_on_a_port_of_a_container_is_named_with_its_process() {
     let host = Host::new("doctor-listener");
     let container = host.bare("box", &["--ports", "31000-31009"]);
-    let inside = SocketAddr::new(probe::any(HOST4), 31_005);
+    let at = SocketAddr::new(probe::any(HOST4), 31_005);
     // what listens inside has the port by right
-    let _echo = Echo::start(&container.ns, Proto::Tcp, inside);
+    let _echo = Echo::start(&container.ns, Proto::Tcp, at);
     assert_clean(&host);
-    for (arguments, protocol) in [(["-l", "-p", "31005"].as_slice(), "TCP"), (&["-u", "-l", "-p", "31005"], "UDP")] {
-        let mut process = listener(&host, arguments);
+    let tcp = || holder(&host, host.inside(|| TcpListener::bind(at)).expect("a socket"));
+    let udp = || holder(&host, host.inside(|| UdpSocket::bind(at)).expect("a socket"));
+    for (protocol, start) in [("TCP", &tcp as &dyn Fn() -> Child), ("UDP", &udp)] {
+        let mut process = start();
         let pid = process.id();
-        let line = format!("process {pid} (busybox) has {protocol} port 31005 of container box open");
-        let there = || host.portslice(["doctor"]).stdout.contains(&line);
-        assert!(eventually(there), "{}", host.portslice(["doctor"]));
+        let line = format!("process {pid} (sleep) has {protocol} port 31005 of container box open");
         let finding = found(&host, "ports", "fail", &[&line]);
         assert_eq!(finding["remedy"].as_str(), Some(format!("kill {pid}").as_str()));
         mend(&host, &finding);

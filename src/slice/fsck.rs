@@ -61,7 +61,7 @@ pub fn fsck(config: &Config) -> Result<Vec<Difference>> {
     let mut all = look_at_host(config, &facts, &host, &ledger, &mut netlink)?;
     let given = Given::of(&facts, &host.given.copied, &host.given.version);
     let desk = Desk::of(&host.maps);
-    let mut slots = Vec::new();
+    let (mut slots, mut unread) = (Vec::new(), Vec::new());
     for id in ledger.ids()? {
         match ledger.read(&id) {
             Ok(Some(lease)) => {
@@ -69,12 +69,19 @@ pub fn fsck(config: &Config) -> Result<Vec<Difference>> {
                 all.extend(look_at_lease(&lease, &ledger, &host, &given, &mut netlink)?);
             }
             Ok(None) => {}
-            Err(e) => all.push(differs(id.as_str(), About::Record, e.to_string())),
+            Err(e) => {
+                all.push(differs(id.as_str(), About::Record, e.to_string()));
+                unread.push(id);
+            }
         }
     }
     for slot in desk.leased().filter(|slot| !slots.contains(slot)) {
-        // Without the kernel's copy there is nothing to restore it from.
-        let about = if matches!(desk.record(slot), Ok(None)) { About::Ended } else { About::Record };
+        let about = match desk.record(slot) {
+            Ok(Some(lease)) if unread.contains(&lease.id) => continue,
+            // Without the kernel's copy there is nothing to restore it from.
+            Ok(None) => About::Ended,
+            _ => About::Record,
+        };
         all.push(differs(&desk.name(slot), about, format!("slot {slot} is leased, and its lease is lost")));
     }
     Ok(all)
