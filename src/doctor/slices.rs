@@ -42,7 +42,9 @@ const HOST: &str = "host";
 fn of_host(scene: &Scene<'_>, difference: &Difference) -> Finding {
     let (why, command) = match &difference.about {
         About::Record => ("no container can start; the kernel has a copy of the record", "fsck --rebuild"),
-        About::Ended | About::Facts => ("packets go by what the host was: some of them into the void", "sync"),
+        About::Ended | About::Facts | About::Altered => {
+            ("packets go by what the host was: some of them into the void", "sync")
+        }
         About::Step(step) => (why_host(step), "sync"),
     };
     fail("host", &difference.what, why, scene.command(command))
@@ -56,7 +58,7 @@ fn of_slices(scene: &Scene<'_>, differences: &[Difference]) -> Vec<Finding> {
     }
     let mut alike: BTreeMap<(String, Kind), Vec<String>> = BTreeMap::new();
     for (id, differences) in slices {
-        let kind = differences.iter().map(|difference| Kind::of(&difference.about)).max().unwrap_or(Kind::Stale);
+        let kind = differences.iter().map(|difference| Kind::of(&difference.about)).max().unwrap_or(Kind::Altered);
         let of_kind = differences.iter().filter(|difference| Kind::of(&difference.about) == kind);
         let what: Vec<&str> = of_kind.map(|difference| difference.what.as_str()).collect();
         alike.entry((what.join("; "), kind)).or_default().push(id.to_owned());
@@ -66,6 +68,7 @@ fn of_slices(scene: &Scene<'_>, differences: &[Difference]) -> Vec<Finding> {
         match kind {
             Kind::Stale => fail("containers", format!("{ids}: {what}"), WHY_STALE, scene.command("sync")),
             Kind::Record => fail("containers", format!("{ids}: {what}"), WHY_RECORD, scene.command("fsck --rebuild")),
+            Kind::Altered => ok("containers", format!("{ids}: {what} (altered by itself)")),
             Kind::Ended => warn("containers", format!("{ids}: {what}"), WHY_ENDED, scene.command("gc")),
         }
     };
@@ -80,6 +83,7 @@ const WHY_ENDED: &str = "it still holds its ports";
 /// What mends a slice; the last one goes first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
+    Altered,
     Stale,
     Record,
     Ended,
@@ -88,6 +92,7 @@ enum Kind {
 impl Kind {
     fn of(about: &About) -> Self {
         match about {
+            About::Altered => Kind::Altered,
             About::Facts | About::Step(_) => Kind::Stale,
             About::Record => Kind::Record,
             About::Ended => Kind::Ended,

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::ready::{locked, open, peek_recorded};
+use super::ready::{given_now, locked, open, peek_recorded};
 use super::run;
 use super::state::{State, state};
 use crate::config::Config;
@@ -16,7 +16,7 @@ use crate::host::{Facts, Given, HostRecord};
 use crate::lease::ledger::{decode, encode};
 use crate::lease::{Desk, Lease, Ledger, Stage};
 use crate::net::{Netlink, Netns};
-use crate::plan::slice::{Surroundings, slice, steered};
+use crate::plan::slice::{Surroundings, follow, slice, steered};
 use crate::plan::steer::host_facts;
 use crate::plan::{Step, host as host_plan};
 use crate::steer::{TenantState, find};
@@ -33,6 +33,8 @@ pub enum About {
     Facts,
     /// A part of the host or of a slice.
     Step(Box<Step>),
+    /// What the container itself altered in its namespace. It stays so.
+    Altered,
 }
 
 /// Something that is not as it is remembered.
@@ -58,15 +60,16 @@ pub fn fsck(config: &Config) -> Result<Vec<Difference>> {
     let Some(host) = peek_recorded(config)? else { return Ok(Vec::new()) };
     let mut netlink = Netlink::route()?;
     let facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
-    let mut all = look_at_host(config, &facts, &host, &ledger, &mut netlink)?;
-    let given = Given::of(&facts, &host.given.copied, &host.given.version);
+    let record = HostRecord::read(&config.state_dir, &boot_id())?;
+    let present = Present { given: given_now(&facts, &record.fresh, &host.given.version)?, facts, record };
+    let mut all = look_at_host(config, &present, &host, &ledger, &mut netlink)?;
     let desk = Desk::of(&host.maps);
     let (mut slots, mut unread) = (Vec::new(), Vec::new());
     for id in ledger.ids()? {
         match ledger.read(&id) {
             Ok(Some(lease)) => {
                 slots.push(lease.slot);
-                all.extend(look_at_lease(&lease, &ledger, &host, &given, &mut netlink)?);
+                all.extend(look_at_lease(&lease, &ledger, &host, &present, &mut netlink)?);
             }
             Ok(None) => {}
             Err(e) => {
@@ -207,7 +210,7 @@ fn look_at_lease(
     lease: &Lease,
     ledger: &Ledger,
     host: &Host,
-    given: &Given,
+    present: &Present,
     netlink: &mut Netlink,
 ) -> Result<Vec<Difference>> {
     let name = lease.id.as_str();
@@ -235,22 +238,51 @@ fn look_at_lease(
     if !as_entered(lease, host) {
         lines.push("the data path's tables do not say of it what its lease says".to_owned());
     }
-    let around = Surroundings { given, instance: host.instance, leaf: host.leaf.unwrap_or_default(), own: &[] };
+    let leaf = host.leaf.unwrap_or_default();
+    let around = Surroundings { given: &present.given, instance: host.instance, leaf, own: &[] };
     let proc = Proc::private();
     let mut site = Site::of(lease, host, &proc, netlink);
     let mut all: Vec<Difference> = lines.into_iter().map(|line| differs(name, About::Record, line)).collect();
-    all.extend(look_at_steps(name, &mut site, slice(lease, &around)));
+    for step in slice(lease, &around) {
+        match step {
+            Step::Furnish(_) => all.extend(look_inside(lease, &mut site, step, host, present)),
+            step => all.extend(look_at_steps(name, &mut site, vec![step])),
+        }
+    }
     Ok(all)
+}
+
+/// What differs in the namespace of a slice: because the slice is behind the host, or because the container altered what it was
+/// given last.
+fn look_inside(lease: &Lease, site: &mut Site<'_>, step: Step, host: &Host, present: &Present) -> Vec<Difference> {
+    let name = lease.id.as_str();
+    let altered = |line: String| differs(name, About::Altered, line);
+    if lease.given == host.given.generation && present.given.same(&host.given) {
+        return run::differences(site, std::slice::from_ref(&step)).into_iter().map(altered).collect();
+    }
+    let last = present.record.given.iter().find(|given| given.generation == lease.given);
+    let step = follow(lease, last, &present.given, &present.record.fresh);
+    let mut from_last = Vec::new();
+    if let Step::Furnish(furniture) = &step
+        && let Some(last) = &furniture.last
+    {
+        from_last = run::differences(site, &[Step::Furnish(last.clone())]);
+    }
+    let mut all = look_at_steps(name, site, vec![step]);
+    for difference in all.iter_mut().filter(|difference| from_last.contains(&difference.what)) {
+        difference.about = About::Altered;
+    }
+    all
 }
 
 fn look_at_host(
     config: &Config,
-    facts: &Facts,
+    present: &Present,
     host: &Host,
     ledger: &Ledger,
     netlink: &mut Netlink,
 ) -> Result<Vec<Difference>> {
-    let record = HostRecord::read(&config.state_dir, &boot_id())?;
+    let (facts, record) = (&present.facts, present.record.clone());
     let (version, shaper, fair) = (record.version.clone(), record.shaper != 0, record.fair != 0);
     let mut site = HostSite::new(config, Some(facts), ledger, record, netlink);
     let plan = host_plan::host(config, facts, &host_plan::Kept::default(), (&version, shaper));
@@ -258,8 +290,20 @@ fn look_at_host(
     if !host.maps.has_host(&host_facts(facts, fair), &facts.addresses, &facts.others)? {
         let what = "the data path knows the host as it was: its addresses, MAC, MTU or routes changed since";
         all.push(differs("host", About::Facts, what));
+    } else if !present.given.same(&host.given) {
+        let what = "containers are given the host as it was: its routes, settings or programs changed since";
+        all.push(differs("host", About::Facts, what));
     }
     Ok(all)
+}
+
+/// The host as it is now.
+struct Present {
+    facts: Facts,
+    /// What containers are to be given of it.
+    given: Given,
+    /// What was done to it.
+    record: HostRecord,
 }
 
 fn look_at_steps(of: &str, site: &mut impl Carry, steps: Vec<Step>) -> Vec<Difference> {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::{boot_id, missing_capability};
-use crate::host::sysctl::Proc;
+use crate::host::sysctl::{Proc, Setting};
 use crate::host::{Facts, Given, HostRecord};
 use crate::lease::Ledger;
 use crate::lease::lock::{Lock, PATIENCE, is_gone};
@@ -73,6 +73,14 @@ pub fn peek_recorded(config: &Config) -> Result<Option<Host>> {
             opened => return opened.map(Some),
         }
     }
+}
+
+/// What containers are to be given of the host now. `fresh`: settings that a namespace has by itself; `version`: of the
+/// programs.
+pub fn given_now(facts: &Facts, fresh: &[Setting], version: &str) -> Result<Given> {
+    let mut copied = Proc::default().here().copied()?;
+    copied.retain(|setting| !fresh.contains(setting));
+    Ok(Given::of(facts, &copied, version))
 }
 
 /// Refuses a host that another installation serves than the one of `record`, by what the kernel has: what a directory does

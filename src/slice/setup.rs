@@ -7,13 +7,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::follow::{self, Followed};
-use super::ready::{alone, check_namespace};
+use super::ready::{alone, check_namespace, given_now};
 use super::{files, reserve, run};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::{boot_id, missing_capability, mount_namespace};
 use crate::host::sysctl::Proc;
-use crate::host::{Facts, Given, HostRecord, features};
+use crate::host::{Facts, HostRecord, features};
 use crate::lease::lock::{Lock, PATIENCE, is_gone};
 use crate::lease::{Lease, Ledger, Stage};
 use crate::net::{Netlink, Netns};
@@ -208,9 +208,7 @@ fn check(site: &mut HostSite<'_>, facts: &Facts, version: &str) -> Result<()> {
         }
         site.record.fresh = probed.fresh;
     }
-    let mut copied = Proc::default().here().copied()?;
-    copied.retain(|setting| !site.record.fresh.contains(setting));
-    site.record.give(Given::of(facts, &copied, version));
+    site.record.give(given_now(facts, &site.record.fresh, version)?);
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A namespace may have been somebody else's before, and may live on afterwards: what stood there is noted, and put back.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::Site;
@@ -10,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::host::record::Changed;
 use crate::host::sysctl::Settings;
 use crate::lease::record::Found;
+use crate::net::route::InnerRoute;
 use crate::net::{Netlink, Request, address, filter, link, qdisc, route};
 use crate::plan::slice::EPHEMERAL;
 use crate::plan::step::Furniture;
@@ -92,31 +94,12 @@ pub fn look(site: &mut Site<'_>, it: &Furniture) -> Result<Vec<String>> {
                 lines.push(format!("its {device} is down"));
             }
         }
-        let carried = address::of_link(&mut netlink, inner)?;
         if let Some(there) = link::at(&mut netlink, inner)?.filter(|there| there.mac != Some(it.mac)) {
             let [is, wanted] = [there.mac.unwrap_or_default(), it.mac].map(link::mac_text);
             lines.push(format!("its {} has the MAC address {is} instead of {wanted}", it.device));
         }
-        for ip in it.addresses.iter().filter(|ip| !carried.iter().any(|address| address.ip == **ip)) {
-            lines.push(format!("its {} lacks the address {ip}", it.device));
-        }
-        let routes = route::of_link(&mut netlink, inner)?;
-        for route in &it.routes {
-            let same = |there: &&route::Route| (there.destination, there.prefix) == (route.destination, route.prefix);
-            match routes.iter().find(same) {
-                None => lines.push(format!("it lacks the route {route}")),
-                Some(there) if there.mtu != Some(route.mtu) => {
-                    let is = there.mtu.map_or_else(|| "none".into(), |mtu| mtu.to_string());
-                    lines.push(format!("its route {route} has MTU {is} instead of {}", route.mtu));
-                }
-                Some(there) if there.source != route.source => {
-                    let [is, wanted] = [there.source, route.source]
-                        .map(|source| source.map_or_else(|| "none".into(), |source| source.to_string()));
-                    lines.push(format!("its route {route} has source address {is} instead of {wanted}"));
-                }
-                Some(_) => {}
-            }
-        }
+        lines.extend(addresses_that_differ(&address::of_link(&mut netlink, inner)?, it));
+        lines.extend(routes_that_differ(&route::of_link(&mut netlink, inner)?, it));
         let mut here = proc.here();
         for (key, value) in &it.settings {
             let there = here.read(key)?;
@@ -128,6 +111,50 @@ pub fn look(site: &mut Site<'_>, it: &Furniture) -> Result<Vec<String>> {
         }
         Ok(lines)
     })
+}
+
+fn addresses_that_differ(carried: &[address::Address], it: &Furniture) -> Vec<String> {
+    let lacks = it.addresses.iter().filter(|ip| !carried.iter().any(|address| address.ip == **ip));
+    let more = carried.iter().filter(|address| address.global && !it.addresses.contains(&address.ip));
+    lacks
+        .map(|ip| format!("its {} lacks the address {ip}", it.device))
+        .chain(
+            more.map(|address| {
+                format!("its {} has the address {}, which is none of the host's", it.device, address.ip)
+            }),
+        )
+        .collect()
+}
+
+fn routes_that_differ(there: &[route::Route], it: &Furniture) -> Vec<String> {
+    let mut lines = Vec::new();
+    let at = |route: &InnerRoute| (route.destination, route.prefix);
+    for route in &it.routes {
+        match there.iter().find(|there| (there.destination, there.prefix) == at(route)) {
+            None => lines.push(format!("it lacks the route {route}")),
+            Some(there) if there.mtu != Some(route.mtu) => {
+                let is = there.mtu.map_or_else(|| "none".into(), |mtu| mtu.to_string());
+                lines.push(format!("its route {route} has MTU {is} instead of {}", route.mtu));
+            }
+            Some(there) if there.source != route.source => {
+                let [is, wanted] = [there.source, route.source]
+                    .map(|source| source.map_or_else(|| "none".into(), |source| source.to_string()));
+                lines.push(format!("its route {route} has source address {is} instead of {wanted}"));
+            }
+            Some(_) => {}
+        }
+    }
+    // The kernel makes routes of its own for IPv6: one for each address, and one for the link.
+    let own = |there: &route::Route| match there.destination {
+        IpAddr::V6(ip) => there.prefix == 128 || ip.is_unicast_link_local(),
+        IpAddr::V4(_) => false,
+    };
+    let known = |there: &route::Route| it.routes.iter().any(|route| at(route) == (there.destination, there.prefix));
+    let more = there.iter().filter(|there| !known(there) && !own(there));
+    lines.extend(
+        more.map(|there| format!("it has the route {}/{}, which the host has not", there.destination, there.prefix)),
+    );
+    lines
 }
 
 /// Puts the program on lo.
