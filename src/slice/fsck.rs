@@ -61,7 +61,8 @@ pub fn fsck(config: &Config) -> Result<Vec<Difference>> {
     let mut netlink = Netlink::route()?;
     let facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
     let record = HostRecord::read(&config.state_dir, &boot_id())?;
-    let present = Present { given: given_now(&facts, &record.fresh, &host.given.version)?, facts, record };
+    let given = given_now(&facts, &record.fresh, &host.given.version)?;
+    let present = Present { given, facts, record, proc: Proc::private() };
     let mut all = look_at_host(config, &present, &host, &ledger, &mut netlink)?;
     let desk = Desk::of(&host.maps);
     let (mut slots, mut unread) = (Vec::new(), Vec::new());
@@ -240,8 +241,7 @@ fn look_at_lease(
     }
     let leaf = host.leaf.unwrap_or_default();
     let around = Surroundings { given: &present.given, instance: host.instance, leaf, own: &[] };
-    let proc = Proc::private();
-    let mut site = Site::of(lease, host, &proc, netlink);
+    let mut site = Site::of(lease, host, &present.proc, netlink);
     let mut all: Vec<Difference> = lines.into_iter().map(|line| differs(name, About::Record, line)).collect();
     for step in slice(lease, &around) {
         match step {
@@ -304,6 +304,8 @@ struct Present {
     given: Given,
     /// What was done to it.
     record: HostRecord,
+    /// Where settings are read.
+    proc: Proc,
 }
 
 fn look_at_steps(of: &str, site: &mut impl Carry, steps: Vec<Step>) -> Vec<Difference> {
