@@ -80,3 +80,36 @@ fn a_pair_that_somebody_touched() {
     host.ns.ip(&format!("link set {pair} down"));
     is_synced(&host, &[&format!("device {pair} is down")]);
 }
+
+#[test]
+fn what_a_container_altered_itself_is_its_own_affair() {
+    let host = Host::new("doctor-altered");
+    let a = host.bare("a", &["--ports", "31000"]);
+    a.ns.set_sysctl("ipv4.tcp_tw_reuse", "0");
+    a.ns.ip("addr add 192.0.2.7/32 dev eth0");
+    assert_clean(&host);
+    let altered = "its net.ipv4.tcp_tw_reuse is 0 instead of 1";
+    let out = host.portslice(["doctor", "-v"]).ok();
+    assert!(out.stdout.contains(altered) && out.stdout.contains("192.0.2.7"), "{out}");
+    // also of a container that is behind the host
+    host.ns.ip("addr add 10.77.0.9/24 dev eth0");
+    let out = host.portslice(["doctor"]);
+    assert!(out.stdout.contains("a: its eth0 lacks the address 10.77.0.9") && !out.stdout.contains(altered), "{out}");
+    is_synced(&host, &["10.77.0.9"]);
+    assert_eq!(a.ns.sysctl("ipv4.tcp_tw_reuse"), "0");
+    let fsck = host.portslice(["fsck"]);
+    assert!(fsck.code == Some(1) && fsck.stdout.contains(altered), "{fsck}");
+    host.ns.ip("addr del 10.77.0.9/24 dev eth0");
+}
+
+#[test]
+fn a_setting_of_the_host_that_was_tuned() {
+    let host = Host::new("doctor-tuned");
+    let a = host.bare("a", &[]);
+    let before = host.ns.sysctl("ipv4.tcp_keepalive_time");
+    for value in ["600", &before] {
+        host.ns.set_sysctl("ipv4.tcp_keepalive_time", value);
+        is_synced(&host, &["a: its net.ipv4.tcp_keepalive_time is"]);
+        assert_eq!(a.ns.sysctl("ipv4.tcp_keepalive_time"), *value);
+    }
+}
