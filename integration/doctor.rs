@@ -1,6 +1,7 @@
 //! Promise: whatever is wrong with a host, doctor names it, says why it matters, and the command that it prints mends it. Of a
 //! host that is as it should be it says one line.
 
+mod boot;
 mod firewall;
 mod host;
 mod managers;
@@ -65,6 +66,24 @@ fn is_mended(host: &Host, check: &str, verdict: &str, seen: &[&str]) -> Value {
 /// Gives the host an /etc of its own.
 fn own_etc(host: &Host) {
     host.run(["sh", "-ec", "cp -a /etc /run/etc; mount --bind /run/etc /etc"]).ok();
+}
+
+/// A host, not prepared yet, that its files under /etc configure, as they do the machine's first namespace.
+fn first_host(name: &str) -> Host {
+    let host = Host::with(name).unprepared().build();
+    own_etc(&host);
+    let script = format!(
+        "mount --bind /proc/{}/ns /proc/1/ns; \
+         rm -rf /etc/systemd /etc/NetworkManager /etc/sysctl.d /etc/sysctl.conf; \
+         mkdir -p /etc/systemd/network /etc/systemd/system /etc/NetworkManager/conf.d /etc/sysctl.d",
+        host.ns.pid()
+    );
+    host.run(["sh", "-ec", &script]).ok();
+    host
+}
+
+fn write(host: &Host, path: &str, text: &str) {
+    host.run(["sh", "-ec", &format!("printf '{text}' > {path}")]).ok();
 }
 
 #[test]

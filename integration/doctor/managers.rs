@@ -1,24 +1,13 @@
 //! Network managers that would take the devices of containers for their own.
 
-use super::{assert_clean, found, is_mended, mend, own_etc};
+use super::{assert_clean, first_host, found, is_mended, mend, write};
 use crate::lab::*;
 
-/// A host whose own the files under /etc are, as they are the machine's first namespace's. `runs`: a directory under /run that
-/// is there while a manager runs.
+/// A host on which a manager runs, if that directory under /run is there.
 fn host_with(name: &str, runs: &str) -> Host {
-    let host = Host::with(name).unprepared().build();
-    own_etc(&host);
-    let script = format!(
-        "mount --bind /proc/{}/ns /proc/1/ns; mkdir -p /run/{runs}; \
-         rm -rf /etc/systemd/network /etc/NetworkManager; mkdir -p /etc/systemd/network /etc/NetworkManager/conf.d",
-        host.ns.pid()
-    );
-    host.run(["sh", "-ec", &script]).ok();
+    let host = first_host(name);
+    host.run(["mkdir", "-p", &format!("/run/{runs}")]).ok();
     host
-}
-
-fn write(host: &Host, path: &str, text: &str) {
-    host.run(["sh", "-ec", &format!("printf '{text}' > {path}")]).ok();
 }
 
 const ALL: &str = "[Match]\\nName=*\\n[Network]\\nDHCP=yes\\n";

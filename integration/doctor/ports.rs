@@ -37,8 +37,8 @@ fn a_listener_on_a_port_of_a_container_is_named_with_its_process() {
 fn a_host_with_few_ports_of_its_own_is_given_more() {
     let host = Host::new("doctor-few-ports");
     host.ns.set_sysctl("ipv4.ip_local_port_range", "57000 57843");
-    is_mended(&host, "ports", "warn", &["57000-57843 the host keeps 500,"]);
+    is_mended(&host, "ports", "fail", &["would leave the host 500 ephemeral ports", "57000-57843"]);
     host.ns.set_sysctl("ipv4.ip_local_port_range", "40000 57343");
-    is_mended(&host, "ports", "fail", &["40000-57343 the host keeps 0,"]);
+    is_mended(&host, "ports", "fail", &["would leave the host 0 ephemeral ports"]);
     host.ns.set_sysctl("ipv4.ip_local_port_range", "57344 60999");
 }

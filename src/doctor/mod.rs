@@ -3,6 +3,7 @@
 //! One theme a file; each check says what it looks at, why that matters and which command mends it. What slices and the host
 //! are made of is compared by [`crate::slice::fsck`]; nothing here compares it a second time.
 
+mod boot;
 mod firewall;
 mod host;
 mod kernel;
@@ -127,6 +128,7 @@ pub fn examine(config: &Config, origin: &Origin) -> Result<Vec<Finding>> {
     findings.extend(ports::look(&scene));
     findings.extend(slices::look(&scene));
     findings.extend(firewall::look(&scene));
+    findings.extend(boot::look(&scene));
     findings.extend(managers::look(&scene));
     findings.extend(resolver::look(&scene));
     Ok(findings)

@@ -1,25 +1,23 @@
 //! Ports: the pool, what the host keeps for itself, and sockets of the host on ports of containers.
 
-use super::{Finding, Scene, fail, ok, some_of, unseen, warn};
+use super::{Finding, Scene, fail, ok, some_of, unseen};
 use crate::error::{Error, Result};
 use crate::host::Facts;
 use crate::lease::Desk;
 use crate::net::Netlink;
 use crate::net::diag::{Holder, holders, processes_of};
 use crate::plan::grant;
+use crate::plan::host::leasable;
 use crate::ports::{PortRange, PortSet};
 use crate::slice::ready::peek_recorded;
 use crate::wire::Host;
-
-/// Ephemeral ports below which a host runs out of them for its own connections.
-const HOST_PORTS_MIN: u32 = 1024;
 
 /// The pool first: what is wrong with it explains the rest.
 pub fn look(scene: &Scene<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(facts) = &scene.facts {
         findings.push(pool(scene, facts));
-        findings.extend(left(scene, facts));
+        findings.push(left(scene, facts));
     }
     match strangers(scene) {
         Ok(found) => findings.extend(found),
@@ -42,32 +40,29 @@ fn pool(scene: &Scene<'_>, facts: &Facts) -> Finding {
     }
 }
 
-/// What of its ephemeral ports the host has for its own connections.
-fn left(scene: &Scene<'_>, facts: &Facts) -> Option<Finding> {
-    let ours = scene.config.ephemeral_ports.ports().union(&scene.config.ports);
-    let own = PortSet::from(facts.ephemeral).difference(&facts.reserved).difference(&ours);
-    if own.len() >= HOST_PORTS_MIN {
-        return Some(ok("ports", format!("the host keeps {} ephemeral ports for itself", own.len())));
-    }
-    let seen =
-        format!("of its ephemeral ports {} the host keeps {}, the others are reserved", facts.ephemeral, own.len());
-    let why = format!(
-        "with fewer than {HOST_PORTS_MIN} its own connections fail (EADDRNOTAVAIL) where it opens many; narrow ephemeral_ports, \
-         or give the host a wider range"
-    );
-    let command = widened(facts.ephemeral, &facts.reserved.union(&ours))
+/// What of its ephemeral ports the host has for its own connections. Setup refuses to leave it too few.
+fn left(scene: &Scene<'_>, facts: &Facts) -> Finding {
+    let left = match grant::host_ports(scene.config, facts.ephemeral, &facts.reserved) {
+        Ok(left) => return ok("ports", format!("the host keeps {left} ephemeral ports for itself")),
+        Err(e) => e,
+    };
+    let Error::Unsupported { what, remedy } = left else { return unseen("ports", &left) };
+    let taken = facts.reserved.union(&leasable(scene.config));
+    let command = widened(facts.ephemeral, &taken, scene.config.host_ports_min.into())
         .map(|range| format!("sysctl -w net.ipv4.ip_local_port_range='{} {}'", range.begin(), range.end()));
-    let finding = if own.is_empty() { fail } else { warn };
-    Some(finding("ports", seen, why, command.unwrap_or_default()))
+    let why =
+        format!("where the host opens many connections, they fail (EADDRNOTAVAIL), so setup and sync refuse; {remedy}");
+    fail("ports", what, why, command.unwrap_or_default())
 }
 
 /// The range of the host widened upwards, else downwards, until enough ports besides those `taken` are in it. Ports below 1024
 /// are no ephemeral ones.
-fn widened(range: PortRange, taken: &PortSet) -> Option<PortRange> {
+fn widened(range: PortRange, taken: &PortSet, least: u32) -> Option<PortRange> {
     const LOWEST: u16 = 1024;
-    let enough = |range: &PortRange| PortSet::from(*range).difference(taken).len() >= HOST_PORTS_MIN;
+    const STEP: usize = 1024;
+    let enough = |range: &PortRange| PortSet::from(*range).difference(taken).len() >= least;
     let upwards = PortRange::new(range.begin(), u16::MAX).filter(enough);
-    let mut begins = (LOWEST..=range.begin()).rev().step_by(HOST_PORTS_MIN as usize);
+    let mut begins = (LOWEST..=range.begin()).rev().step_by(STEP);
     upwards.or_else(|| begins.find_map(|begin| PortRange::new(begin, range.end()).filter(enough)))
 }
 
@@ -115,7 +110,7 @@ mod tests {
     #[test]
     fn enough_ports_are_found_below_or_above() {
         let range = |begin, end, taken: &str| {
-            let range = widened(PortRange::new(begin, end).unwrap(), &taken.parse::<PortSet>().unwrap());
+            let range = widened(PortRange::new(begin, end).unwrap(), &taken.parse::<PortSet>().unwrap(), 1024);
             range.map(|range| (range.begin(), range.end()))
         };
         assert_eq!(range(32768, 60999, "32768-60999"), Some((32768, 65535)), "above");

@@ -11,7 +11,7 @@ pub mod attach;
 pub mod change;
 pub mod detach;
 mod end;
-mod files;
+pub mod files;
 pub mod follow;
 pub mod fsck;
 mod join;

@@ -50,6 +50,14 @@ pub fn reserved_by() -> Option<PathBuf> {
     })
 }
 
+/// The ports that a file in sysctl.d has the boot reserve: those of its last word on it.
+pub fn reserved_in_file(path: &Path) -> PortSet {
+    let text = file::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let last = text.lines().rev().find_map(reserved_in);
+    last.and_then(|ports| ports.parse().ok()).unwrap_or_default()
+}
+
 /// The value, if this line of a file in sysctl.d sets the reserved ports.
 fn reserved_in(line: &str) -> Option<&str> {
     let (key, value) = line.split_once('=')?;
