@@ -7,6 +7,7 @@ use crate::lease::Ledger;
 use crate::plan::Step;
 use crate::plan::host::bpf_directory;
 use crate::slice::fsck::{About, Difference, fsck};
+use crate::slice::ready::peek_recorded;
 use crate::wire::programs::is_mounted;
 
 /// Differences that one command mends for one reason are one finding, whoever shows them.
@@ -14,6 +15,10 @@ pub fn look(scene: &Scene<'_>) -> Vec<Finding> {
     // Why nothing can be looked at then is said already.
     if scene.facts.is_none() || (scene.record.ready && !is_mounted(&bpf_directory(&scene.config.state_dir))) {
         return Vec::new();
+    }
+    if let Some(Err(e)) = scene.record.ready.then(|| peek_recorded(scene.config)) {
+        let why = "containers that run go on, but none can start or end";
+        return vec![fail("host", e.to_string(), why, scene.command("sync"))];
     }
     let (differences, ids) =
         match fsck(scene.config).and_then(|found| Ok((found, Ledger::at(&scene.config.state_dir).ids()?))) {
