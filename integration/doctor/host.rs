@@ -136,6 +136,16 @@ fn a_record_that_is_lost_or_damaged() {
 }
 
 #[test]
+fn a_bpf_file_system_that_was_unmounted() {
+    let host = Host::new("doctor-bpffs");
+    let _container = host.bare("c", &["--ports", "31000"]);
+    let bpf = host.state_dir().join("bpf");
+    host.run(["umount", bpf.to_str().unwrap()]).ok();
+    is_mended(&host, "host", "fail", &["BPF file system", "is not there"]);
+    host.bare("d", &["--ports", "31001"]);
+}
+
+#[test]
 fn very_many_addresses() {
     let addresses: Vec<String> = (0..260).map(|n| format!("10.77.{}.{}/32", 100 + n / 200, 1 + n % 200)).collect();
     let plan = addresses.iter().fold(Host::with("doctor-addresses"), |plan, address| plan.secondary(address));
