@@ -146,6 +146,18 @@ fn a_bpf_file_system_that_was_unmounted() {
 }
 
 #[test]
+fn pins_that_were_removed() {
+    let host = Host::new("doctor-pins");
+    let _container = host.bare("c", &["--ports", "31000"]);
+    for (pin, seen) in [("prog_from_container", "programs of version"), ("ports", "/bpf/ports")] {
+        let path = host.state_dir().join("bpf").join(pin);
+        host.ns.inside_mounts(|| std::fs::remove_file(&path)).expect(pin);
+        is_mended(&host, "host", "fail", &[seen]);
+    }
+    host.bare("d", &["--ports", "31001"]);
+}
+
+#[test]
 fn very_many_addresses() {
     let addresses: Vec<String> = (0..260).map(|n| format!("10.77.{}.{}/32", 100 + n / 200, 1 + n % 200)).collect();
     let plan = addresses.iter().fold(Host::with("doctor-addresses"), |plan, address| plan.secondary(address));
