@@ -63,6 +63,18 @@ fn is_mended(host: &Host, check: &str, verdict: &str, seen: &[&str]) -> Value {
     finding
 }
 
+/// Doctor names it, maybe among what follows from it, and one `portslice sync` mends everything.
+#[track_caller]
+fn is_synced(host: &Host, seen: &[&str]) {
+    let all = findings(host);
+    let said: Vec<&str> = all.iter().filter_map(|finding| finding["seen"].as_str()).collect();
+    assert!(seen.iter().all(|part| said.iter().any(|said| said.contains(part))), "{seen:?} are expected in {all:#?}");
+    let alike = |f: &Value| f["remedy"] == "portslice sync" && f["verdict"] == "fail";
+    assert!(all.iter().all(alike), "one command for all: {all:#?}");
+    mend(host, &all[0]);
+    assert_clean(host);
+}
+
 /// Gives the host an /etc of its own.
 fn own_etc(host: &Host) {
     host.run(["sh", "-ec", "cp -a /etc /run/etc; mount --bind /run/etc /etc"]).ok();

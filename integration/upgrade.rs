@@ -19,11 +19,11 @@ use std::process::Command;
 use std::time::Duration;
 
 /// Another version of the product: built from this tree, with programs of its own (`build.rs`).
-struct Build(PathBuf);
+pub(crate) struct Build(PathBuf);
 
 impl Build {
     /// The same formats, other programs.
-    fn other() -> Build {
+    pub(crate) fn other() -> Build {
         Build::of("1")
     }
 
@@ -53,7 +53,7 @@ impl Build {
         Build(target.join("debug/portslice"))
     }
 
-    fn run(&self, host: &Host, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, host: &Host, args: &[&str]) -> Output {
         host.run(std::iter::once(self.0.clone().into_os_string()).chain(args.iter().map(OsString::from)))
     }
 

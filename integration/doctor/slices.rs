@@ -1,7 +1,8 @@
 //! What can befall slices.
 
-use super::{assert_clean, findings, is_mended, mend};
+use super::{assert_clean, is_mended, is_synced};
 use crate::lab::*;
+use crate::upgrade::Build;
 
 #[test]
 fn containers_that_ended_and_nobody_told() {
@@ -24,18 +25,6 @@ fn a_lease_that_cannot_be_read() {
     std::fs::remove_file(&lease).expect("lease");
     is_mended(&host, "containers", "fail", &["c", "its lease is lost"]);
     assert_eq!(host.ids(), ["c"]);
-}
-
-/// Doctor names it of the container, and one command mends the host and every container.
-#[track_caller]
-fn is_synced(host: &Host, seen: &[&str]) {
-    let all = findings(host);
-    let of_containers = |f: &&serde_json::Value| f["check"] == "containers" && f["verdict"] == "fail";
-    let said: Vec<&str> = all.iter().filter(of_containers).filter_map(|f| f["seen"].as_str()).collect();
-    assert!(seen.iter().all(|part| said.iter().any(|said| said.contains(part))), "{seen:?} are expected in {all:#?}");
-    assert!(all.iter().all(|finding| finding["remedy"] == "portslice sync"), "one command for all: {all:#?}");
-    mend(host, &all[0]);
-    assert_clean(host);
 }
 
 #[test]
@@ -79,6 +68,17 @@ fn a_pair_that_somebody_touched() {
     is_synced(&host, &[&format!("a: {pair} has no filter from_container")]);
     host.ns.ip(&format!("link set {pair} down"));
     is_synced(&host, &[&format!("device {pair} is down")]);
+}
+
+#[test]
+fn programs_of_another_version() {
+    let host = Host::with("doctor-version").unprepared().build();
+    let (other, ns) = (Build::other(), Ns::net_only("doctor-version (c)"));
+    other.run(&host, &["setup"]).ok();
+    other.run(&host, &["attach", "c", "--pid", &ns.pid().to_string(), "--ports", "31000"]).ok();
+    is_synced(&host, &["c: the filter of portslice1 runs the program from_container of another version"]);
+    let fsck = host.portslice(["fsck"]).ok();
+    assert_eq!(fsck.stdout, "", "{fsck}");
 }
 
 #[test]
