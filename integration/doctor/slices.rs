@@ -76,7 +76,7 @@ fn programs_of_another_version() {
     let (other, ns) = (Build::other(), Ns::net_only("doctor-version (c)"));
     other.run(&host, &["setup"]).ok();
     other.run(&host, &["attach", "c", "--pid", &ns.pid().to_string(), "--ports", "31000"]).ok();
-    is_synced(&host, &["c: the filter of portslice1 runs the program from_container of another version"]);
+    is_mended(&host, "host", "warn", &["programs of version", "this is version"]);
     let fsck = host.portslice(["fsck"]).ok();
     assert_eq!(fsck.stdout, "", "{fsck}");
 }

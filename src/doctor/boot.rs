@@ -30,7 +30,7 @@ fn reserved_again(scene: &Scene<'_>) -> Result<Vec<Finding>> {
     if let Some(finding) = other_file(scene) {
         return Ok(vec![finding]);
     }
-    let plan = host(scene.config, facts, &files::kept(here), false);
+    let plan = host(scene.config, facts, &files::kept(here), (&scene.record.version, false));
     let missing = plan.iter().find_map(|step| match step {
         Step::Keep { path, text } if [UNIT, SYSCTL_FILE].map(Path::new).contains(&path.as_path()) => {
             (!keep::is_kept(path, text)).then_some(path)

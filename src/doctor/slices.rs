@@ -8,6 +8,7 @@ use crate::plan::Step;
 use crate::plan::host::bpf_directory;
 use crate::slice::fsck::{About, Difference, fsck};
 use crate::slice::ready::peek_recorded;
+use crate::steer::program::VERSION;
 use crate::wire::programs::is_mounted;
 
 /// Differences that one command mends for one reason are one finding, whoever shows them.
@@ -30,6 +31,11 @@ pub fn look(scene: &Scene<'_>) -> Vec<Finding> {
         .filter(|difference| difference.of == HOST)
         .map(|difference| of_host(scene, difference))
         .collect();
+    if another_version(scene) {
+        let seen = format!("programs of version {} steer packets, this is version {VERSION}", scene.record.version);
+        let why = "containers work, and the new version's mends and changes take effect only when its programs run";
+        findings.push(warn("host", seen, why, scene.command("setup")));
+    }
     findings.extend(of_slices(scene, &differences));
     findings.push(ok(
         "containers",
@@ -43,6 +49,11 @@ pub fn look(scene: &Scene<'_>) -> Vec<Finding> {
 
 /// What fsck calls the host.
 const HOST: &str = "host";
+
+/// Is the host prepared by another version?
+fn another_version(scene: &Scene<'_>) -> bool {
+    scene.record.ready && scene.record.version != VERSION
+}
 
 fn of_host(scene: &Scene<'_>, difference: &Difference) -> Finding {
     let (why, command) = match &difference.about {
@@ -110,7 +121,7 @@ fn why_host(step: &Step) -> &'static str {
         Step::Reserve { .. } => "the host's own connections may take ports of containers, and no container can start",
         Step::Setting { .. } => "lo drops what the data path hands to it: host and containers do not reach each other",
         Step::Mount { .. } => "containers that run go on, but none can start or end",
-        Step::Load { .. } => "another version's programs steer packets, or what they are found by is gone",
+        Step::Load { .. } => "what the programs are found by is gone: containers cannot start or end",
         Step::Hook { program: "from_lo", .. } => "the host does not reach its containers",
         Step::Hook { .. } => "nothing from outside reaches containers",
         Step::Fair { .. } => "one container's traffic can crowd out the others'",
