@@ -5,7 +5,8 @@
 //! Data flows one way: a face decodes its input into a [`request`], a verb of [`mod@slice`] carries it out, the face
 //! encodes the outcome. Imports only go down this list.
 //!
-//! * [`face`]: the ways in. The hooks, the command line and the server; each decodes, calls one verb, encodes.
+//! * [`face`]: the ways in. The hooks, the command line, the server and the service that follows the host; each decodes,
+//!   calls one verb, encodes.
 //! * [`doctor`]: looks at everything that could be in the way and says how to mend it.
 //! * [`oci`]: the state document and the bundle, as hooks are given them, and which engine is behind them.
 //! * [`mod@slice`]: the verbs, and the one loop over steps. The only place where order matters.
@@ -17,9 +18,10 @@
 //! * [`cpu`]: CPU limits: the formula, the container's cgroups, writing them there or through systemd.
 //! * [`host`]: facts about this host, and what was done to it.
 //! * [`net`]: blocking netlink: links, addresses, routes, filters, sockets, namespaces.
+//! * [`log`]: where it goes, as the configuration says.
 //! * [`config`], [`request`], [`ports`], [`rate`], [`cpus`]: values, parsed once, valid from then on.
-//! * [`error`], [`refusal`], [`log`], [`file`], [`mod@format`]: how things are said when they go wrong, how files are read,
-//!   and which formats of them.
+//! * [`error`], [`refusal`], [`file`], [`mod@format`]: how things are said when they go wrong, how files are read, and which
+//!   formats of them.
 
 pub mod config;
 pub mod cpu;

@@ -26,13 +26,15 @@ pub fn most(rate: u64, window: Duration, packet: usize) -> f64 {
     rate as f64 / 8.0 * window.as_secs_f64() + 2.0 * burst(rate) + packet as f64
 }
 
-/// Bits a second of a rate as JSON has it ("37500KB", "5bit"); None for a limit that is not there.
+/// Bits a second of a rate as JSON has it ("37500KB", "300mbit"); None for a limit that is not there.
 pub fn bits(rate: &Value) -> Option<u64> {
     let text = rate.as_str()?;
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).expect("a unit"));
-    let shift = ["B", "KB", "MB", "GB", "TB"].iter().position(|u| *u == unit);
+    let power = |units: [&str; 5]| units.iter().position(|known| *known == unit).map(|power| power as u32);
     let number: u64 = number.parse().expect("a number");
-    Some(shift.map_or(number, |shift| (number * 8) << (10 * shift)))
+    let bytes = power(["B", "KB", "MB", "GB", "TB"]).map(|power| (number * 8) << (10 * power));
+    let bits = power(["bit", "kbit", "mbit", "gbit", "tbit"]).map(|power| number * 1000_u64.pow(power));
+    Some(bytes.or(bits).unwrap_or_else(|| panic!("unit {unit} of {text}")))
 }
 
 /// The HTB classes of a device by their class id, with their rate in bits a second.

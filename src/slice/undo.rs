@@ -63,16 +63,7 @@ pub fn undo(config: &Config, dry: bool) -> Result<Undone> {
     let mut record = HostRecord::read(directory, &boot_id())?;
     check_namespace(&record, here, config)?;
     if record.ready {
-        let host = open(config, &record)?;
-        let desk = Desk::of(&host.maps);
-        let leased: Vec<u16> = desk.leased().collect();
-        if let Some(first) = leased.first() {
-            let name = desk.name(*first);
-            return Err(Error::Busy(format!(
-                "{} containers are attached, {name} among them: detach them first (`portslice detach ID`)",
-                leased.len()
-            )));
-        }
+        unused(config, &record)?;
         pins_are_ours(config, &record)?;
         remove_devices(&mut netlink, record.instance)?;
     }
@@ -118,6 +109,21 @@ fn pins_are_ours(config: &Config, record: &HostRecord) -> Result<()> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// Refuses while there are containers.
+fn unused(config: &Config, record: &HostRecord) -> Result<()> {
+    let host = open(config, record)?;
+    let desk = Desk::of(&host.maps);
+    let leased: Vec<u16> = desk.leased().collect();
+    if let Some(first) = leased.first() {
+        let name = desk.name(*first);
+        return Err(Error::Busy(format!(
+            "{} containers are attached, {name} among them: detach them first (`portslice detach ID`)",
+            leased.len()
+        )));
+    }
+    Ok(())
 }
 
 /// Removes devices of ended slices whose namespaces the kernel still keeps, for data that their sockets could not send.
