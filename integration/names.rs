@@ -49,7 +49,7 @@ fn a_container_is_found_by_id_name_and_unique_beginning() {
     }
     host.portslice(["set", "prod/shop/web", "--egress-rate", "80mbit"]).ok();
     let shown = host.portslice(["show", IDS[0], "--json"]).ok().json();
-    assert!(shown["asked"]["egress"].to_string().contains("10000000"), "set by name: {}", shown["asked"]);
+    assert!(shown["asked"]["egress"].to_string().contains("80mbit"), "set by name: {}", shown["asked"]);
     host.portslice(["detach", "2cd9af1bc598"]).ok();
     host.portslice(["detach", "prod/shop/store"]).ok();
     assert_eq!(host.ids(), [IDS[0]]);

@@ -15,10 +15,10 @@ pub fn quoted(value: &str) -> String {
 }
 
 /// `text` on one line without quotes: line breaks become spaces, other control characters are escaped, cut after
-/// 400 characters. For names, places and the messages of other libraries.
+/// 300 characters. For names, places and the messages of other libraries.
 pub fn one_line(text: &str) -> String {
     let parts: Vec<&str> = text.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty()).collect();
-    cut(parts.join(" ").chars().flat_map(legible), 400)
+    cut(parts.join(" ").chars().flat_map(legible), 300)
 }
 
 /// Why the unknown `name` is refused: the nearest of `known` if one is near enough to have been meant, else all of

@@ -3,6 +3,7 @@
 //! One simulated host with its programs loaded, one run. Namespaces are made before the clock starts, for both.
 
 mod cni;
+mod follow;
 mod holder;
 mod judge;
 mod net;
@@ -18,7 +19,7 @@ use product::Product;
 use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -51,6 +52,11 @@ struct Series {
     cni_del: Vec<f64>,
     peak_memory: f64,
     growth: Vec<f64>,
+    /// A sync of a thousand slices with nothing to do, and with a new address.
+    sync: [f64; 2],
+    /// The service with some fifty slices, and with a thousand.
+    follow: [f64; 2],
+    doctor: Vec<f64>,
 }
 
 fn main() -> ExitCode {
@@ -89,7 +95,7 @@ impl Bench {
         self.hooks(&mut series)?;
         self.live(&mut series)?;
         self.reference(&mut series)?;
-        series.growth = self.thousand()?;
+        self.thousand(&mut series)?;
         self.table(&series)
     }
 
@@ -120,7 +126,7 @@ impl Bench {
         Ok(())
     }
 
-    /// The CLI takes slices away from namespaces that live on.
+    /// What is done about slices in namespaces that live on; in the end the CLI takes them away.
     fn live(&self, series: &mut Series) -> Result<(), Failure> {
         let holders = namespaces()?;
         for (n, holder) in holders.iter().enumerate() {
@@ -130,6 +136,12 @@ impl Bench {
             self.cli(&asked)?;
         }
         settle();
+        let places: Vec<PathBuf> = holders.iter().map(Holder::netns).collect();
+        series.follow[0] = self.follow(&places, 20)?;
+        for _ in 0..9 {
+            // A machine may have findings; only a verdict counts as a failure.
+            series.doctor.push(milliseconds(self.cli(&["doctor", "--json"])?.took));
+        }
         for n in 0..holders.len() {
             let took = milliseconds(self.cli(&["detach", &format!("live-{n}")])?.took);
             if n >= WARM_UP {
@@ -172,23 +184,27 @@ impl Bench {
     }
 
     /// A thousand small slices one after the other, then all of them taken back.
-    fn thousand(&self) -> Result<Vec<f64>, Failure> {
+    fn thousand(&self, series: &mut Series) -> Result<(), Failure> {
         let before = devices()?;
         let places = (0..MANY).map(|n| Netns::create(&format!("bench-{n}"))).collect::<Result<Vec<_>, _>>()?;
         settle();
-        let mut took = Vec::with_capacity(MANY);
+        let took = &mut series.growth;
+        took.clear();
         for (n, place) in places.iter().enumerate() {
             let id = format!("bench-{n}");
             let netns = place.path.to_str().expect("the names of our namespaces are ASCII");
             took.push(milliseconds(self.cli(&["attach", &id, "--netns", netns, "--ephemeral-ports", "16"])?.took));
         }
+        settle();
+        series.sync = self.sync()?;
+        series.follow[1] = self.follow(&places.iter().map(|place| place.path.clone()).collect::<Vec<_>>(), 3)?;
         places.into_iter().try_for_each(remove)?;
         eventually("a thousand devices to vanish", || Ok(devices()? == before))?;
         for n in 0..MANY {
             self.cli(&["detach", &format!("bench-{n}")])?;
         }
         let left = self.cli(&["list", "--json"])?.output;
-        if left.trim() == "[]" { Ok(took) } else { Err(format!("leases left after detaching all: {left}").into()) }
+        if left.trim() == "[]" { Ok(()) } else { Err(format!("leases left after detaching all: {left}").into()) }
     }
 
     fn table(&self, series: &Series) -> Result<Table, Failure> {
@@ -215,6 +231,11 @@ impl Bench {
             at_most("hooks' peak memory", series.peak_memory / MB, 8.0, &mb),
             shown("attach, first 50 of 1000", first),
             shown("attach, last 50 of 1000", last),
+            at_most("sync of 1000 slices, nothing to do", series.sync[0], 50.0 * slowness, &ms),
+            at_most("sync of 1000 slices, a new address", series.sync[1], 1500.0 * slowness, &ms),
+            at_most("follow, 53 slices", series.follow[0], 200.0 * slowness, &ms),
+            at_most("follow, 1000 slices", series.follow[1], 2000.0 * slowness, &ms),
+            at_most("doctor, 53 slices", median(&series.doctor), 300.0 * slowness, &ms),
             at_most("growth over 1000 slices, undisturbed quarter", growth, 1.3, &|x| format!("{x:.2}x")),
         ];
         for hook in ["portslice-prestart", "portslice-poststop"] {

@@ -9,6 +9,7 @@ use sd_notify::NotifyState;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::host::process::unmap_code;
 use crate::net::watch::Watch;
 use crate::slice::setup::{How, sync};
 
@@ -29,6 +30,7 @@ pub fn run(config: &Config) -> Result<()> {
     // Without systemd there is nobody to be told.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     loop {
+        unmap_code();
         watch.wait(if busy { AGAIN } else { LOOK }, QUIET, BURST)?;
         busy = look(config, &mut told);
     }

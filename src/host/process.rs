@@ -1,9 +1,12 @@
 //! Who a process is, beyond a number that may be given out again; and what this one may do.
 
+use std::ffi::c_void;
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::ptr::NonNull;
 
+use nix::sys::mman::{MmapAdvise, madvise};
 use serde::{Deserialize, Serialize};
 
 use crate::net::netns::NetnsId;
@@ -98,6 +101,20 @@ pub fn mount_namespace() -> Option<NetnsId> {
     Some(NetnsId { dev: namespace.dev(), ino: namespace.ino() })
 }
 
+/// Gives the pages of this program's code back to the page cache: a service that sleeps most of the time needs none of them
+/// then, and finds them there when it wakes.
+pub fn unmap_code() {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let here = unmap_code as *const () as usize;
+    let code = maps.lines().filter_map(code_range).find(|(begin, end)| (*begin..*end).contains(&here));
+    let Some((begin, end)) = code else { return };
+    let Some(address) = NonNull::new(begin as *mut c_void) else { return };
+    // SAFETY: a mapping of a file that nobody writes to: what is dropped is read again when it is needed.
+    if let Err(e) = unsafe { madvise(address, end - begin, MmapAdvise::MADV_DONTNEED) } {
+        log::debug!("madvise: {e}");
+    }
+}
+
 fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // the command name may hold blanks and parentheses: count from the last one
@@ -107,4 +124,11 @@ fn start_time(pid: u32) -> Option<u64> {
         return None;
     }
     fields.nth(18)?.parse().ok()
+}
+/// Of a line of /proc/self/maps, if it may be executed and not be written: `00400000-00452000 r-xp ...`.
+fn code_range(line: &str) -> Option<(usize, usize)> {
+    let (range, rest) = line.split_once(' ')?;
+    let (begin, end) = range.split_once('-')?;
+    let number = |text| usize::from_str_radix(text, 16).ok();
+    if rest.starts_with("r-xp") { Some((number(begin)?, number(end)?)) } else { None }
 }
