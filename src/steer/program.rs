@@ -56,7 +56,8 @@ impl Programs {
     pub fn load_some(&self, names: &[&str]) -> Result<()> {
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(&self.directory);
-        self.pin_beside(&mut loader, names, |map| open(&self.directory, map))?;
+        let pinned = self.pin_beside(&mut loader, names, |map| open(&self.directory, map));
+        pinned.inspect_err(|_| self.forget_beside())?;
         self.take_over(names)
     }
 
@@ -70,10 +71,10 @@ impl Programs {
             loader.map_pin_path(map, self.map_beside(map));
         }
         let beside = |map: &str| pins::open(&self.map_beside(map));
-        self.pin_beside(&mut loader, &NAMES, beside)?;
-        for map in convert::LASTING {
-            convert::copy(map, &open(&self.directory, map)?, &beside(map)?)?;
-        }
+        let copy = |map: &&str| convert::copy(map, &open(&self.directory, map)?, &beside(map)?);
+        let pinned =
+            self.pin_beside(&mut loader, &NAMES, beside).and_then(|()| convert::LASTING.iter().try_for_each(copy));
+        pinned.inspect_err(|_| self.forget_beside())?;
         for map in MAPS {
             rename(&self.map_beside(map), &self.directory.join(map))?;
         }
@@ -114,6 +115,16 @@ impl Programs {
             sys::object_pin(fd.as_fd(), &path).map_err(Error::file("pin program", &path))?;
         }
         Ok(())
+    }
+
+    /// Removes what a load that failed left beside its place. What cannot be removed is removed by the next one.
+    fn forget_beside(&self) {
+        let pins = NAMES.iter().map(|name| self.beside(name)).chain(MAPS.iter().map(|map| self.map_beside(map)));
+        for pin in pins {
+            if let Err(e) = pins::remove(&pin) {
+                log::debug!("{e}");
+            }
+        }
     }
 
     /// Every program that waits beside its place takes it: whoever opens one finds the old one or the new one.
