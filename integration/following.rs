@@ -299,6 +299,36 @@ fn an_attach_lets_the_others_follow() {
 }
 
 #[test]
+fn an_attach_that_stands_still_keeps_nobody_else_from_following() {
+    let host = Host::new("follow-stuck");
+    host.altered();
+    let ns = Ns::net_only("stuck");
+    let (pid, program) = (ns.pid().to_string(), host::binary("portslice".as_ref()));
+    // It looks around in the namespace, decides, and stops when it enters the namespace to furnish it.
+    let strace = "strace -f -qqq -o /dev/null -e trace=setns -e inject=setns:signal=SIGSTOP:when=3";
+    let mut attach = host.command(strace.split(' '));
+    attach.arg(program).args(["attach", "stuck", "--pid", &pid, "--ports", "31050"]);
+    let mut attach = attach.spawn().expect("strace");
+    let attaching = || host.list().iter().any(|lease| lease["id"] == "stuck" && lease["stage"] == "attaching");
+    assert!(wait::eventually(attaching), "it is not attaching: {:?}", host.list());
+    let children = format!("/proc/{0}/task/{0}/children", attach.id());
+    let worker: i32 = std::fs::read_to_string(children).expect("children").trim().parse().expect("the attach");
+
+    host.ns.ip("addr add 10.77.0.9/24 dev eth0");
+    let start = std::time::Instant::now();
+    let late = host.bare("late", &["--ports", "31060"]);
+    assert!(late.ns.read("ip addr").contains("10.77.0.9/32"));
+    assert!(start.elapsed() < Duration::from_secs(8), "an attach waited for {:?}", start.elapsed());
+    let told = host.portslice(["sync"]).refused(1, "stuck does not follow the host: it is being worked on by ");
+    assert!(told.stderr.contains(&worker.to_string()), "{told}");
+
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), nix::sys::signal::Signal::SIGCONT).expect("go on");
+    assert!(attach.wait().expect("strace").success(), "the attach failed");
+    sync(&host, "it went on");
+    assert!(ns.read("ip addr").contains("10.77.0.9/32"), "it does not carry the new address");
+}
+
+#[test]
 fn a_dry_run_says_what_a_sync_does() {
     let scene = scene("follow-dry");
     scene.host.altered();

@@ -11,11 +11,11 @@ use super::ready::{locked, peek_recorded};
 use super::state::{State, state};
 use super::{reclaim, run};
 use crate::config::Config;
-use crate::error::{Error, Result};
-use crate::host::process::boot_id;
+use crate::error::Result;
+use crate::host::process::{Worker, boot_id};
 use crate::host::sysctl::Proc;
 use crate::host::{Given, HostRecord};
-use crate::lease::lock::{PATIENCE, is_gone};
+use crate::lease::lock::is_gone;
 use crate::lease::{Desk, Lease, Ledger, Stage};
 use crate::net::link::{self, Link};
 use crate::net::{Holders, Netlink};
@@ -32,14 +32,17 @@ pub struct Followed {
     pub actions: Vec<Action>,
     /// Why it could not follow, one line.
     pub failed: Option<String>,
+    /// Somebody works on it: it can follow a moment later.
+    pub worked: bool,
 }
 
-/// Lets every slice follow. A slice that cannot is told of and keeps no other one from following.
+/// Lets every slice follow. A slice that cannot is told of and keeps no other one from following; one that somebody works on is
+/// waited for as long as `patience`.
 ///
 /// # Errors
 ///
 /// [`Error::Busy`] when somebody else does the same for more than ten seconds.
-pub fn all(config: &Config) -> Result<Vec<Followed>> {
+pub fn all(config: &Config, patience: Duration) -> Result<Vec<Followed>> {
     let ledger = Ledger::at(&config.state_dir);
     let _following = match ledger.following() {
         Err(e) if is_gone(&e) => return Ok(Vec::new()),
@@ -52,14 +55,15 @@ pub fn all(config: &Config) -> Result<Vec<Followed>> {
         let mut pass = Pass::new(config, &ledger, &host)?;
         let worked = pass.through()?;
         followed.append(&mut pass.followed);
-        if worked == 0 {
+        if worked.is_empty() || start.elapsed() > patience {
+            followed.extend(worked.into_iter().map(|(id, worker)| Followed {
+                id,
+                actions: Vec::new(),
+                failed: Some(format!("it is being worked on by {worker}: run `portslice sync` again")),
+                worked: true,
+            }));
             forget(config, &ledger, &host)?;
             return Ok(followed);
-        }
-        if start.elapsed() > PATIENCE {
-            return Err(Error::Busy(format!(
-                "{worked} containers are being worked on and did not follow the host: run `portslice sync` again"
-            )));
         }
         sleep(Duration::from_millis(2));
     }
@@ -74,7 +78,7 @@ pub fn plan(config: &Config, given: &Given) -> Result<Vec<Followed>> {
     let mut followed = Vec::new();
     for lease in pass.behind()? {
         if state(&lease, &ledger, &host)? == State::Live {
-            followed.push(Followed { actions: pass.actions(&lease)?, id: lease.id, failed: None });
+            followed.push(Followed { actions: pass.actions(&lease)?, id: lease.id, failed: None, worked: false });
         }
     }
     Ok(followed)
@@ -117,14 +121,16 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// Returns how many slices somebody else works on.
-    fn through(&mut self) -> Result<usize> {
-        let mut worked = 0;
+    /// Returns the slices that somebody else works on, and who.
+    fn through(&mut self) -> Result<Vec<(ContainerId, Worker)>> {
+        let mut worked = Vec::new();
         for lease in self.behind()? {
             match state(&lease, self.ledger, self.host)? {
                 State::Live => {}
                 State::Worked => {
-                    worked += usize::from(lease.given != self.given.generation);
+                    if lease.given != self.given.generation {
+                        worked.push((lease.id, lease.worker));
+                    }
                     continue;
                 }
                 State::Dead | State::Torn => continue,
@@ -133,13 +139,17 @@ impl<'a> Pass<'a> {
             if actions.is_empty() {
                 continue;
             }
-            match self.bring(&lease, &actions) {
-                Ok(true) => self.followed.push(Followed { id: lease.id, actions, failed: None }),
-                Ok(false) => worked += 1,
+            let failed = match self.bring(&lease, &actions) {
+                Ok(true) => None,
+                Ok(false) => {
+                    worked.push((lease.id, lease.worker));
+                    continue;
+                }
                 // It ended meanwhile.
-                Err(_) if !self.host.is_wired(&lease)? => {}
-                Err(e) => self.followed.push(Followed { id: lease.id, actions, failed: Some(e.to_string()) }),
-            }
+                Err(_) if !self.host.is_wired(&lease)? => continue,
+                Err(e) => Some(e.to_string()),
+            };
+            self.followed.push(Followed { id: lease.id, actions, failed, worked: false });
         }
         Ok(worked)
     }

@@ -120,7 +120,9 @@ pub fn setup(config: &Config, how: How) -> Result<Outcome> {
     let (fair, directory) = (site.record.fair != 0, bpf_directory(&config.state_dir));
     Maps::open(&directory)?.set_host(&host_facts(&facts, fair), &facts.addresses, &facts.others)?;
     drop(lock);
-    let slices = follow::all(config)?;
+    // A process that stands still must keep neither other containers from starting nor slices from following that it does not
+    // work on.
+    let slices = follow::all(config, if how.keep_programs { Duration::from_secs(1) } else { PATIENCE })?;
     Ok(Outcome { facts, actions, slices, host_ports, gap })
 }
 
