@@ -299,6 +299,25 @@ fn an_attach_lets_the_others_follow() {
 }
 
 #[test]
+fn what_a_slice_was_given_is_looked_up_where_nobody_remembers_it() {
+    let scene = scene("follow-forgotten");
+    scene.host.altered();
+    let (host, mut talks) = (&scene.host, talks(&scene));
+    host.ns.ip("addr add 10.77.0.9/24 dev eth0\nroute add 203.0.113.0/24 via 10.77.0.1 dev eth0");
+    sync(host, "an address and a route came");
+    assert!(scene.a.ns.read("ip addr; ip route").contains("203.0.113.0/24"));
+    let path = host.state_dir().join("host.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("record")).expect("JSON");
+    let newest = record["given"].as_array_mut().and_then(|given| given.last_mut()).expect("what was given");
+    newest["generation"] = (newest["generation"].as_u64().expect("a number") + 7).into();
+    std::fs::write(&path, record.to_string()).expect("record");
+    host.ns.ip("route del 203.0.113.0/24\naddr del 10.77.0.9/24 dev eth0\nlink set eth0 mtu 1400");
+    assert_follows(&scene, &mut talks, "nobody remembers");
+    let left = scene.a.ns.read("ip addr; ip route");
+    assert!(!left.contains("203.0.113.0/24") && !left.contains("10.77.0.9"), "{left}");
+}
+
+#[test]
 fn an_attach_that_stands_still_keeps_nobody_else_from_following() {
     let host = Host::new("follow-stuck");
     host.altered();

@@ -112,6 +112,9 @@ pub struct HostRecord {
     pub reserved: Option<Reserved>,
 }
 
+/// Most bytes of [`HostRecord::given`]: the kernel's copy of the record has room for 62 KB.
+const GIVEN_BYTES: usize = 32 * 1024;
+
 impl HostRecord {
     /// The record in `state_dir`; an empty one when there is none, or none of this boot.
     pub fn read(state_dir: &Path, boot: &str) -> Result<Self> {
@@ -170,6 +173,11 @@ impl HostRecord {
         }
         let generation = last.map_or(0, |last| last.generation).wrapping_add(1).max(1);
         self.given.push(Given { generation, ..given });
+        // A host that changes on and on while slices are worked on: what is too much is looked up in the namespaces again.
+        let bytes = |given: &[Given]| serde_json::to_vec(given).map_or(0, |bytes| bytes.len());
+        while self.given.len() > 1 && bytes(&self.given) > GIVEN_BYTES {
+            self.given.remove(0);
+        }
         true
     }
 

@@ -55,6 +55,7 @@ pub fn all(config: &Config, patience: Duration) -> Result<Vec<Followed>> {
         let mut pass = Pass::new(config, &ledger, &host)?;
         let worked = pass.through()?;
         followed.append(&mut pass.followed);
+        forget(config, &ledger, &host)?;
         if worked.is_empty() || start.elapsed() > patience {
             followed.extend(worked.into_iter().map(|(id, worker)| Followed {
                 id,
@@ -62,7 +63,6 @@ pub fn all(config: &Config, patience: Duration) -> Result<Vec<Followed>> {
                 failed: Some(format!("it is being worked on by {worker}: run `portslice sync` again")),
                 worked: true,
             }));
-            forget(config, &ledger, &host)?;
             return Ok(followed);
         }
         sleep(Duration::from_millis(2));

@@ -2,6 +2,7 @@
 //! routes, settings. Only what differs from what was given last is touched, so that connections go on and what the
 //! container's root altered stays. What does not live here: the first time ([`super::furnish`]).
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::Site;
@@ -11,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::host::record::Changed;
 use crate::host::sysctl::Settings;
 use crate::lease::record::Found;
+use crate::net::route::{InnerRoute, Route};
 use crate::net::{Netlink, Request, address, filter, link, route};
 use crate::plan::step::Furniture;
 
@@ -33,7 +35,11 @@ pub fn mend(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
             }
         }
         netlink.batch(&requests)?;
-        match netlink.batch(&differences(inner, it)) {
+        let last = match &it.last {
+            Some(last) => last.as_ref().clone(),
+            None => carried(&mut netlink, inner, it)?,
+        };
+        match netlink.batch(&differences(inner, &last, it)) {
             Err(Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::EACCES) => {
                 ipv6(&mut netlink, &mut here, &mut found, inner, it)?;
             }
@@ -63,31 +69,49 @@ fn replace_filter(
 
 /// From what the device was given last to what it is to have. What is new comes before what is old goes: connections over
 /// addresses and routes that stay never miss them. An address takes the routes along that name it, so those are altered first.
-fn differences(inner: u32, it: &Furniture) -> Vec<Request> {
-    let last = it.last.as_deref();
+fn differences(inner: u32, last: &Furniture, it: &Furniture) -> Vec<Request> {
     let unless_off = |v6: bool, request: Request| if v6 { request.tolerate(NO_IPV6_OR_THERE) } else { request };
     let mut requests = Vec::new();
-    if last.is_none_or(|last| last.mac != it.mac) {
+    if last.mac != it.mac {
         requests.push(link::set_mac(inner, &it.device, it.mac));
     }
-    for ip in it.addresses.iter().filter(|ip| last.is_none_or(|last| !last.addresses.contains(ip))) {
+    for ip in it.addresses.iter().filter(|ip| !last.addresses.contains(ip)) {
         requests.push(unless_off(ip.is_ipv6(), address::add(inner, *ip).tolerate(&[libc::EEXIST])));
     }
     for new in &it.routes {
-        let old = last.map(|last| last.routes.iter().find(|old| old.same_place(new)));
-        if !matches!(old, Some(Some(_))) {
-            requests.push(unless_off(new.destination.is_ipv6(), route::add(inner, new).tolerate(&[libc::EEXIST])));
-        }
-        if !matches!(old, Some(old) if old.is_none_or(|old| old == new)) {
-            requests.push(route::alter(inner, new).tolerate(GONE));
+        match last.routes.iter().find(|old| old.same_place(new)) {
+            None => {
+                requests.push(unless_off(new.destination.is_ipv6(), route::add(inner, new).tolerate(&[libc::EEXIST])));
+            }
+            Some(old) if old != new => requests.push(route::alter(inner, new).tolerate(GONE)),
+            Some(_) => {}
         }
     }
-    let Some(last) = last else { return requests };
     let gone = last.routes.iter().filter(|old| !it.routes.iter().any(|new| new.same_place(old)));
     requests.extend(gone.map(|old| route::delete(inner, old).tolerate(GONE)));
     let gone = last.addresses.iter().filter(|ip| !it.addresses.contains(ip));
     requests.extend(gone.map(|ip| address::delete(inner, *ip).tolerate(GONE)));
     requests
+}
+
+/// What the device carries, where nobody knows any more what it was given.
+fn carried(netlink: &mut Netlink, inner: u32, it: &Furniture) -> Result<Furniture> {
+    let mac = link::at(netlink, inner)?.and_then(|link| link.mac).unwrap_or_default();
+    let alone = |address: &address::Address| address.prefix == if address.ip.is_ipv6() { 128 } else { 32 };
+    let addresses: Vec<IpAddr> =
+        address::of_link(netlink, inner)?.into_iter().filter(alone).map(|address| address.ip).collect();
+    let routes = route::of_link(netlink, inner)?.into_iter();
+    // The kernel has a route to each IPv6 address.
+    let given = routes.filter(|route| route.prefix != 128 || !addresses.contains(&route.destination));
+    let inner_route = |route: Route| InnerRoute {
+        destination: route.destination,
+        prefix: route.prefix,
+        source: route.source,
+        metric: route.metric,
+        mtu: route.mtu.unwrap_or(0),
+    };
+    let routes = given.map(inner_route).collect();
+    Ok(Furniture { mac, addresses, routes, settings: Vec::new(), last: None, ..it.clone() })
 }
 
 /// IPv6 may be off, and a run that was killed may have done it already.
@@ -119,10 +143,7 @@ fn settings(here: &mut Settings<'_>, found: &mut Found, it: &Furniture) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::*;
-    use crate::net::route::InnerRoute;
 
     fn furniture(addresses: &[&str], routes: &[(&str, u8, u32)]) -> Furniture {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
@@ -145,15 +166,14 @@ mod tests {
         }
     }
 
-    fn steps(last: Option<Furniture>, now: Furniture) -> Vec<String> {
-        let it = Furniture { last: last.map(Box::new), ..now };
-        differences(9, &it).into_iter().map(|request| request.doing).collect()
+    fn steps(last: Furniture, now: Furniture) -> Vec<String> {
+        differences(9, &last, &now).into_iter().map(|request| request.doing).collect()
     }
 
     #[test]
     fn what_is_the_same_is_not_touched() {
         let now = furniture(&["10.0.0.2", "fd00::2"], &[("0.0.0.0", 0, 1500), ("fd00::", 64, 1500)]);
-        assert_eq!(steps(Some(now.clone()), now), [""; 0]);
+        assert_eq!(steps(now.clone(), now), [""; 0]);
     }
 
     #[test]
@@ -167,18 +187,6 @@ mod tests {
             "delete route 10.9.0.0/16",
             "delete address 10.0.0.2",
         ];
-        assert_eq!(steps(Some(last), now), expected);
-    }
-
-    #[test]
-    fn where_nobody_knows_what_was_given_nothing_is_removed() {
-        let now = furniture(&["10.0.0.2"], &[("0.0.0.0", 0, 1500)]);
-        let expected = [
-            "set the MAC address of link eth0",
-            "add address 10.0.0.2",
-            "add route 0.0.0.0/0",
-            "change route 0.0.0.0/0",
-        ];
-        assert_eq!(steps(None, now), expected);
+        assert_eq!(steps(last, now), expected);
     }
 }
