@@ -21,7 +21,7 @@ use crate::net::link::{self, Link};
 use crate::net::{Holders, Netlink};
 use crate::plan::{Action, Step, Verb, slice};
 use crate::request::ContainerId;
-use crate::wire::{Host, HostSite, Site, guard};
+use crate::wire::{Host, HostSite, Site, carried, guard};
 
 /// A slice that was behind the host.
 #[derive(Clone, Debug)]
@@ -187,8 +187,11 @@ impl<'a> Pass<'a> {
             actions.push(Action { verb: Verb::Mend, step: guard });
         }
         if lease.given != self.given.generation {
-            let last = self.earlier.iter().find(|given| given.generation == lease.given);
-            let step = slice::follow(lease, last, &self.given, &self.fresh);
+            let last = self.earlier.iter().find(|given| given.generation == lease.given).cloned();
+            // Settings that nobody remembers are left as they are.
+            let looked_up = |given: Given| Given { copied: self.given.copied.clone(), ..given };
+            let last = last.or_else(|| carried(&mut site).ok().map(looked_up));
+            let step = slice::follow(lease, last.as_ref(), &self.given, &self.fresh);
             actions.push(Action { verb: Verb::Mend, step });
         }
         Ok(actions)

@@ -25,6 +25,7 @@ mod survey;
 pub use cpu::{find as find_cgroups, intend as intend_cpu};
 pub use host::HostSite;
 pub use queue::Queue;
+pub use refurnish::carried;
 pub use site::{Host, Site};
 pub use survey::Survey;
 

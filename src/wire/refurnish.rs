@@ -9,9 +9,12 @@ use super::Site;
 use super::furnish::{NO_IPV6, ipv6};
 use super::survey::{LO, canonical};
 use crate::error::{Error, Result};
+use crate::host::Given;
 use crate::host::record::Changed;
 use crate::host::sysctl::Settings;
 use crate::lease::record::Found;
+use crate::net::address::Address;
+use crate::net::link::Mac;
 use crate::net::route::{InnerRoute, Route};
 use crate::net::{Netlink, Request, address, filter, link, route};
 use crate::plan::step::Furniture;
@@ -23,6 +26,8 @@ pub fn mend(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
     let programs = [site.host.programs.open("inner_lo")?, site.host.programs.open("inner_eth")?];
     let ids = [site.host.programs.id("inner_lo")?, site.host.programs.id("inner_eth")?];
     let (proc, mut found) = (site.proc, site.found.clone());
+    let nothing = Furniture { mac: Mac::default(), addresses: Vec::new(), routes: Vec::new(), ..it.clone() };
+    let last = it.last.as_deref().unwrap_or(&nothing);
     let container = site.container()?;
     site.found = container.inside(|| {
         let mut netlink = Netlink::route()?;
@@ -35,11 +40,7 @@ pub fn mend(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
             }
         }
         netlink.batch(&requests)?;
-        let last = match &it.last {
-            Some(last) => last.as_ref().clone(),
-            None => carried(&mut netlink, inner, it)?,
-        };
-        match netlink.batch(&differences(inner, &last, it)) {
+        match netlink.batch(&differences(inner, last, it)) {
             Err(Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::EACCES) => {
                 ipv6(&mut netlink, &mut here, &mut found, inner, it)?;
             }
@@ -94,24 +95,29 @@ fn differences(inner: u32, last: &Furniture, it: &Furniture) -> Vec<Request> {
     requests
 }
 
-/// What the device carries, where nobody knows any more what it was given.
-fn carried(netlink: &mut Netlink, inner: u32, it: &Furniture) -> Result<Furniture> {
-    let mac = link::at(netlink, inner)?.and_then(|link| link.mac).unwrap_or_default();
-    let alone = |address: &address::Address| address.prefix == if address.ip.is_ipv6() { 128 } else { 32 };
-    let addresses: Vec<IpAddr> =
-        address::of_link(netlink, inner)?.into_iter().filter(alone).map(|address| address.ip).collect();
-    let routes = route::of_link(netlink, inner)?.into_iter();
-    // The kernel has a route to each IPv6 address.
-    let given = routes.filter(|route| route.prefix != 128 || !addresses.contains(&route.destination));
-    let inner_route = |route: Route| InnerRoute {
-        destination: route.destination,
-        prefix: route.prefix,
-        source: route.source,
-        metric: route.metric,
-        mtu: route.mtu.unwrap_or(0),
-    };
-    let routes = given.map(inner_route).collect();
-    Ok(Furniture { mac, addresses, routes, settings: Vec::new(), last: None, ..it.clone() })
+/// What the container's device carries, where nobody knows any more what it was given. For the command line alone: it takes
+/// parsers that would be a thirtieth of a hook.
+pub fn carried(site: &mut Site<'_>) -> Result<Given> {
+    let inner = site.need_pair()?.peer.unwrap_or(0);
+    site.container()?.inside(|| {
+        let mut netlink = Netlink::route()?;
+        let mac = link::at(&mut netlink, inner)?.and_then(|link| link.mac).unwrap_or_default();
+        let alone = |address: &Address| address.prefix == if address.ip.is_ipv6() { 128 } else { 32 };
+        let addresses: Vec<IpAddr> =
+            address::of_link(&mut netlink, inner)?.into_iter().filter(alone).map(|address| address.ip).collect();
+        let routes = route::of_link(&mut netlink, inner)?.into_iter();
+        // The kernel has a route to each IPv6 address.
+        let given = routes.filter(|route| route.prefix != 128 || !addresses.contains(&route.destination));
+        let inner_route = |route: Route| InnerRoute {
+            destination: route.destination,
+            prefix: route.prefix,
+            source: route.source,
+            metric: route.metric,
+            mtu: route.mtu.unwrap_or(0),
+        };
+        let routes = given.map(inner_route).collect();
+        Ok(Given { mac, addresses, routes, ..Given::default() })
+    })
 }
 
 /// IPv6 may be off, and a run that was killed may have done it already.
