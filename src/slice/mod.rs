@@ -8,6 +8,7 @@
 
 pub mod account;
 pub mod attach;
+pub mod boot;
 pub mod change;
 pub mod detach;
 mod end;
@@ -18,7 +19,7 @@ mod join;
 pub mod ready;
 pub mod reclaim;
 mod refused;
-pub mod reserve;
+mod reserve;
 mod run;
 pub mod setup;
 pub mod state;

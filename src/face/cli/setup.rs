@@ -5,8 +5,8 @@ use super::{done, print, print_lines, print_plan};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::face::report;
+use crate::slice::boot::at_boot;
 use crate::slice::follow::Followed;
-use crate::slice::reserve::at_boot;
 use crate::slice::setup::{self, How, Outcome, setup};
 use crate::slice::undo::undo;
 
