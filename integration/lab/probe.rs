@@ -109,6 +109,7 @@ pub fn any(of: IpAddr) -> IpAddr {
 pub struct Echo {
     /// Where it listens.
     pub at: SocketAddr,
+    proto: Proto,
     served: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     socket: Arc<OwnedFd>,
@@ -140,7 +141,7 @@ impl Echo {
         let (fd, s, n) = (socket.clone(), stop.clone(), served.clone());
         let serve = if proto.connects() { serve_connections } else { serve_datagrams };
         let thread = std::thread::spawn(move || serve(&fd, &s, &n));
-        Ok(Echo { at, served, stop, socket, thread: Some(thread) })
+        Ok(Echo { at, proto, served, stop, socket, thread: Some(thread) })
     }
 
     /// How many connections or datagrams reached it.
@@ -153,6 +154,11 @@ impl Drop for Echo {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         sock::shut(&self.socket);
+        if !self.proto.connects() {
+            // A child that another test forks holds a copy until it executes its program: a datagram socket with a
+            // peer, itself, takes nothing from others meanwhile.
+            let _ = sock::connect(&self.socket, self.at);
+        }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
