@@ -138,6 +138,44 @@ fn an_address_comes_goes_and_moves_to_the_peer() {
 }
 
 #[test]
+fn an_uplink_with_thousands_of_addresses() {
+    let scene = scene("follow-thousands");
+    scene.host.altered();
+    let (host, a, b) = (&scene.host, &scene.a, &scene.b);
+    let mut talks = talks(&scene);
+    let many = |verb: &str| {
+        let v4 = (0..1500).map(|n| format!("addr {verb} 10.99.{}.{}/32 dev eth0", n / 250, n % 250));
+        let v6 = (0..1500).map(|n| format!("addr {verb} fd99::{n:x}/128 dev eth0"));
+        host.ns.ip(&v4.chain(v6).collect::<Vec<_>>().join("\n"));
+    };
+    host.peer.ip(&format!("route add 10.99.0.0/16 via {HOST4}\nroute add fd99::/64 via {HOST6}"));
+    many("add");
+    assert_follows(&scene, &mut talks, "thousands of addresses");
+    for family in ["-4", "-6"] {
+        let carried = a.ns.read(&format!("ip {family} -o address show dev eth0")).lines().count();
+        assert_eq!(carried, 128, "of {family} addresses A carries half of what it can carry");
+    }
+    for ip in ["10.99.0.1", "fd99::1"] {
+        for proto in BOTH {
+            let at = SocketAddr::new(ip.parse().unwrap(), 31_000);
+            let _echo = Echo::start(&a.ns, proto, at);
+            assert_reaches("P->A at an address that A carries", &host.peer, proto, at);
+            assert_reaches("B->A at an address that A carries", &b.ns, proto, at);
+        }
+    }
+    for ip in ["10.99.5.200", "fd99::5d0"] {
+        for proto in BOTH {
+            let at = SocketAddr::new(ip.parse().unwrap(), 4001);
+            let _echo = Echo::start(&host.ns, proto, at);
+            assert_reaches("P->H at an address that nobody carries", &host.peer, proto, at);
+            assert_reaches("A->H at an address that nobody carries", &a.ns, proto, at);
+        }
+    }
+    many("del");
+    assert_follows(&scene, &mut talks, "two addresses again");
+}
+
+#[test]
 fn the_default_gateway_changes() {
     let scene = scene("follow-gateway");
     scene.host.altered();

@@ -3,12 +3,10 @@
 use super::{Finding, Origin, Scene, fail, ok, some_of, unseen, warn};
 use crate::config::Acceptable;
 use crate::error::Error;
+use crate::host::facts::CARRIED;
 use crate::plan::host::bpf_directory;
 use crate::slice::ready::others;
 use crate::wire::programs::is_mounted;
-
-/// Giving a namespace more addresses than these takes seconds.
-const MANY_ADDRESSES: usize = 256;
 
 /// Uplink, addresses, installations, in this order. `unread`: why the host's facts are not known.
 pub fn look(scene: &Scene<'_>, unread: Option<Error>) -> Vec<Finding> {
@@ -50,15 +48,12 @@ fn uplink_unknown(error: &Error) -> Finding {
 
 fn addresses(scene: &Scene<'_>) -> Option<Finding> {
     let facts = scene.facts.as_ref()?;
-    let count = facts.addresses.len();
-    if count <= MANY_ADDRESSES || scene.accepts(Acceptable::Addresses) {
+    if facts.uncarried == 0 || scene.accepts(Acceptable::Addresses) {
         return None;
     }
-    let why = format!(
-        "every container is given each of them, which makes its start slow above {MANY_ADDRESSES}; take away what containers \
-         need not have, or say that you know"
-    );
-    let seen = format!("{} carries {count} addresses", facts.uplink.name);
+    let all = facts.addresses.len() + facts.uncarried;
+    let why = "nobody reaches a container at another one; take away what is not needed, or say that you know";
+    let seen = format!("{} carries {all} addresses, containers the first {CARRIED} of them", facts.uplink.name);
     Some(warn("addresses", seen, why, scene.accept(Acceptable::Addresses)))
 }
 

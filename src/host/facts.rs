@@ -15,6 +15,10 @@ use crate::net::route::{self, Route};
 use crate::ports::{PortRange, PortSet};
 use crate::rate::{Direction, Machine, Rate};
 
+/// Most addresses of the uplink that containers are given: each costs the kernel more the more there are, and thousands make
+/// the start of a container take seconds.
+pub const CARRIED: usize = 256;
+
 /// The host as a plan needs it.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -22,9 +26,11 @@ pub struct Facts {
     pub uplink: Link,
     /// Its Ethernet address.
     pub mac: Mac,
-    /// Its global addresses, the primary one of each family first: every container carries them.
+    /// Its global addresses, the primary one of each family first: every container carries them. [`CARRIED`] at most.
     pub addresses: Vec<IpAddr>,
-    /// The host's other addresses, loopback ones not counted.
+    /// How many more it has.
+    pub uncarried: usize,
+    /// The host's other addresses, loopback ones not counted: those of other devices, and what containers do not carry.
     pub others: Vec<IpAddr>,
     /// Unicast routes out of the uplink.
     pub routes: Vec<Route>,
@@ -61,6 +67,8 @@ impl Facts {
                 "give it one, or name the device that carries the host's address in the config key uplink",
             ));
         }
+        let all = addresses.len();
+        let addresses = carried(addresses);
         let mut others = route::local_addresses(netlink)?;
         others.retain(|ip| !ip.is_loopback() && !addresses.contains(ip));
         let mut settings = proc.here();
@@ -72,6 +80,7 @@ impl Facts {
             kernel: kernel_version(),
             uplink,
             mac,
+            uncarried: all - addresses.len(),
             addresses,
             others,
         })
@@ -118,6 +127,24 @@ pub fn kernel_version() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
+/// What containers carry of the uplink's addresses: all of them, or as many as they can, the primary one of each family among
+/// them. Which ones does not change when another is added, so that connections from them go on: the kernel lists IPv4 addresses
+/// in the order in which they came, IPv6 addresses the newest first (`ipv6_link_dev_addr`, net/ipv6/addrconf.c).
+fn carried(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    if addresses.len() <= CARRIED {
+        return addresses;
+    }
+    let (mut v4, mut v6): (Vec<_>, Vec<_>) = addresses.into_iter().partition(IpAddr::is_ipv4);
+    let most = CARRIED.saturating_sub(v6.len()).max(CARRIED / 2);
+    v4.truncate(most);
+    let newer = v6.len().saturating_sub(CARRIED - v4.len());
+    if newer > 0 {
+        v6.drain(1..=newer);
+    }
+    v4.extend(v6);
+    v4
+}
+
 /// The device of the best default route, IPv4 before IPv6. Routes through devices of ours do not count: a network
 /// manager that takes one for its own makes such routes.
 fn default_device(netlink: &mut Netlink, routes: &[Route]) -> Result<Link> {
@@ -158,4 +185,44 @@ fn find_uplink(netlink: &mut Netlink, configured: Option<&str>, routes: &[Route]
         return Err(Error::unsupported(format!("uplink {} is down", found.name), "bring it up first"));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn many(v4: u32, v6: u128) -> Vec<IpAddr> {
+        let v4 = (0..v4).map(|i| IpAddr::from((0x0a00_0001 + i).to_be_bytes()));
+        // the newest first
+        let v6 = (0..v6).rev().map(|i| IpAddr::from((0xfd00 << 112 | i).to_be_bytes()));
+        v4.chain(v6).collect()
+    }
+
+    #[test]
+    fn what_containers_carry_has_an_end() {
+        for (v4, v6) in [(1, 1), (0, 256), (200, 56), (128, 128)] {
+            assert_eq!(carried(many(v4, v6)), many(v4, v6), "{v4} and {v6}");
+        }
+        for (v4, v6, of_v4) in
+            [(5000, 0, 256), (0, 5000, 0), (300, 1, 255), (1, 300, 1), (200, 200, 128), (200, 100, 156)]
+        {
+            let given = carried(many(v4, v6));
+            assert_eq!(given.len(), CARRIED, "{v4} and {v6}");
+            assert_eq!(given.iter().filter(|ip| ip.is_ipv4()).count(), of_v4, "{v4} and {v6}");
+            for family in [many(v4, 0), many(0, v6)] {
+                assert!(
+                    family.first().is_none_or(|primary| given.contains(primary)),
+                    "{v4} and {v6}: a primary address"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn one_more_changes_nothing_but_the_primary_address() {
+        for (before, after) in [(many(300, 1), many(301, 1)), (many(1, 300), many(1, 301))] {
+            let (before, after) = (carried(before), carried(after));
+            assert!(before.iter().filter(|ip| !after.contains(ip)).count() <= 1);
+        }
+    }
 }

@@ -9,9 +9,11 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::book::{Book, is_book};
 use super::maps::Maps;
-use super::pins::Mine;
 use super::sys::{self, Kind, MapInfo, ProgramInfo};
 use crate::error::{Error, Result};
+
+/// Judges by the host record in a book, empty when there is none, whether that is this installation's.
+pub type Mine<'a> = &'a dyn Fn(&[u8]) -> bool;
 
 /// One installation: a book, and the programs that are bound to it.
 pub struct Installation {

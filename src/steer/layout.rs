@@ -6,9 +6,12 @@ use crate::net::link::Mac;
 /// Largest number of containers on a host, plus one: slot 0 is the host (`MAX_SLOTS`).
 pub const MAX_SLOTS: u16 = 4096;
 
+/// Most addresses of a host, of all its devices together (`MAX_ADDRESSES`).
+pub const MAX_ADDRESSES: usize = 16_384;
+
 /// Raised when a map's layout changes: programs of two layouts cannot share maps. A value may only grow at its end, and zero
 /// there has to mean what was before: [`super::convert`] copies what stands in the older maps.
-pub const LAYOUT: u32 = 3 + RAISED;
+pub const LAYOUT: u32 = 4 + RAISED;
 
 /// The layouts whose maps this version takes over.
 pub const LAYOUTS: Known = Known { oldest: 3, newest: LAYOUT };

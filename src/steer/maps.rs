@@ -2,6 +2,7 @@
 //!
 //! Layouts mirror `bpf/maps.h`. Ports are written through shared memory: ten thousand of them cost no system call.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::book::Book;
-use super::layout::{Counters, HostFacts, REASONS, SlotEntry};
+use super::layout::{Counters, HostFacts, MAX_ADDRESSES, REASONS, SlotEntry};
 use super::shared::{Words, open};
 use super::sys;
 use super::tenants::Tenants;
@@ -243,66 +244,73 @@ impl Maps {
         if sys::lookup(self.host.as_fd(), &0u32.to_ne_bytes(), &mut now).is_err() || now != facts.bytes() {
             return Ok(false);
         }
-        let addresses = self.addresses.as_fd();
-        let kinds =
-            uplink.iter().map(|ip| (ip, ADDRESS_OF_UPLINK)).chain(others.iter().map(|ip| (ip, ADDRESS_OF_HOST)));
-        let mut known: Vec<[u8; 16]> = Vec::new();
-        for (ip, kind) in kinds {
-            let (address, mut now) = (mapped(*ip), [0u8; 4]);
-            if known.contains(&address) {
-                continue;
-            }
-            if sys::lookup(addresses, &address, &mut now).is_err() || now != kind.to_ne_bytes() {
-                return Ok(false);
-            }
-            known.push(address);
-        }
-        let fail = |e: io::Error| Error::Bpf { doing: "read the host's addresses".into(), why: e.to_string() };
-        let (mut at, mut next, mut count) = (None, [0u8; 16], 0);
-        while sys::next_key(addresses, at.as_ref().map(|k: &[u8; 16]| &k[..]), &mut next).map_err(fail)? {
-            count += 1;
-            at = Some(next);
-        }
-        Ok(count == known.len())
+        let wanted = kinds(uplink, others)?;
+        Ok(wanted.iter().all(|(address, kind)| self.has_address(address, *kind))
+            && self.known_addresses()?.len() == wanted.len())
     }
 
     /// Tells the programs what the host looks like. Writes only what differs.
     pub fn set_host(&self, facts: &HostFacts, uplink: &[IpAddr], others: &[IpAddr]) -> Result<()> {
-        // addresses first: while they are being added the old facts still say "look them up"
-        let addresses = self.addresses.as_fd();
-        let wanted: Vec<([u8; 16], u32)> = uplink
-            .iter()
-            .map(|ip| (mapped(*ip), ADDRESS_OF_UPLINK))
-            .chain(others.iter().map(|ip| (mapped(*ip), ADDRESS_OF_HOST)))
-            .collect();
-        let fail = |e: io::Error| Error::Bpf { doing: "write the host's addresses".into(), why: e.to_string() };
+        let fail = |what: &'static str| {
+            move |e: io::Error| Error::Bpf { doing: format!("write the host's {what}"), why: e.to_string() }
+        };
+        let wanted = kinds(uplink, others)?;
+        // Room first. Addresses before the facts: while they are being added the old facts still say "look them up".
+        let (known, stale): (Vec<_>, Vec<_>) =
+            self.known_addresses()?.into_iter().partition(|address| wanted.contains_key(address));
+        let crowded = known.len() + stale.len() + wanted.len() > MAX_ADDRESSES;
+        let forget = || {
+            for address in &stale {
+                let _ = sys::delete(self.addresses.as_fd(), address);
+            }
+        };
+        if crowded {
+            forget();
+        }
         for (address, kind) in &wanted {
-            let mut now = [0u8; 4];
-            if sys::lookup(addresses, address, &mut now).is_err() || now != kind.to_ne_bytes() {
-                sys::update(addresses, address, &kind.to_ne_bytes()).map_err(fail)?;
+            if !self.has_address(address, *kind) {
+                sys::update(self.addresses.as_fd(), address, &kind.to_ne_bytes()).map_err(fail("addresses"))?;
             }
         }
-        let mut stale = Vec::new();
-        let (mut at, mut next) = (None, [0u8; 16]);
-        while sys::next_key(addresses, at.as_ref().map(|k: &[u8; 16]| &k[..]), &mut next).map_err(fail)? {
-            if !wanted.iter().any(|(address, _)| *address == next) {
-                stale.push(next);
-            }
-            at = Some(next);
-        }
-
         let value = facts.bytes();
         let mut now = [0u8; size_of::<HostFacts>()];
         let zero = 0u32.to_ne_bytes();
         if sys::lookup(self.host.as_fd(), &zero, &mut now).is_err() || now != value {
-            sys::update(self.host.as_fd(), &zero, &value)
-                .map_err(|e| Error::Bpf { doing: "write the host's facts".into(), why: e.to_string() })?;
+            sys::update(self.host.as_fd(), &zero, &value).map_err(fail("facts"))?;
         }
-        for address in stale {
-            let _ = sys::delete(addresses, &address);
-        }
+        forget();
         Ok(())
     }
+
+    fn has_address(&self, address: &[u8; 16], kind: u32) -> bool {
+        let mut now = [0u8; 4];
+        sys::lookup(self.addresses.as_fd(), address, &mut now).is_ok() && now == kind.to_ne_bytes()
+    }
+
+    fn known_addresses(&self) -> Result<Vec<[u8; 16]>> {
+        let fail = |e: io::Error| Error::Bpf { doing: "read the host's addresses".into(), why: e.to_string() };
+        let (mut known, mut next): (Vec<[u8; 16]>, _) = (Vec::new(), [0u8; 16]);
+        while sys::next_key(self.addresses.as_fd(), known.last().map(|k| &k[..]), &mut next).map_err(fail)? {
+            known.push(next);
+        }
+        Ok(known)
+    }
+}
+
+/// The host's addresses as the map has them. One that is on the uplink and on another device counts as the uplink's.
+fn kinds(uplink: &[IpAddr], others: &[IpAddr]) -> Result<BTreeMap<[u8; 16], u32>> {
+    let mut kinds: BTreeMap<_, _> = others.iter().map(|ip| (mapped(*ip), ADDRESS_OF_HOST)).collect();
+    kinds.extend(uplink.iter().map(|ip| (mapped(*ip), ADDRESS_OF_UPLINK)));
+    if kinds.len() > MAX_ADDRESSES {
+        return Err(Error::unsupported(
+            format!(
+                "the host has {} addresses, more than the {MAX_ADDRESSES} that the data path can know",
+                kinds.len()
+            ),
+            "take some away, or route their network to the host as one",
+        ));
+    }
+    Ok(kinds)
 }
 
 /// Ports that come in ascending order, as ranges.

@@ -21,5 +21,5 @@ pub mod tenants;
 pub use book::Book;
 pub use layout::{Counters, HostFacts, MAX_SLOTS, SlotEntry};
 pub use maps::{Maps, Owner};
-pub use program::Programs;
+pub use pins::Programs;
 pub use tenants::{Cursor, Tenant, TenantState, Tenants};

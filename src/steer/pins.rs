@@ -1,4 +1,4 @@
-//! The pins of the data path: which are missing or another's, and pinning again what the kernel still has.
+//! The pins of the data path: where they are, which are missing or another's, and pinning again what the kernel still has.
 //!
 //! A pin is a name and proves nothing. A program is ours when it is bound to a book of ours, and a map when such a program
 //! uses it.
@@ -9,10 +9,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::find;
-use super::program::{LINK, NAMES, PROGRAM, Programs};
+use super::find::{self, Mine};
 use super::sys::{self, Kind};
 use crate::error::{Error, Result};
+
+/// The programs by function name, see `bpf/steer.bpf.c`.
+pub(super) const NAMES: [&str; 7] =
+    ["from_wire", "from_lo", "from_container", "after_shaper", "host_flow", "inner_lo", "inner_eth"];
 
 /// The maps by name, see `bpf/maps.h`.
 pub(super) const MAPS: [&str; 12] = [
@@ -34,8 +37,10 @@ pub(super) const MAPS: [&str; 12] = [
 /// answer, goes.
 const PASSING: [&str; 4] = ["fragments_in", "fragments_out", "echo_out", "echo_ids"];
 
-/// Judges by the host record in a book, empty when there is none, whether that is this installation's.
-pub type Mine<'a> = &'a dyn Fn(&[u8]) -> bool;
+/// Programs and links pinned under one directory of a bpffs.
+pub struct Programs {
+    directory: PathBuf,
+}
 
 /// Pins that are missing, or another object's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +52,16 @@ pub struct Lacking {
 }
 
 impl Programs {
+    /// Those under `directory`, which need not exist yet.
+    pub fn at(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
+    /// Where they are pinned.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Are all programs and maps pinned? Asks for names alone: it is for every start of a container.
     pub fn are_pinned(&self) -> bool {
         let maps = MAPS.iter().map(|name| self.directory().join(name));
@@ -169,6 +184,14 @@ impl Programs {
         Ok(others.map(|entry| entry.path()).collect())
     }
 
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{PROGRAM}{name}"))
+    }
+
+    pub(super) fn link_path(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{LINK}{name}"))
+    }
+
     /// Where a program waits for the others of its version.
     pub(super) fn beside(&self, name: &str) -> PathBuf {
         self.directory().join(format!("{NEW}{PROGRAM}{name}"))
@@ -192,6 +215,10 @@ impl Programs {
         sys::object_pin(object.as_fd(), path).map_err(Error::file("pin", path))
     }
 }
+
+/// How the pins of programs and of links begin; the others are maps.
+const PROGRAM: &str = "prog_";
+const LINK: &str = "link_";
 
 /// How the names of pins begin that wait to replace others.
 const NEW: &str = "new_";

@@ -6,12 +6,13 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aya::EbpfLoader;
 use aya::programs::SchedClassifier;
 
-use super::pins::{self, MAPS, Mine};
+use super::find::Mine;
+use super::pins::{self, MAPS, NAMES, Programs};
 use super::shared::open;
 use super::sys::{self, Kind};
 use super::{convert, find};
@@ -20,31 +21,13 @@ use crate::error::{Error, Result};
 /// The compiled data path.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.o"));
 
-/// The programs by function name, see `bpf/steer.bpf.c`.
-pub(super) const NAMES: [&str; 7] =
-    ["from_wire", "from_lo", "from_container", "after_shaper", "host_flow", "inner_lo", "inner_eth"];
-
 /// Maps that no program uses and every program is bound to: they tell whose it is, and live as long as it does.
 const BOUND: [&str; 3] = ["book", "tenants", "devices"];
-
-/// How the pins of programs and of links begin; the others are maps.
-pub(super) const PROGRAM: &str = "prog_";
-pub(super) const LINK: &str = "link_";
 
 /// What tells this build's data path from another one.
 pub const VERSION: &str = env!("STEER_VERSION");
 
-/// Programs and links pinned under one directory of a bpffs.
-pub struct Programs {
-    directory: PathBuf,
-}
-
 impl Programs {
-    /// Those under `directory`, which need not exist yet.
-    pub fn at(directory: &Path) -> Self {
-        Self { directory: directory.to_owned() }
-    }
-
     /// Loads all programs: [`Self::load_some`].
     pub fn load(&self) -> Result<()> {
         self.load_some(&NAMES)
@@ -55,8 +38,8 @@ impl Programs {
     /// leaves those that work. Whose pins they are is [`Self::check`]'s to say.
     pub fn load_some(&self, names: &[&str]) -> Result<()> {
         let mut loader = EbpfLoader::new();
-        loader.default_map_pin_directory(&self.directory);
-        let pinned = self.pin_beside(&mut loader, names, |map| open(&self.directory, map));
+        loader.default_map_pin_directory(self.directory());
+        let pinned = self.pin_beside(&mut loader, names, |map| open(self.directory(), map));
         pinned.inspect_err(|_| self.forget_beside())?;
         self.take_over(names)
     }
@@ -71,12 +54,12 @@ impl Programs {
             loader.map_pin_path(map, self.map_beside(map));
         }
         let beside = |map: &str| pins::open(&self.map_beside(map));
-        let copy = |map: &&str| convert::copy(map, &open(&self.directory, map)?, &beside(map)?);
+        let copy = |map: &&str| convert::copy(map, &open(self.directory(), map)?, &beside(map)?);
         let pinned =
             self.pin_beside(&mut loader, &NAMES, beside).and_then(|()| convert::LASTING.iter().try_for_each(copy));
         pinned.inspect_err(|_| self.forget_beside())?;
         for map in MAPS {
-            rename(&self.map_beside(map), &self.directory.join(map))?;
+            rename(&self.map_beside(map), &self.directory().join(map))?;
         }
         self.take_over(&NAMES)
     }
@@ -145,11 +128,6 @@ impl Programs {
             .map_err(|e| Error::Bpf { doing: format!("look at the program {name}"), why: e.to_string() })
     }
 
-    /// Where they are pinned.
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// Is the program as it is pinned hooked to the tcx ingress of a device?
     pub fn is_hooked(&self, name: &str, ifindex: u32) -> bool {
         let link = sys::object_get(&self.link_path(name)).and_then(|link| sys::link_info(link.as_fd()));
@@ -159,7 +137,7 @@ impl Programs {
 
     /// Unpins the maps, so that [`Self::load`] makes new ones. Programs that run keep those they have.
     pub fn forget_maps(&self) -> Result<()> {
-        MAPS.iter().try_for_each(|map| pins::remove(&self.directory.join(map)))
+        MAPS.iter().try_for_each(|map| pins::remove(&self.directory().join(map)))
     }
 
     /// A pinned program.
@@ -208,14 +186,6 @@ impl Programs {
             return pins::remove(&pin);
         }
         Ok(())
-    }
-
-    pub(super) fn path(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("{PROGRAM}{name}"))
-    }
-
-    pub(super) fn link_path(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("{LINK}{name}"))
     }
 }
 

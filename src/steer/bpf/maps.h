@@ -16,6 +16,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#define MAX_ADDRESSES 16384	/* of a host, on all its devices */
 #define MAX_SLOTS 4096		/* 65536 ports / 16, the smallest block; slot 0 is the host */
 #define FRAGMENT_CELLS 16	/* datagrams a container may have half sent at one time */
 /* How long a first fragment tells where later ones go, in ns. Senders send all of a datagram at once. The kernel would wait
@@ -180,7 +181,8 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
+	__uint(max_entries, MAX_ADDRESSES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);	/* most hosts have two */
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__type(key, union addr);
 	__type(value, __u32);
