@@ -207,7 +207,6 @@ fn open_current(config: &Config, netlink: &mut Netlink, facts: &Facts, shaper: b
     let (uplink, fair) = (facts.uplink.index, config.egress_unique_flow_per_container);
     let prepared = record.ready
         && programs::is_converted(&record)
-        && programs::is_converted(&record)
         && is_whole(&record, config)
         && record.uplink == uplink
         && record.fair == if fair { uplink } else { 0 };
