@@ -111,8 +111,9 @@ struct Busy {
 impl Busy {
     /// `count` containers, each with a listening port from 31000 on.
     fn on(host: &Host, count: u16) -> Busy {
-        let containers: Vec<Container> =
-            (0..count).map(|n| host.bare(&format!("c{n}"), &["--ports", &(31_000 + n).to_string()])).collect();
+        let containers: Vec<Container> = (0..count)
+            .map(|n| host.bare(&format!("c{n}"), &["--ports", &(31_000 + n).to_string(), "--ephemeral-ports", "256"]))
+            .collect();
         let mut kept = Vec::new();
         for (n, container) in (0..).zip(&containers) {
             let next = &containers[(usize::from(n) + 1) % containers.len()];

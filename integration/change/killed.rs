@@ -132,6 +132,34 @@ fn a_last_limit_killed_at_every_step() {
     );
 }
 
+/// A port is the container's until its lease says that it is not: also when the change is killed between the two.
+#[test]
+fn a_port_given_back_killed_at_every_point_is_nobody_elses_too() {
+    let host = Host::new("change-killed-ports");
+    let c = host.bare("c", &["--ports", "31000-31001"]);
+    let mut kills = 0;
+    for point in 1.. {
+        let mut command = host.command(["portslice", "set", "c", "--ports", "31000"]);
+        let out = run::run(command.env("PORTSLICE_FAULT", point.to_string()), host::COMMAND_LIMIT);
+        if out.code == Some(0) {
+            break;
+        }
+        kills += 1;
+        let other = Ns::net_only("other");
+        let pid = other.pid().to_string();
+        let taken = host.portslice(["attach", "other", "--pid", &pid, "--ports", "31001"]);
+        host.portslice(["gc"]).ok();
+        let found = host.portslice(["fsck"]);
+        assert_eq!((found.code, found.stdout.as_str()), (Some(0), ""), "point {point}: {found}");
+        let both = taken.code == Some(0) && c.show()["ports"] == "31000-31001";
+        assert!(!both, "point {point}: 31001 belongs to both");
+        host.portslice(["detach", "other"]).ok();
+        drop(other);
+        host.portslice(["set", "c", "--ports", "31000-31001"]).ok();
+    }
+    assert!(kills > 4, "only {kills} points were found");
+}
+
 /// The same where the limit sits inside the container.
 #[test]
 fn a_change_inside_killed_at_every_step() {

@@ -108,15 +108,18 @@ fn complete(mut lease: Lease, dropped: Dropped, leased: &PortSet, ledger: &Ledge
     lease.members.iter_mut().for_each(Member::trim);
     let less = lease.ports.difference(leased);
     let _lock = ledger.lock()?;
-    ledger.write(&lease, &host.maps.book)?;
-    run::fault();
-    // Ports are given back only when the turn is complete, and are the slice's until the record says that they are not.
+    // Ports are given back only when the turn is complete, and are the slice's until the record says that they are not. Whoever
+    // finds a run that was killed in between goes on to what the slice is to be.
     if !less.is_empty() {
+        let goal = Box::new(State { leased: leased.clone(), ..lease.state() });
+        ledger.write(&Lease { stage: Stage::Changing, before: Some(goal), ..lease.clone() }, &host.maps.book)?;
+        run::fault();
         host.maps.withdraw(&less, lease.slot);
         run::fault();
         lease.ports = leased.clone();
-        ledger.write(&lease, &host.maps.book)?;
     }
+    ledger.write(&lease, &host.maps.book).inspect_err(|_| host.maps.reserve(&less, lease.slot))?;
+    run::fault();
     let gone: Vec<ContainerId> = before
         .iter()
         .flat_map(|before| &before.members)
