@@ -60,3 +60,25 @@ fn an_attach_that_is_overtaken_by_an_undo() {
         host.poststop("x").ok();
     }
 }
+
+/// What stood in a namespace is looked at before the lock: the slice that had it then may have ended, and put its settings back.
+#[test]
+fn an_attach_that_is_overtaken_by_the_end_of_the_slice_before() {
+    let host = Host::new("overtaken-slice");
+    let ns = Ns::net_only("overtaken");
+    let fresh = ns.sysctl("ipv4.tcp_tw_reuse");
+    host.prestart("before", ns.pid(), &[]).ok();
+    let state = hook::creating("after", ns.pid(), &[("portslice/ports", "31000")]);
+    let (attach, ()) = both(
+        || injected(&host, "flock", "delay_enter=500ms:when=1", &["portslice-prestart"], &state),
+        || {
+            std::thread::sleep(Duration::from_millis(200));
+            host.portslice(["detach", "before"]).ok();
+        },
+    );
+    attach.ok();
+    let found = host.portslice(["fsck"]);
+    assert_eq!((found.code, found.stdout.as_str()), (Some(0), ""), "{found}");
+    host.portslice(["detach", "after"]).ok();
+    assert_eq!(ns.sysctl("ipv4.tcp_tw_reuse"), fresh);
+}

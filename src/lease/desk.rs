@@ -86,6 +86,12 @@ impl<'a> Desk<'a> {
         self.maps.tenants.in_namespace(ino).filter(|slot| self.is_leased(*slot)).collect()
     }
 
+    /// The slots that had a namespace of the inode `ino`, and whether they have it: between two equal answers no slice came
+    /// into that namespace or left it.
+    pub fn traces(&self, ino: u64) -> Vec<(u16, bool)> {
+        self.maps.tenants.in_namespace(ino).map(|slot| (slot, self.is_leased(slot))).collect()
+    }
+
     /// The kernel's copy of the lease of a slot; `None` when there is none.
     pub fn record(&self, slot: u16) -> Result<Option<Lease>> {
         let place = format!("of slot {slot} in the kernel's book");
@@ -159,10 +165,10 @@ impl<'a> Desk<'a> {
         self.maps.tenants.get(slot).stamp
     }
 
-    /// Takes back a lease that never came into use: nobody has talked to its ports.
+    /// Takes back a lease that never came into use: nobody has talked to its ports. That it was there leaves a trace.
     pub fn cancel(&self, lease: &Lease) {
         self.maps.withdraw(&lease.all_ports(), lease.slot);
-        self.maps.tenants.put(lease.slot, Tenant::default());
+        self.maps.tenants.put(lease.slot, Tenant { netns: lease.netns_id.ino, ..Tenant::default() });
     }
 
     /// Ends a lease; its block rests.

@@ -79,6 +79,12 @@ struct Attach<'a> {
     looking: Option<JoinHandle<Result<Vec<Holder>>>>,
 }
 
+/// What stands in a namespace, and which slots had it when that was looked at ([`Desk::traces`]).
+struct Surveyed {
+    survey: Survey,
+    traces: Vec<(u16, bool)>,
+}
+
 /// What a look under the lock came to.
 enum Entered {
     /// It is attached as it is asked for.
@@ -99,6 +105,8 @@ enum Entered {
     Worked(Box<Lease>),
     /// The host was set up anew meanwhile.
     Overtaken,
+    /// Another slice was in the namespace when that was looked at.
+    Altered,
     /// The pool is full, or a port is taken.
     Refused(grant::Refusal),
 }
@@ -143,13 +151,13 @@ impl<'a> Attach<'a> {
         let mut swept = false;
         loop {
             let host = self.prepared(prepare)?;
-            let survey = self.survey(&host)?;
+            let surveyed = self.survey(&host)?;
             self.found()?;
             let waited = start.elapsed() > lock::PATIENCE;
-            match self.enter(&host, &survey)? {
+            match self.enter(&host, &surveyed)? {
                 Entered::Already(lease) => return Ok(Some(*lease)),
                 Entered::Nothing => return Ok(None),
-                Entered::New(lease) => return self.wire(*lease, &host, survey).map(Some),
+                Entered::New(lease) => return self.wire(*lease, &host, surveyed.survey).map(Some),
                 Entered::Joined(turn) => {
                     let lease = turn.carry_out(&self.ledger, &host, &self.proc)?;
                     log::info!("{}: joined the slice of {}", self.wanted.request.id, lease.id);
@@ -167,7 +175,7 @@ impl<'a> Attach<'a> {
                 Entered::Overtaken if waited => {
                     return Err(Error::Busy("the host is being set up and undone at the same time: try again".into()));
                 }
-                Entered::Overtaken => {}
+                Entered::Overtaken | Entered::Altered => {}
                 // what is in the way may belong to a container whose end nobody told us of
                 Entered::Refused(refusal) => {
                     let full = matches!(refusal, grant::Refusal::Full(_) | grant::Refusal::Leased(_));
@@ -215,8 +223,10 @@ impl<'a> Attach<'a> {
     }
 
     /// What stands in its namespace.
-    fn survey(&self, host: &Host) -> Result<Survey> {
-        Survey::of(&self.netns, &self.proc, &host.given.copied, &self.wanted.request.own_settings)
+    fn survey(&self, host: &Host) -> Result<Surveyed> {
+        let traces = Desk::of(&host.maps).traces(self.netns.id.ino);
+        let survey = Survey::of(&self.netns, &self.proc, &host.given.copied, &self.wanted.request.own_settings)?;
+        Ok(Surveyed { survey, traces })
     }
 
     /// Waits for what was looked for meanwhile.
@@ -236,7 +246,7 @@ impl<'a> Attach<'a> {
     }
 
     /// The decision, under the lock.
-    fn enter(&self, host: &Host, survey: &Survey) -> Result<Entered> {
+    fn enter(&self, host: &Host, surveyed: &Surveyed) -> Result<Entered> {
         let Some(lock) = locked_as_given(&self.ledger, host)? else { return Ok(Entered::Overtaken) };
         let desk = Desk::of(&host.maps);
         if let Some(known) = desk.of_member(&self.ledger, &self.wanted.request.id)? {
@@ -265,11 +275,14 @@ impl<'a> Attach<'a> {
         if limits::need_shaper(&self.terms) && host.shaper.is_none() {
             return Ok(Entered::Unshaped);
         }
+        if surveyed.traces != desk.traces(self.netns.id.ino) {
+            return Ok(Entered::Altered);
+        }
         match self.decide(&desk) {
             Ok(mut lease) => {
                 let wanted = settings(lease.block, &host.given.copied, &self.wanted.request.own_settings);
-                survey.alone(&lease.device)?;
-                lease.found = survey.found(&wanted);
+                surveyed.survey.alone(&lease.device)?;
+                lease.found = surveyed.survey.found(&wanted);
                 lease.given = host.given.generation;
                 run::fault();
                 desk.enter(&lease);
