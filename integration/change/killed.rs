@@ -62,7 +62,7 @@ fn set_killed(name: &str, before: &[&str], after: &[&str], rates: [[Option<u64>;
     let changed = std::cell::RefCell::new(Changed::on(&host, &attach));
     let (forth, back) = ([after, &["--ports", "+31001"]].concat(), [before, &["--ports", "31000"]].concat());
     let states = [(rates[0], "31000".to_string()), (rates[1], "31000-31001".to_string())];
-    let kills = at_every_step(
+    let steps = at_every_step(
         STEPS,
         |call, n| {
             let argv = [&["portslice", "set", "c"], &forth[..]].concat();
@@ -98,8 +98,7 @@ fn set_killed(name: &str, before: &[&str], after: &[&str], rates: [[Option<u64>;
             assert_eq!(changed.consistent(&format!("{what}, set back")), states[0], "{what}, set back");
         },
     );
-    println!("{name}: {kills} kills");
-    assert!(kills > 10, "only {kills} steps were found");
+    assert!(steps > 10, "only {steps} steps were found");
 }
 
 #[test]
@@ -176,7 +175,7 @@ fn a_change_inside_killed_at_every_step() {
         assert_eq!(rate, class, "{what}: the rate as `show` and as tc inside have it");
         rate
     };
-    let kills = at_every_step(
+    let steps = at_every_step(
         STEPS,
         |call, n| killed(&host, call, n, &["portslice", "set", &running.id, "--egress-rate", "30mbit"], ""),
         |what, kills| {
@@ -192,8 +191,7 @@ fn a_change_inside_killed_at_every_step() {
             assert_eq!(consistent(&format!("{what}, set back")), Some(20 * MBIT));
         },
     );
-    println!("change-killed-inside: {kills} kills");
-    assert!(kills > 10, "only {kills} steps were found");
+    assert!(steps > 10, "only {steps} steps were found");
 }
 
 /// Attach and detach have more steps when there is a limit, too.
@@ -209,7 +207,7 @@ fn a_limited_attach_killed_at_every_step() {
         let classes = limit::shaped(&host);
         assert!(classes.is_empty(), "{what}: classes {classes:?}");
     };
-    let kills = at_every_step(
+    let steps = at_every_step(
         STEPS,
         |call, n| {
             // the first limited container of a host makes what all of them share
@@ -231,10 +229,9 @@ fn a_limited_attach_killed_at_every_step() {
             clean(&format!("{what}, detached"));
         },
     );
-    println!("limit-attach-killed: {kills} kills");
-    assert!(kills > 30, "only {kills} steps were found");
+    assert!(steps > 30, "only {steps} steps were found");
     // the way back
-    let kills = at_every_step(
+    let steps = at_every_step(
         STEPS,
         |call, n| {
             host.portslice(&argv[1..]).ok();
@@ -245,6 +242,5 @@ fn a_limited_attach_killed_at_every_step() {
             clean(what);
         },
     );
-    println!("limit-detach-killed: {kills} kills");
-    assert!(kills > 10, "only {kills} steps were found");
+    assert!(steps > 10, "only {steps} steps were found");
 }

@@ -13,7 +13,7 @@ fn attach_killed(name: &str, argv: impl Fn(&Ns) -> (Vec<String>, String)) {
     let host = Host::new(name);
     let neighbour = Neighbour::on(&host);
     let ns = std::cell::RefCell::new(Ns::net_only("killed"));
-    let kills = at_every_step(
+    let steps = at_every_step(
         ATTACH,
         |call, n| {
             let (argv, input) = argv(&ns.borrow());
@@ -44,8 +44,7 @@ fn attach_killed(name: &str, argv: impl Fn(&Ns) -> (Vec<String>, String)) {
             assert_eq!(host.ids(), ["neighbour"], "{what}: leases");
         },
     );
-    println!("{name}: {kills} kills");
-    assert!(kills > 30, "only {kills} steps were found: is strace's injection at work?");
+    assert!(steps > 30, "only {steps} steps were found: is strace's injection at work?");
     let ours = || host.links().iter().filter(|l| l.starts_with("portslice")).count() == 1;
     assert!(eventually(ours), "devices: {:?}", host.links());
 }
@@ -74,7 +73,7 @@ fn a_poststop_hook_killed_at_every_step() {
     let neighbour = Neighbour::on(&host);
     let ns = Ns::net_only("killed");
     let attach = || host.prestart("x", ns.pid(), &[("portslice/ports", &PORT.to_string())]).ok();
-    let kills = at_every_step(
+    let steps = at_every_step(
         DETACH,
         |call, n| {
             attach();
@@ -105,6 +104,5 @@ fn a_poststop_hook_killed_at_every_step() {
             neighbour.check(&host, what);
         },
     );
-    println!("crash-poststop: {kills} kills");
-    assert!(kills > 10, "only {kills} steps were found");
+    assert!(steps > 10, "only {steps} steps were found");
 }

@@ -43,12 +43,12 @@ fn what_follows_an_attach_killed_at_any_call_is_unharmed() {
     let first = Ns::net_only("killed");
     let argv = attach(&first);
     let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-    let kills = at_every_step(
+    let steps = at_every_step(
         WRITES,
         |call, n| killed(&host, call, n, &argv, ""),
         |what, kills| the_next_one_lives(&host, &first, what, kills),
     );
-    assert!(kills > 20, "only {kills} steps were found: is strace's injection at work?");
+    assert!(steps > 20, "only {steps} steps were found: is strace's injection at work?");
 }
 
 #[test]
