@@ -74,6 +74,8 @@ fn set_killed(name: &str, before: &[&str], after: &[&str], rates: [[Option<u64>;
                 0 => {
                     // gc finishes it or takes it back
                     host.portslice(["gc"]).ok();
+                    let found = host.portslice(["fsck"]);
+                    assert_eq!((found.code, found.stdout.as_str()), (Some(0), ""), "{what}, gc: {found}");
                     let now = changed.consistent(&format!("{what}, gc"));
                     assert!(states.contains(&now), "{what}, gc: {now:?} is neither before nor after");
                 }

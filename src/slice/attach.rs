@@ -259,7 +259,8 @@ impl<'a> Attach<'a> {
                 return self.meet(lease, host);
             }
             return match state(&lease, &self.ledger, host)? {
-                State::Live => self.join(lease, &lock, host),
+                // A writer that was killed may have left the kernel a copy of what never came about.
+                State::Live => self.join(desk.lease(&self.ledger, &lease.id)?.unwrap_or(lease), &lock, host),
                 State::Torn => Ok(Entered::Torn(Box::new(lease))),
                 State::Worked => Ok(Entered::Worked(Box::new(lease))),
                 State::Dead => Ok(Entered::InTheWay(Box::new(lease))),

@@ -25,6 +25,8 @@ enum Finding {
     Dead(Box<Lease>),
     /// A change that was killed on the way.
     Torn(Box<Lease>),
+    /// A lease of which the kernel has another copy: whoever wrote it was killed in between.
+    Copy(Box<Lease>),
     /// A slot that is taken and of which no record is left.
     Lost(u16),
 }
@@ -53,6 +55,7 @@ pub fn gc(config: &Config) -> Result<Reclaimed> {
                 end::end(&ledger, &host, lease)
             }
             Finding::Torn(lease) => settle(&ledger, &host, lease).map(|()| true),
+            Finding::Copy(lease) => copy(&ledger, &host, lease),
             Finding::Lost(slot) => clear(&ledger, &host, *slot),
         };
         match done {
@@ -79,6 +82,7 @@ impl Reclaimed {
                 format!("removed slice of {}: ports {}", lease.id, lease.all_ports())
             }
             Finding::Torn(lease) => format!("undid a change of {} that was interrupted", lease.id),
+            Finding::Copy(lease) => format!("wrote the kernel's copy of the lease of {} again", lease.id),
             Finding::Lost(slot) => format!("released slot {slot}, of which no record was left"),
         });
     }
@@ -185,6 +189,7 @@ fn findings(ledger: &Ledger, host: &Host) -> Result<Vec<Finding>> {
             State::Dead => findings.push(Finding::Dead(Box::new(lease.clone()))),
             State::Torn => findings.push(Finding::Torn(Box::new(lease.clone()))),
             State::Live if is_abandoned(lease) => findings.push(Finding::Dead(Box::new(lease.clone()))),
+            State::Live if differs(lease, ledger, host)? => findings.push(Finding::Copy(Box::new(lease.clone()))),
             State::Live | State::Worked => {}
         }
     }
@@ -207,6 +212,23 @@ fn findings(ledger: &Ledger, host: &Host) -> Result<Vec<Finding>> {
 fn is_abandoned(lease: &Lease) -> bool {
     let over = !lease.members.is_empty() && lease.members.iter().all(|member| member.runs() == Some(false));
     over && !holders::is_held(lease.netns_id)
+}
+
+/// Is the kernel's copy of a lease another one?
+fn differs(lease: &Lease, ledger: &Ledger, host: &Host) -> Result<bool> {
+    Ok(host.maps.book.read(lease.slot)? != ledger.bytes(&lease.id)?)
+}
+
+/// Writes the kernel's copy of a lease anew, if it still differs and nobody is about to write it.
+fn copy(ledger: &Ledger, host: &Host, lease: &Lease) -> Result<bool> {
+    let Some(_lock) = locked(ledger, host)? else { return Ok(false) };
+    let there = ledger.read(&lease.id)?.filter(|there| there.epoch == lease.epoch && there.stage == Stage::Attached);
+    let Some(lease) = there else { return Ok(false) };
+    let differs = differs(&lease, ledger, host)?;
+    if differs {
+        ledger.write(&lease, &host.maps.book)?;
+    }
+    Ok(differs)
 }
 
 /// Gives back a slot without a record, unless it got one meanwhile: whoever enters a lease holds the lock until it is
