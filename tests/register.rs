@@ -415,8 +415,46 @@ fn programs_that_moved_are_registered_anew_and_the_undo_still_leads_back() {
     system.setup(&["docker", "--programs", "/opt/portslice"]).ok();
     assert!(system.read(DOCKER).contains("\"/opt/portslice/portslice-runtime\""));
     system.setup(&["docker", "--undo"]).ok();
-    fs::remove_dir_all(system.0.join("opt")).unwrap();
+    // A link of ours is changed as well.
+    system.program("opt/portslice/portslice-cni", "#!/bin/sh\n");
+    system.setup(&["nomad"]).ok();
+    system.setup(&["nomad", "--programs", "/opt/portslice"]).ok();
+    let link = system.0.join("opt/cni/bin/portslice");
+    assert_eq!(fs::read_link(&link).unwrap(), Path::new("/opt/portslice/portslice-cni"));
+    system.setup(&["nomad", "--undo"]).ok();
+    fs::remove_dir_all(system.0.join("opt/portslice")).unwrap();
+    fs::remove_dir(system.0.join("opt")).unwrap();
     assert_eq!(system.all(), before);
+    // One of somebody else is not.
+    fs::create_dir_all(link.parent().unwrap()).unwrap();
+    symlink("/elsewhere", &link).unwrap();
+    system.setup(&["nomad"]).refused(2, &["/opt/cni/bin/portslice: it is there, and no link to"]);
+}
+
+#[test]
+fn what_several_engines_need_goes_with_the_last_of_them() {
+    let system = System::new("shared");
+    system.program("usr/bin/podman", PODMAN);
+    system.program("usr/bin/dockerd", DOCKER_26);
+    let before = system.all();
+    let engines = ["podman", "crio", "nomad", "mesos", "cdi", "docker"];
+    let shared = [
+        "usr/share/containers/oci/hooks.d/50-portslice-prestart.json",
+        "opt/cni/bin/portslice",
+        "etc/cdi/portslice.json",
+    ];
+    for order in [[0, 1, 2, 3, 4, 5], [1, 0, 3, 2, 5, 4]] {
+        engines.iter().for_each(|engine| drop(system.setup(&[engine]).ok()));
+        for pair in order.chunks(2) {
+            system.setup(&[engines[pair[0]], "--undo"]).ok();
+            assert_eq!(system.setup(&[engines[pair[1]]]).ok(), "nothing to do\n", "{}", engines[pair[1]]);
+        }
+        assert!(shared.iter().all(|path| system.0.join(path).symlink_metadata().is_ok()));
+        for pair in order.chunks(2) {
+            system.setup(&[engines[pair[1]], "--undo"]).ok();
+        }
+        assert_eq!(system.all(), before, "{order:?}");
+    }
 }
 
 #[test]

@@ -173,13 +173,13 @@ pub fn carry_out(changes: &[Change]) -> Result<()> {
                 let directory = real.parent().unwrap_or(real);
                 let made = DirBuilder::new().recursive(true).mode(0o755).create(directory);
                 made.map_err(Error::file("create", directory))?;
+                let beside = beside(real);
                 if change.is_link {
-                    symlink(to, real).map_err(Error::file("link", real))?;
+                    file::remove(&beside).and_then(|()| symlink(to, &beside)).map_err(Error::file("link", real))?;
                 } else {
-                    let beside = beside(real);
                     write_new(&beside, to, fs::metadata(real).ok().as_ref())?;
-                    fs::rename(&beside, real).map_err(Error::file("replace", real))?;
                 }
+                fs::rename(&beside, real).map_err(Error::file("replace", real))?;
             }
         }
     }
@@ -223,31 +223,31 @@ fn whole(system: &System, record: &Record, one: &Wanted, to: &str) -> Result<Cha
 fn link(system: &System, record: &Record, path: &Path, target: &Path) -> Result<Change> {
     let real = system.at(path);
     let current = fs::read_link(&real).ok();
-    let ours = record
-        .of(path)
-        .is_some_and(|written| matches!(&written.what, What::Link { target } if Some(target) == current.as_ref()));
-    let mut change = Change::of(path, real, What::Link { target: target.to_owned() });
-    change.is_link = true;
-    change.to = Some(target.display().to_string());
-    if current.as_deref() == Some(target) {
-        change.from = change.to.clone();
-        change.written = change.written.filter(|_| ours);
-        return Ok(change);
-    }
-    if ours || fs::symlink_metadata(&change.real).is_ok() {
+    let ours = record.of(path).and_then(|written| match &written.what {
+        What::Link { target, before } => Some((target, *before)),
+        What::Text { .. } => None,
+    });
+    let is_there = current.as_deref() == Some(target);
+    if !is_there && current.as_ref() != ours.map(|(target, _)| target).filter(|_| current.is_some())
+        || (current.is_none() && real.exists())
+    {
         let why = format!("it is there, and no link to {}: move it away and run setup again", target.display());
         return Err(Error::invalid(path.display().to_string(), why));
     }
-    Ok(change)
+    let before = ours.map_or(is_there, |(_, before)| before);
+    let change = Change::of(path, real, What::Link { target: target.to_owned(), before });
+    let from = current.map(|target| target.display().to_string());
+    Ok(Change { from, to: Some(target.display().to_string()), is_link: true, ..change })
 }
 
 /// Takes one file or link back.
 fn back(system: &System, written: &Written) -> Result<Change> {
     let path = &written.path;
-    if let What::Link { target } = &written.what {
+    if let What::Link { target, before } = &written.what {
         let real = system.at(path);
         let from = fs::read_link(&real).ok().filter(|there| there == target).map(|target| target.display().to_string());
-        return Ok(Change { from, is_link: true, written: None, ..Change::of(path, real, written.what.clone()) });
+        let to = from.clone().filter(|_| *before);
+        return Ok(Change { from, to, is_link: true, written: None, ..Change::of(path, real, written.what.clone()) });
     }
     let real = real(system, path)?;
     let current = text(&real)?;

@@ -97,11 +97,15 @@ pub fn register(engine: Engine, options: &Options) -> Result<Outcome> {
 pub fn unregister(engine: Engine, options: &Options) -> Result<Outcome> {
     let system = System::new(options);
     let _lock = if options.dry { None } else { Some(record::lock(&system)?) };
-    let record = Record::read(&system, engine)?;
+    let mut record = Record::read(&system, engine)?;
+    let heirs = record.hand_over(&system, engine)?;
     let changes = files::restore(&system, &record.files)?;
     let mut outcome = Outcome { diff: files::diff(&changes), ..Outcome::default() };
     outcome.then.extend(changes.iter().filter_map(|change| change.note.clone()));
     if !options.dry {
+        for (heir, theirs) in heirs {
+            theirs.keep(&system, heir)?;
+        }
         files::carry_out(&changes)?;
         record.remove(&system, engine)?;
         outcome.lines = changes.iter().filter_map(Change::done).collect();
@@ -112,12 +116,29 @@ pub fn unregister(engine: Engine, options: &Options) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// Was portslice registered with this engine, on the running system?
+pub fn is_registered(engine: Engine) -> bool {
+    record::path(&System::new(&Options::default()), engine).exists()
+}
+
 /// Starts one throw-away container through the engine, and looks whether it had a slice. Returns a line that says so.
 pub fn verify(engine: Engine, options: &Options, config: &Config) -> Result<String> {
     verify::verify(engine, &System::new(options), config)
 }
 
 impl Engine {
+    /// All of them.
+    pub const ALL: [Engine; 8] = [
+        Engine::Docker,
+        Engine::Containerd,
+        Engine::Podman,
+        Engine::Crio,
+        Engine::Nomad,
+        Engine::Mesos,
+        Engine::Kubernetes,
+        Engine::Cdi,
+    ];
+
     /// As on the command line.
     pub fn name(self) -> &'static str {
         match self {

@@ -53,6 +53,8 @@ pub enum What {
     Link {
         /// Where it points.
         target: PathBuf,
+        /// Was it there already?
+        before: bool,
     },
 }
 
@@ -86,6 +88,29 @@ impl Record {
         file::remove(&path).map_err(Error::file("remove", &path))
     }
 
+    /// Leaves to other engines what they need as well: who is last takes it away. Returns those whose records say so now.
+    pub fn hand_over(&mut self, system: &System, engine: Engine) -> Result<Vec<(Engine, Record)>> {
+        let mut heirs = Vec::new();
+        for other in Engine::ALL.into_iter().filter(|other| *other != engine) {
+            let mut theirs = Record::read(system, other)?;
+            let (shared, own) =
+                std::mem::take(&mut self.files).into_iter().partition(|one| theirs.of(&one.path).is_some());
+            self.files = own;
+            let shared: Vec<Written> = shared;
+            for one in &shared {
+                theirs.files.iter_mut().filter(|their| their.path == one.path).for_each(|their| their.inherit(one));
+            }
+            let lived_in = |directory: &&PathBuf| theirs.files.iter().any(|file| file.path.starts_with(directory));
+            let mut made: Vec<PathBuf> = self.made.iter().filter(lived_in).cloned().collect();
+            made.retain(|directory| !theirs.made.contains(directory));
+            if !shared.is_empty() || !made.is_empty() {
+                theirs.made.splice(0..0, made);
+                heirs.push((other, theirs));
+            }
+        }
+        Ok(heirs)
+    }
+
     /// What was written at a path.
     pub fn of(&self, path: &Path) -> Option<&Written> {
         self.files.iter().find(|written| written.path == path)
@@ -97,6 +122,21 @@ pub struct Lock {
     directory: PathBuf,
     /// Locked as long as it is open.
     _file: File,
+}
+
+impl Written {
+    /// What stood here before the other one wrote it is what stood before, unless the other one found it written.
+    fn inherit(&mut self, other: &Written) {
+        match (&mut self.what, &other.what) {
+            (What::Text { before, .. }, What::Text { before: earlier, after, .. })
+                if earlier.as_ref() != Some(after) =>
+            {
+                before.clone_from(earlier);
+            }
+            (What::Link { before, .. }, What::Link { before: false, .. }) => *before = false,
+            _ => {}
+        }
+    }
 }
 
 const LOCK: &str = "lock";
@@ -125,6 +165,7 @@ impl Drop for Lock {
     }
 }
 
-fn path(system: &System, engine: Engine) -> PathBuf {
+/// Where the record of an engine is.
+pub fn path(system: &System, engine: Engine) -> PathBuf {
     system.at(Path::new(DIRECTORY)).join(format!("{}.json", engine.name()))
 }
