@@ -128,12 +128,12 @@ struct Process {
 /// Does a bundle ask: by annotations, or by environment where an engine has no annotations?
 fn asks(config: &Path) -> bool {
     let Ok(text) = file::read(config) else { return false };
+    let Ok(text) = String::from_utf8(text) else { return false };
     // Most containers do not, and need not be understood.
-    let holds = |word: &[u8]| text.windows(word.len()).any(|window| window == word);
-    if !holds(PREFIX.as_bytes()) && !holds(VARIABLE.as_bytes()) {
+    if !text.contains(PREFIX) && !text.contains(VARIABLE) {
         return false;
     }
-    let spec: Spec = serde_json::from_slice(&text).unwrap_or_default();
+    let spec: Spec = serde_json::from_str(&text).unwrap_or_default();
     let env = spec.process.and_then(|process| process.env).unwrap_or_default();
     spec.annotations.is_some_and(|all| all.keys().any(|key| key.starts_with(PREFIX)))
         || env.iter().any(|entry| is_request(entry))

@@ -126,7 +126,7 @@ fn loads(containerd: &Path, file: &Path, runtime: &str) -> Result<Vec<String>> {
     let cri = [1, 2, 3].map(Cri::of).into_iter().find_map(|cri| dump.get(&["plugins", cri.0, "containerd"]));
     let Some(cri) = cri else { return refused("it has no plugin CRI") };
     if cri["runtimes"]["portslice"]["options"]["BinaryName"] != runtime {
-        return refused("a file that it imports has the last word on runtimes");
+        return refused("it makes nothing of it; does a file that it imports have the last word on runtimes?");
     }
     let default = cri["default_runtime_name"].as_str().unwrap_or("runc");
     if cri["runtimes"][default].is_null() {
