@@ -45,7 +45,10 @@ fn containerd_loads_and_has_our_handler_beside_its_own() {
         pod.remove();
     }
     assert_eq!(host.ids(), [""; 0]);
-    host.portslice(["setup", "containerd", "--undo"]).ok();
+    let out = containerd.setup(&["--verify"]).ok();
+    assert_eq!(out.stdout, "nothing to do\nverified: a container of containerd had a slice\n");
+    assert_eq!(host.ids(), [""; 0]);
+    containerd.setup(&["--undo"]).ok();
     assert_eq!(host.run(["cat", CONFIG]).ok().stdout, original);
     assert_eq!(host.run(["sh", "-c", "ls /var/lib/portslice"]).code, Some(2), "nothing is left to remember");
 }

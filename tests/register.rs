@@ -496,6 +496,7 @@ fn what_is_missing_is_named() {
     let system = System::new("missing");
     fs::remove_dir_all(system.0.join("usr")).unwrap();
     system.setup(&["cdi"]).refused(6, &["no portslice-prestart in /usr/libexec/portslice", "--programs"]);
+    system.setup(&["crio", "--verify"]).refused(5, &["--verify", "another system"]);
     system.setup(&["host"]).refused(2, &["--root", "only for an engine"]);
     let out = system.setup(&["dockre"]);
     out.refused(2, &["docker"]);

@@ -5,7 +5,7 @@
 use super::engine::{self, IMAGE, Place};
 use super::grpc::{Message, Service};
 use super::host::{COMMAND_LIMIT, Host, Inner};
-use super::run;
+use super::run::{self, Output};
 use super::wait::eventually;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -111,6 +111,14 @@ impl<'h> Containerd<'h> {
         let request = Message::default().message(1, config.clone()).text(2, handler);
         let id = self.runtime.call("RunPodSandbox", &request)?.string(1);
         Ok(Pod { containerd: self, id, config })
+    }
+
+    /// Runs `portslice setup containerd ARGS...` on its host, by which `ctr` finds this containerd.
+    pub fn setup(&self, args: &[&str]) -> Output {
+        let mut command = self.place.host.command(["portslice", "setup", "containerd", "--programs"]);
+        command.arg(self.place.at("programs")).args(args).env("CONTAINERD_ADDRESS", self.place.at("socket"));
+        // ctr calls the cgroups of containers after it
+        run::run(command.env("CONTAINERD_NAMESPACE", &self.place.host.tag), COMMAND_LIMIT)
     }
 
     /// What it says about itself: whether its part of Kubernetes' interface is ready, and that part's configuration.

@@ -121,6 +121,11 @@ pub fn is_registered(engine: Engine) -> bool {
     record::path(&System::new(&Options::default()), engine).exists()
 }
 
+/// Can [`verify`] do anything with this engine? To be asked before it is registered.
+pub fn can_verify(engine: Engine, options: &Options) -> Result<()> {
+    verify::client(engine, &System::new(options)).map(drop)
+}
+
 /// Starts one throw-away container through the engine, and looks whether it had a slice. Returns a line that says so.
 pub fn verify(engine: Engine, options: &Options, config: &Config) -> Result<String> {
     verify::verify(engine, &System::new(options), config)

@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use super::Engine;
 use super::system::{System, ask};
@@ -14,12 +16,14 @@ use crate::slice::account;
 /// The smallest slice there is.
 const ASKED: &str = "portslice/ephemeral-ports=16";
 
-pub fn verify(engine: Engine, system: &System, config: &Config) -> Result<String> {
+/// How long an engine may take to tell that a container ended.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The program that starts a container. [`Error::Unsupported`] where none can be started.
+pub fn client(engine: Engine, system: &System) -> Result<PathBuf> {
     let unsupported = |why: &str| {
-        Err(Error::unsupported(
-            format!("{} {why}", engine.name()),
-            "start a container by hand, and look at `portslice list`",
-        ))
+        let what = format!("{} {why}", engine.name());
+        Err(Error::unsupported(what, "leave out --verify, start a container by hand, and look at `portslice list`"))
     };
     if !system.is_running() {
         return unsupported("does not run in another system");
@@ -27,23 +31,30 @@ pub fn verify(engine: Engine, system: &System, config: &Config) -> Result<String
     let client = match engine {
         Engine::Podman => "podman",
         Engine::Containerd => "ctr",
-        _ => return unsupported("starts no container for this program"),
+        _ => return unsupported("starts no container without an image"),
     };
-    let Some(program) = system.engine(client) else {
-        return Err(Error::NotFound(format!("there is no {client} in PATH to start a container with")));
-    };
-    let place = Place::new()?;
+    let missing = || Error::NotFound(format!("there is no {client} in PATH to start a container with"));
+    system.engine(client).ok_or_else(missing)
+}
+
+/// Starts the container and looks. Returns a line that says so.
+pub fn verify(engine: Engine, system: &System, config: &Config) -> Result<String> {
+    let (program, place) = (client(engine, system)?, Place::new()?);
     let id = match engine {
         Engine::Podman => podman(&program, &place)?,
         _ => containerd(&program, &place, &system.program("portslice-runtime")?)?,
     };
-    let ended = account::finished(&Ledger::at(&config.state_dir))?;
-    if ended.iter().any(|one| one.monitored["container_id"] == id.as_str()) {
-        return Ok(format!("verified: a container of {} had a slice", engine.name()));
+    let ledger = Ledger::at(&config.state_dir);
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if account::finished(&ledger)?.iter().any(|one| one.monitored["container_id"] == id.as_str()) {
+            return Ok(format!("verified: a container of {} had a slice", engine.name()));
+        }
+        sleep(Duration::from_millis(50));
     }
+    let name = engine.name();
     Err(Error::Failed(format!(
-        "{} started container {id} with the annotation {ASKED}, and it had no slice: `portslice doctor` says what is in the way",
-        engine.name()
+        "{name} started container {id} with the annotation {ASKED}, and it had no slice: `portslice doctor` says what is in the way"
     )))
 }
 

@@ -16,6 +16,9 @@ pub fn run(config: &Config, engine: Engine, args: &Setup) -> Result<()> {
         }
     }
     let options = Options { root: args.root.clone(), programs: args.programs.clone(), dry: args.dry_run };
+    if args.verify {
+        register::can_verify(engine, &options)?;
+    }
     let act = if args.undo { register::unregister } else { register::register };
     let outcome = act(engine, &options)?;
     if args.dry_run && !outcome.diff.is_empty() {
