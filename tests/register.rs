@@ -1,13 +1,15 @@
 //! `portslice setup ENGINE` on real configuration files, without root: below a directory that is a system of its own, with
 //! programs that answer as engines do.
 
-use std::collections::BTreeMap;
+#[path = "register/system.rs"]
+mod system;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-const PROGRAMS: [&str; 4] = ["portslice-prestart", "portslice-poststop", "portslice-runtime", "portslice-cni"];
+use system::System;
+
 const CONTAINERD: &str = "etc/containerd/config.toml";
 const DOCKER: &str = "etc/docker/daemon.json";
 
@@ -24,90 +26,6 @@ const DOCKER_26: &str = "#!/bin/sh\n\
     [ \"$1 $2\" = '--validate --config-file' ] && grep -q '\"cdi\": true' \"$3\"\n";
 const PODMAN: &str = "#!/bin/sh\n\
     echo '      --hooks-dir strings   Set the OCI hooks directory path (default [/usr/share/containers/oci/hooks.d])'\n";
-
-/// A system below a directory.
-struct System(PathBuf);
-
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl System {
-    fn new(name: &str) -> System {
-        let root = std::env::temp_dir().join(format!("portslice-register-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&root);
-        let system = System(root);
-        fs::create_dir_all(system.0.join("var/lib")).unwrap();
-        for program in PROGRAMS {
-            system.program(&format!("usr/libexec/portslice/{program}"), "#!/bin/sh\n");
-        }
-        system
-    }
-
-    fn write(&self, path: &str, text: impl AsRef<[u8]>) {
-        let path = self.0.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    fn program(&self, path: &str, text: &str) {
-        self.write(path, text);
-        fs::set_permissions(self.0.join(path), fs::Permissions::from_mode(0o755)).unwrap();
-    }
-
-    fn read(&self, path: &str) -> String {
-        fs::read_to_string(self.0.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
-    }
-
-    fn setup(&self, arguments: &[&str]) -> Ran {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portslice"));
-        command.args(["--state-dir", "/nonexistent/portslice", "setup"]).args(arguments).arg("--root").arg(&self.0);
-        let out = command.env_remove("PORTSLICE_CONFIG").output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Ran { code: out.status.code(), out: text(out.stdout), err: text(out.stderr) }
-    }
-
-    /// Every file, link and directory, with what is in it and who may do what with it.
-    fn all(&self) -> BTreeMap<PathBuf, (u32, String)> {
-        let mut all = BTreeMap::new();
-        let mut places = vec![self.0.clone()];
-        while let Some(place) = places.pop() {
-            let meta = fs::symlink_metadata(&place).unwrap();
-            let bytes = match () {
-                () if meta.is_dir() => {
-                    places.extend(fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().path()));
-                    Vec::new()
-                }
-                () if meta.is_symlink() => fs::read_link(&place).unwrap().into_os_string().into_encoded_bytes(),
-                () => fs::read(&place).unwrap(),
-            };
-            all.insert(place, (meta.permissions().mode(), String::from_utf8_lossy(&bytes).into_owned()));
-        }
-        all
-    }
-}
-
-impl Drop for System {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-impl Ran {
-    #[track_caller]
-    fn ok(self) -> String {
-        assert_eq!((self.code, self.err.as_str()), (Some(0), ""), "{}", self.out);
-        self.out
-    }
-
-    #[track_caller]
-    fn refused(self, code: i32, parts: &[&str]) {
-        assert_eq!((self.code, self.err.lines().count()), (Some(code), 1), "{}{}", self.out, self.err);
-        assert!(parts.iter().all(|part| self.err.contains(part)), "{parts:?} are expected in {}", self.err);
-    }
-}
 
 /// The dry run changes nothing and its diff, which patch(1) understands, is what the run does; a second run has nothing to do;
 /// the undo leaves everything as it was. Returns what `look` saw while it was registered.
@@ -359,15 +277,47 @@ fn nomad_mesos_kubernetes_and_devices() {
         (&["createRuntime", "poststop"][..], Some("portslice/net"))
     );
     let manifest = round(&system, "kubernetes", |system| system.read("etc/portslice/kubernetes.yaml"));
-    for part in [
-        "kind: DaemonSet",
-        "kind: RuntimeClass",
-        "\"type\": \"portslice\"",
-        concat!("image: portslice:", env!("CARGO_PKG_VERSION")),
-    ] {
-        assert!(manifest.contains(part), "{part}: {manifest}");
+    kubernetes(&manifest);
+}
+
+/// What Kubernetes would refuse, as far as it can be told without it, or what would do nothing.
+fn kubernetes(manifest: &str) {
+    let documents = serde_yaml_ng::Deserializer::from_str(manifest);
+    let all: Vec<serde_json::Value> = documents.map(|one| serde::Deserialize::deserialize(one).unwrap()).collect();
+    let [class, config, daemons] = all.as_slice() else { panic!("three objects are expected: {manifest}") };
+    let kinds = |one: &serde_json::Value| {
+        format!("{} {} {}", one["apiVersion"], one["kind"], one["metadata"]["name"]).replace('"', "")
+    };
+    assert_eq!(
+        [class, config, daemons].map(kinds),
+        ["node.k8s.io/v1 RuntimeClass portslice", "v1 ConfigMap portslice", "apps/v1 DaemonSet portslice"]
+    );
+    assert_eq!(class["handler"], "portslice", "as containerd calls it");
+    let list: serde_json::Value =
+        serde_json::from_str(config["data"]["10-portslice.conflist"].as_str().unwrap()).unwrap();
+    assert_eq!(list["plugins"][0]["type"], "portslice");
+    toml(config["data"]["portslice.toml"].as_str().unwrap());
+    let (selector, pod) = (&daemons["spec"]["selector"]["matchLabels"], &daemons["spec"]["template"]);
+    assert_eq!(selector, &pod["metadata"]["labels"]);
+    let named = |list: &serde_json::Value| -> Vec<String> {
+        list.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let volumes = named(&pod["spec"]["volumes"]);
+    for kind in ["initContainers", "containers"] {
+        for container in pod["spec"][kind].as_array().unwrap() {
+            assert_eq!(container["image"], concat!("portslice:", env!("CARGO_PKG_VERSION")));
+            assert!(
+                container["command"].as_array().is_some_and(|words| words.iter().all(|word| word.is_string())),
+                "{container}"
+            );
+            let mounts = container.get("volumeMounts").map(named).unwrap_or_default();
+            assert!(mounts.iter().all(|mount| volumes.contains(mount)), "{mounts:?} of {volumes:?}");
+        }
     }
-    assert!(!manifest.contains("CONFLIST") && !manifest.contains("IMAGE"), "{manifest}");
+    // The script is one that a shell understands.
+    let script = pod["spec"]["initContainers"][0]["command"][2].as_str().unwrap();
+    let understood = std::process::Command::new("sh").args(["-n", "-c", script]).output().unwrap();
+    assert!(understood.status.success(), "{script}");
 }
 
 #[test]
@@ -396,7 +346,13 @@ fn what_others_changed_since_stays() {
     system.setup(&["cdi"]).ok();
     system.write("etc/cdi/portslice.json", "{}\n");
     let before = system.all();
-    system.setup(&["cdi"]).refused(2, &["/etc/cdi/portslice.json", "move it away"]);
+    assert!(system.setup(&["cdi"]).ok().starts_with("nothing to do\n"));
+    assert_eq!(system.all(), before);
+    for program in ["portslice-prestart", "portslice-poststop"] {
+        system.program(&format!("opt/portslice/{program}"), "#!/bin/sh\n");
+    }
+    let before = system.all();
+    system.setup(&["cdi", "--programs", "/opt/portslice"]).refused(2, &["/etc/cdi/portslice.json", "move it away"]);
     assert_eq!(system.all(), before);
     let out = system.setup(&["cdi", "--undo"]).ok();
     assert!(out.contains("/etc/cdi/portslice.json was changed since setup: it stays"), "{out}");

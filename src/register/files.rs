@@ -210,6 +210,13 @@ fn whole(system: &System, record: &Record, one: &Wanted, to: &str) -> Result<Cha
         What::Text { before, after, .. } => Some((before, after)),
         What::Link { .. } => None,
     });
+    if let (Some(text), Some((before, after))) = (&current, ours)
+        && (text != after && after == to)
+    {
+        // Somebody made it his own since, and there is nothing new to put in it.
+        let what = What::Text { before: before.clone(), after: after.clone(), edits: None };
+        return Ok(Change { from: current.clone(), to: current, ..Change::of(&one.path, real, what) });
+    }
     if current.as_deref().is_some_and(|text| text != to && ours.is_none_or(|(_, after)| text != after)) {
         let why = "it is there, and not as setup writes it: move it away and run setup again";
         return Err(Error::invalid(one.path.display().to_string(), why));
