@@ -80,6 +80,35 @@ fn containerd_is_asked_before_anything_changes() {
 }
 
 #[test]
+fn containerd_takes_what_it_is_given_whatever_was_there() {
+    let host = Host::new("register-usual");
+    own_etc(&host);
+    let programs = host.dir.join("programs");
+    std::fs::create_dir(&programs).expect("programs");
+    std::fs::write(programs.join("portslice-runtime"), "").expect("a program");
+    let default = host.run(["containerd", "config", "default"]).ok().stdout;
+    let debian = include_str!("../tests/register/containerd-debian.toml").to_owned();
+    let oldest = "[plugins.cri]\n  sandbox_image = \"pause\" # ours\n".to_owned();
+    for text in [None, Some(String::new()), Some(default), Some(debian), Some(oldest)] {
+        host.run(["sh", "-ec", "rm -rf /etc/containerd; mkdir /etc/containerd"]).ok();
+        if let Some(text) = &text {
+            std::fs::write(host.ns.root(CONFIG), text).expect("config.toml");
+        }
+        let setup = |more: &[&str]| {
+            let programs = programs.to_string_lossy();
+            host.portslice([&["setup", "containerd", "--programs", &programs], more].concat()).ok()
+        };
+        setup(&[]);
+        let dump = host.run(["containerd", "config", "dump"]).ok().stdout;
+        for handler in ["runc", "portslice"] {
+            assert!(dump.contains(&format!(".cri\".containerd.runtimes.{handler}]")), "{handler} for {text:?}: {dump}");
+        }
+        setup(&["--undo"]);
+        assert_eq!(std::fs::read_to_string(host.ns.root(CONFIG)).ok(), text);
+    }
+}
+
+#[test]
 fn podman_runs_the_hooks_and_a_container_shows_it() {
     let host = pods::host("register-podman");
     let podman = host.podman_as_installed();

@@ -25,6 +25,7 @@ const DOCKER_26: &str = "#!/bin/sh\n\
     [ \"$1\" != --version ] || { echo 'Docker version 26.1.5+dfsg1, build a72d7cd'; exit; }\n\
     [ \"$1 $2\" = '--validate --config-file' ] && grep -q '\"cdi\": true' \"$3\"\n";
 const PODMAN: &str = "#!/bin/sh\n\
+    [ \"$1\" != --version ] || { echo 'podman version 4.3.1'; exit; }\n\
     echo '      --hooks-dir strings   Set the OCI hooks directory path (default [/usr/share/containers/oci/hooks.d])'\n";
 
 /// The dry run changes nothing and its diff, which patch(1) understands, is what the run does; a second run has nothing to do;
@@ -228,6 +229,14 @@ fn podman_has_hooks_where_it_looks_for_them() {
     let hook = round(&system, "podman", |system| system.read(&format!("{directory}/50-portslice-prestart.json")));
     let hook: serde_json::Value = serde_json::from_str(&hook).unwrap();
     assert_eq!(hook["hook"]["path"], "/usr/libexec/portslice/portslice-prestart");
+    // Networks have drivers in a later version, where ours is installed.
+    let driver = |system: &System| fs::read_link(system.0.join("usr/libexec/netavark/portslice")).ok();
+    system.program("usr/bin/portslice-netavark", "#!/bin/sh\n");
+    system.program("usr/bin/podman", PODMAN);
+    assert_eq!(round(&system, "podman", driver), None);
+    system.program("usr/bin/podman", &PODMAN.replace("4.3.1", "5.4.2"));
+    assert_eq!(round(&system, "podman", driver).as_deref(), Some(Path::new("/usr/bin/portslice-netavark")));
+    fs::remove_file(system.0.join("usr/bin/portslice-netavark")).unwrap();
     // A package has them already: that is as good, and not ours to remove.
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/oci-hooks.d");
     for entry in fs::read_dir(shipped).unwrap().flatten() {

@@ -27,7 +27,8 @@ pub fn plan(desk: &Desk<'_>) -> Result<Plan> {
     };
     let base = desk.base(FILE)?;
     let document = Document::parse(Format::Toml, base.as_deref().unwrap_or_default(), FILE)?;
-    let fresh = base.is_none().then(|| if installed.is_some_and(|(major, _)| major >= 2) { 3 } else { 2 });
+    let is_empty = document.get::<&str>(&[]).is_none_or(|all| all == json!({}));
+    let fresh = is_empty.then(|| if installed.is_some_and(|(major, _)| major >= 2) { 3 } else { 2 });
     let cri = Cri::of(fresh.or_else(|| document.get(&["version"])?.as_i64()).unwrap_or(1));
     let network = cni::files(desk.system, NETWORK, cri.plugins(&document).as_deref().unwrap_or(PLUGINS))?;
     let mut edits = Vec::new();

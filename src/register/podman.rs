@@ -2,28 +2,17 @@
 
 use std::path::Path;
 
+use super::document::{Document, Edit, Format};
 use super::files::{Content, Wanted};
-use super::system::{System, ask};
+use super::system::{System, ask, version};
 use super::{Desk, Plan};
 use crate::error::{Error, Result};
 
-/// The files as they are shipped, and the program that each names.
-const HOOKS: [(&str, &str, &str); 3] = [
-    (
-        "50-portslice-prestart.json",
-        "portslice-prestart",
-        include_str!("../../config/oci-hooks.d/50-portslice-prestart.json"),
-    ),
-    (
-        "50-portslice-poststop.json",
-        "portslice-poststop",
-        include_str!("../../config/oci-hooks.d/50-portslice-poststop.json"),
-    ),
-    (
-        "50-portslice-poststop-pod.json",
-        "portslice-poststop",
-        include_str!("../../config/oci-hooks.d/50-portslice-poststop-pod.json"),
-    ),
+/// The files as they are shipped.
+const HOOKS: [(&str, &str); 3] = [
+    ("50-portslice-prestart.json", include_str!("../../config/oci-hooks.d/50-portslice-prestart.json")),
+    ("50-portslice-poststop.json", include_str!("../../config/oci-hooks.d/50-portslice-poststop.json")),
+    ("50-portslice-poststop-pod.json", include_str!("../../config/oci-hooks.d/50-portslice-poststop-pod.json")),
 ];
 
 /// Where the administrator's hooks are, if Podman is told to look there.
@@ -31,25 +20,42 @@ const LOCAL: &str = "/etc/containers/oci/hooks.d";
 /// Where Podman and CRI-O look if they are told nothing.
 pub const COMMON: &str = "/usr/share/containers/oci/hooks.d";
 
+/// Where netavark looks for drivers of networks that are not its own, and the first Podman that lets it.
+const DRIVERS: &str = "/usr/libexec/netavark";
+const HAS_DRIVERS: (u32, u32) = (4, 5);
+
 pub fn plan(desk: &Desk<'_>) -> Result<Plan> {
     let mut then = Vec::new();
+    let mut driver = None;
     let directory = match desk.engine("podman")? {
-        Some(podman) => directory(&ask(&podman, &["--help"])?.out)?,
+        Some(podman) => {
+            if version(&ask(&podman, &["--version"])?.out).is_some_and(|version| version >= HAS_DRIVERS) {
+                driver = desk.system.program("portslice-netavark").ok();
+            }
+            directory(&ask(&podman, &["--help"])?.out)?
+        }
         None => {
             then.push(desk.system.unasked("podman"));
             COMMON.to_owned()
         }
     };
     then.push("containers ask with --annotation portslice/ports=31000 --network none".to_owned());
-    Ok(Plan { wanted: hooks(desk.system, &directory)?, then })
+    let mut wanted = hooks(desk.system, &directory)?;
+    if let Some(program) = driver {
+        wanted.push(Wanted::new(Path::new(DRIVERS).join("portslice"), Content::Link(program)));
+        then.push("networks have the driver portslice: podman network create --driver portslice NAME".to_owned());
+    }
+    Ok(Plan { wanted, then })
 }
 
-/// The files for a directory of hooks.
+/// The files for a directory of hooks, with the programs where they are on this system.
 pub fn hooks(system: &System, directory: &str) -> Result<Vec<Wanted>> {
-    let file = |(file, program, text): &(&str, &str, &str)| {
-        let there = system.program(program)?;
-        let text = text.replace(&format!("/usr/libexec/portslice/{program}"), &there.display().to_string());
-        Ok(Wanted::new(Path::new(directory).join(file), Content::Whole(text)))
+    let file = |(name, text): &(&str, &str)| {
+        let mut document = Document::parse(Format::Json, text, *name)?;
+        let shipped = document.get(&["hook", "path"]).unwrap_or_default();
+        let program = shipped.as_str().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+        document.apply(&[Edit::new(&["hook"], "path", system.program(program)?.display().to_string())])?;
+        Ok(Wanted::new(Path::new(directory).join(name), Content::Whole(document.text())))
     };
     HOOKS.iter().map(file).collect()
 }
@@ -78,12 +84,9 @@ mod tests {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         shipped.sort();
-        let mut registered = HOOKS.map(|(file, ..)| file.to_owned());
+        let mut registered = HOOKS.map(|(file, _)| file.to_owned());
         registered.sort();
         assert_eq!(shipped, registered);
-        for (file, program, text) in HOOKS {
-            assert!(text.contains(&format!("\"/usr/libexec/portslice/{program}\"")), "{file}");
-        }
     }
 
     #[test]

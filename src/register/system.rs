@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::refusal::one_line;
 
 /// Where our programs are when they are not beside the running one.
-const INSTALLED: &str = "/usr/libexec/portslice";
+const INSTALLED: [&str; 2] = ["/usr/libexec/portslice", "/usr/bin"];
 /// Where engines are when PATH does not say.
 const USUAL: [&str; 6] = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/bin", "/sbin"];
 
@@ -75,7 +75,7 @@ impl System {
             return vec![programs.clone()];
         }
         let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.to_owned()));
-        beside.filter(|_| self.is_running()).into_iter().chain([INSTALLED.into()]).collect()
+        beside.filter(|_| self.is_running()).into_iter().chain(INSTALLED.map(PathBuf::from)).collect()
     }
 }
 
