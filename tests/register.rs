@@ -397,6 +397,27 @@ fn programs_that_moved_are_registered_anew_and_the_undo_still_leads_back() {
 }
 
 #[test]
+fn a_file_that_cannot_be_written_takes_the_others_back() {
+    let system = System::new("half");
+    system.program("usr/bin/podman", PODMAN);
+    // Where the second file is written before it is put in its place, there is a directory.
+    let place = "usr/share/containers/oci/hooks.d/.50-portslice-poststop.json.portslice-new";
+    fs::create_dir_all(system.0.join(place)).unwrap();
+    let before = system.all();
+    system.setup(&["podman"]).refused(1, &["cannot write", place]);
+    assert_eq!(system.all(), before);
+    fs::remove_dir(system.0.join(place)).unwrap();
+    system.setup(&["podman"]).ok();
+    for program in ["portslice-prestart", "portslice-poststop"] {
+        system.program(&format!("opt/portslice/{program}"), "#!/bin/sh\n");
+    }
+    fs::create_dir_all(system.0.join(place)).unwrap();
+    let before = system.all();
+    system.setup(&["podman", "--programs", "/opt/portslice"]).refused(1, &["cannot write"]);
+    assert_eq!(system.all(), before, "also when it had been registered before");
+}
+
+#[test]
 fn what_several_engines_need_goes_with_the_last_of_them() {
     let system = System::new("shared");
     system.program("usr/bin/podman", PODMAN);

@@ -136,7 +136,8 @@ pub fn check(changes: &[Change]) -> Result<Vec<String>> {
         // Beside the file, so that what it names relative to itself is found, or as near as there is a directory.
         let near = change.real.ancestors().skip(1).find(|directory| directory.is_dir()).unwrap_or(Path::new("/"));
         let beside = near.join(beside(&change.real).file_name().unwrap_or_default());
-        write_new(&beside, to, None)?;
+        // It may hold what not everybody may read.
+        write_new(&beside, to, fs::metadata(&change.real).ok().as_ref())?;
         let answer = check(&beside);
         file::remove(&beside).map_err(Error::file("remove", &beside))?;
         said.extend(answer?);
@@ -145,9 +146,9 @@ pub fn check(changes: &[Change]) -> Result<Vec<String>> {
 }
 
 /// Remembers, then writes.
-pub fn write(system: &System, engine: Engine, old: Record, changes: &[Change]) -> Result<()> {
-    let mut record =
-        Record { files: changes.iter().filter_map(|change| change.written.clone()).collect(), made: old.made };
+pub fn write(system: &System, engine: Engine, old: &Record, changes: &[Change]) -> Result<()> {
+    let files = changes.iter().filter_map(|change| change.written.clone()).collect();
+    let mut record = Record { files, made: old.made.clone() };
     for change in changes.iter().filter(|change| change.to.is_some()) {
         let mut missing: Vec<PathBuf> = change
             .path
@@ -160,30 +161,40 @@ pub fn write(system: &System, engine: Engine, old: Record, changes: &[Change]) -
         record.made.extend(missing.into_iter().rev());
     }
     record.keep(system, engine)?;
-    carry_out(changes)
+    carry_out(changes).inspect_err(|_| {
+        // Nothing is written any more: what was remembered before is true again.
+        let kept = if old.files.is_empty() { record.remove(system, engine) } else { old.keep(system, engine) };
+        kept.unwrap_or_else(|e| log::warn!("{e}"));
+    })
 }
 
-/// Writes, replaces and removes.
+/// Writes, replaces and removes: everything, or nothing.
 pub fn carry_out(changes: &[Change]) -> Result<()> {
-    for change in changes.iter().filter(|change| !change.is_none()) {
-        let real = &change.real;
-        match &change.to {
-            None => file::remove(real).map_err(Error::file("remove", real))?,
-            Some(to) => {
-                let directory = real.parent().unwrap_or(real);
-                let made = DirBuilder::new().recursive(true).mode(0o755).create(directory);
-                made.map_err(Error::file("create", directory))?;
-                let beside = beside(real);
-                if change.is_link {
-                    file::remove(&beside).and_then(|()| symlink(to, &beside)).map_err(Error::file("link", real))?;
-                } else {
-                    write_new(&beside, to, fs::metadata(real).ok().as_ref())?;
-                }
-                fs::rename(&beside, real).map_err(Error::file("replace", real))?;
+    let changes: Vec<&Change> = changes.iter().filter(|change| !change.is_none()).collect();
+    for (done, change) in changes.iter().enumerate() {
+        if let Err(e) = put(change, change.to.as_deref()) {
+            for change in changes[..done].iter().rev() {
+                put(change, change.from.as_deref()).unwrap_or_else(|e| log::warn!("{e}"));
             }
+            return Err(e);
         }
     }
     Ok(())
+}
+
+/// Puts a text or a link in its place, or removes what is there.
+fn put(change: &Change, content: Option<&str>) -> Result<()> {
+    let real = &change.real;
+    let Some(content) = content else { return file::remove(real).map_err(Error::file("remove", real)) };
+    let directory = real.parent().unwrap_or(real);
+    DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(Error::file("create", directory))?;
+    let beside = beside(real);
+    if change.is_link {
+        file::remove(&beside).and_then(|()| symlink(content, &beside)).map_err(Error::file("link", real))?;
+    } else {
+        write_new(&beside, content, fs::metadata(real).ok().as_ref())?;
+    }
+    fs::rename(&beside, real).map_err(Error::file("replace", real))
 }
 
 fn keys(system: &System, record: &Record, one: &Wanted, format: Format, edits: &[Edit]) -> Result<Change> {

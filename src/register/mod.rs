@@ -85,7 +85,7 @@ pub fn register(engine: Engine, options: &Options) -> Result<Outcome> {
     }
     if !options.dry {
         outcome.then = files::check(&changes)?;
-        files::write(&system, engine, record, &changes)?;
+        files::write(&system, engine, &record, &changes)?;
         outcome.lines = changes.iter().filter_map(Change::done).collect();
     }
     outcome.then.extend(plan.then);
