@@ -1,6 +1,7 @@
 //! Promise: whatever is wrong with a host, doctor names it, says why it matters, and the command that it prints mends it. Of a
 //! host that is as it should be it says one line.
 
+mod asked;
 mod boot;
 mod firewall;
 mod host;
@@ -76,7 +77,7 @@ fn is_synced(host: &Host, seen: &[&str]) {
 }
 
 /// Gives the host an /etc of its own.
-fn own_etc(host: &Host) {
+pub fn own_etc(host: &Host) {
     host.run(["sh", "-ec", "cp -a /etc /run/etc; mount --bind /run/etc /etc"]).ok();
 }
 

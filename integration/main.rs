@@ -26,6 +26,7 @@ mod pods;
 mod processor;
 mod rebuild;
 mod refusals;
+mod register;
 mod reserved;
 mod runtimes;
 mod scale;

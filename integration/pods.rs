@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// A host with a log file, since engines hide what hooks say.
-fn host(name: &str) -> Host {
+pub fn host(name: &str) -> Host {
     let host = Host::with(name).build();
     let log = host.dir.join("portslice.log");
     let config = format!("ports = \"31000-31999\"\nlog_file = \"{}\"\n", log.display());
@@ -25,7 +25,7 @@ fn log(host: &Host) -> String {
 }
 
 /// A web server that says who it is, on a port of both families.
-fn serve(who: &str, port: u16) -> String {
+pub fn serve(who: &str, port: u16) -> String {
     format!("mkdir -p /tmp/{who}; echo {who} > /tmp/{who}/who; exec httpd -f -p [::]:{port} -h /tmp/{who}")
 }
 
@@ -44,7 +44,7 @@ fn asks(host: &Host, by: IpAddr, port: u16) -> Result<String, String> {
 }
 
 #[track_caller]
-fn assert_answers(what: &str, host: &Host, who: &str, port: u16) {
+pub fn assert_answers(what: &str, host: &Host, who: &str, port: u16) {
     for by in [HOST4, HOST6] {
         let mut said = Err(String::new());
         let done = eventually(|| {

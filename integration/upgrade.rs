@@ -43,12 +43,14 @@ impl Build {
             return Build(Path::new(&made).join(format!("another-{format}/debug/portslice")));
         }
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/another-{format}"));
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--bin", "portslice", "--target-dir"])
-            .arg(&target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .env("PORTSLICE_TEST_FORMAT", format)
-            .status();
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--bin", "portslice", "--target-dir"]).arg(&target);
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR")).env("PORTSLICE_TEST_FORMAT", format);
+        // Dependencies name toolchains of their own for rustup, which counts only where nobody says which it is.
+        if let Some(toolchain) = option_env!("RUSTUP_TOOLCHAIN") {
+            cargo.env("RUSTUP_TOOLCHAIN", toolchain);
+        }
+        let built = cargo.status();
         assert!(built.is_ok_and(|status| status.success()), "cargo cannot build version {format}");
         Build(target.join("debug/portslice"))
     }

@@ -8,6 +8,7 @@
 //! * [`face`]: the ways in. The hooks, the command line, the server and the service that follows the host; each decodes,
 //!   calls one verb, encodes.
 //! * [`doctor`]: looks at everything that could be in the way and says how to mend it.
+//! * [`register`]: telling container engines about portslice: merging into their configuration, and taking that back.
 //! * [`oci`]: the state document and the bundle, as hooks are given them, and which engine is behind them.
 //! * [`mod@slice`]: the verbs, and the one loop over steps. The only place where order matters.
 //! * [`wire`]: carrying out steps: one file a kind of step, each looked at, performed and undone there.
@@ -40,6 +41,7 @@ pub mod plan;
 pub mod ports;
 pub mod rate;
 pub mod refusal;
+pub mod register;
 pub mod request;
 pub mod slice;
 pub mod stats;

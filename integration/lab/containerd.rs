@@ -5,13 +5,14 @@
 use super::engine::{self, IMAGE, Place};
 use super::grpc::{Message, Service};
 use super::host::{COMMAND_LIMIT, Host, Inner};
-use super::run;
+use super::run::{self, Output};
 use super::wait::eventually;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -56,20 +57,31 @@ impl Host {
     /// bundles have them, under `runc-base` and `crun-base` those of containers: containerd's `base_runtime_spec` is not for
     /// sandboxes.
     pub fn containerd(&self) -> Containerd<'_> {
-        Containerd::new(self.deref())
+        Containerd::new(self.deref(), &PROGRAMS, |place| place.at("config.toml"))
+    }
+
+    /// containerd as it is installed, without handlers of ours. Before it is started, `register` is given the configuration,
+    /// and the directory with a `portslice-runtime` that adds our hooks to bundles; it returns the configuration to start with.
+    pub fn containerd_as_installed(&self, register: impl FnOnce(&Path, &Path) -> PathBuf) -> Containerd<'_> {
+        Containerd::new(self.deref(), &[], |place| {
+            std::fs::create_dir(place.at("programs")).expect("programs");
+            std::os::unix::fs::symlink(place.at("bin/runc"), place.at("programs/portslice-runtime")).expect("a link");
+            register(&place.at("config.toml"), &place.at("programs"))
+        })
     }
 }
 
 impl<'h> Containerd<'h> {
-    fn new(host: &'h Inner) -> Containerd<'h> {
+    fn new(host: &'h Inner, handlers: &[&str], register: impl FnOnce(&Place<'h>) -> PathBuf) -> Containerd<'h> {
         let place = Place::new(host, "containerd", &["bin", "cni/bin", "cni/net.d", "messages", "logs"], &[RUN]);
         let place = place.keeps_mounted(NAMESPACES);
-        std::fs::write(place.at("config.toml"), config(&place)).expect("config.toml");
+        std::fs::write(place.at("config.toml"), config(&place, handlers)).expect("config.toml");
         hooks(host, &place);
         cni(&place);
+        let config = register(&place);
         let log = File::create(place.at("log")).expect("log");
         let mut command = host.ns.command("containerd");
-        command.arg("--config").arg(place.at("config.toml")).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.arg("--config").arg(config).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
         let daemon = command.spawn().expect("containerd is installed");
         let (socket, dir) = (place.at("socket"), place.at("messages"));
@@ -99,6 +111,25 @@ impl<'h> Containerd<'h> {
         let request = Message::default().message(1, config.clone()).text(2, handler);
         let id = self.runtime.call("RunPodSandbox", &request)?.string(1);
         Ok(Pod { containerd: self, id, config })
+    }
+
+    /// Runs `portslice setup containerd ARGS...` on its host, by which `ctr` finds this containerd.
+    pub fn setup(&self, args: &[&str]) -> Output {
+        let mut command = self.place.host.command(["portslice", "setup", "containerd", "--programs"]);
+        command.arg(self.place.at("programs")).args(args).env("CONTAINERD_ADDRESS", self.place.at("socket"));
+        // ctr calls the cgroups of containers after it
+        run::run(command.env("CONTAINERD_NAMESPACE", &self.place.host.tag), COMMAND_LIMIT)
+    }
+
+    /// What it says about itself: whether its part of Kubernetes' interface is ready, and that part's configuration.
+    #[track_caller]
+    pub fn status(&self) -> (bool, Value) {
+        let answer = self.must("Status", Message::default().number(1, 1));
+        let conditions: Vec<Message> = answer.all(1).iter().flat_map(|status| status.all(1)).collect();
+        let is_ready = |condition: &Message| condition.string(1) == "RuntimeReady" && condition.flag(2);
+        let info: Vec<Message> = answer.all(2).into_iter().filter(|entry| entry.string(1) == "config").collect();
+        let config = info.first().map(|entry| entry.string(2)).expect("verbose information");
+        (conditions.iter().any(is_ready), serde_json::from_str(&config).expect("JSON"))
     }
 
     /// The ids of all sandboxes.
@@ -281,7 +312,7 @@ fn script(place: &Place<'_>, name: &str, text: &str) {
 
 /// The configuration. A host without CAP_SYS_RESOURCE cannot give a sandbox the score that CRI wants it to have with the
 /// kernel's killer, and some hosts have AppArmor, on which nothing here depends.
-fn config(place: &Place<'_>) -> String {
+fn config(place: &Place<'_>, handlers: &[&str]) -> String {
     let dir = place.dir.display();
     let cri = r#"plugins."io.containerd.grpc.v1.cri""#;
     let handler = |name: &str, base: &str, program: &str| {
@@ -298,10 +329,11 @@ BinaryName = "{program}"
         )
     };
     let base = format!(r#"base_runtime_spec = "{dir}/base.json""#);
-    let handlers = PROGRAMS.map(|program| {
+    let of_program = |program: &&str| {
         let wrapped = handler(program, "", &format!("{dir}/bin/{program}"));
         wrapped + &handler(&format!("{program}-base"), &base, program)
-    });
+    };
+    let handlers: String = handlers.iter().map(of_program).collect();
     format!(
         r#"version = 2
 root = "{dir}/root"
@@ -324,6 +356,6 @@ conf_dir = "{dir}/cni/net.d"
 [{cri}.containerd]
 snapshotter = "native"
 {}"#,
-        handlers.concat()
+        handlers
     )
 }

@@ -36,11 +36,22 @@ impl Message {
 
     /// Every string, message or entry of a map that the field has.
     pub fn all(&self, field: u8) -> Vec<Message> {
+        self.fields(field).1
+    }
+
+    /// The truth in a field; false if there is none.
+    pub fn flag(&self, field: u8) -> bool {
+        self.fields(field).0.contains(&1)
+    }
+
+    /// The numbers, and the strings, messages and entries of maps, that the field has.
+    fn fields(&self, field: u8) -> (Vec<u64>, Vec<Message>) {
         let mut rest = self.0.as_slice();
-        let mut found = Vec::new();
+        let (mut numbers, mut found) = (Vec::new(), Vec::new());
         while let Some(tag) = take_varint(&mut rest) {
             let value = take_varint(&mut rest).expect("a value or its length");
             match tag & 7 {
+                0 if tag >> 3 == u64::from(field) => numbers.push(value),
                 0 => {}
                 2 => {
                     let (bytes, after) = rest.split_at(value as usize);
@@ -52,7 +63,7 @@ impl Message {
                 kind => panic!("a protobuf field of wire type {kind}"),
             }
         }
-        found
+        (numbers, found)
     }
 
     /// The string in a field; empty if there is none.

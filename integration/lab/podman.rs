@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The most that a container without CAP_SYS_RESOURCE may ask for; Podman's own default is more.
-const CONTAINERS_CONF: &str = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
+const LIMITS: &str = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
 
 /// Podman on a host. Dropping it removes its containers and pods.
 pub struct Podman<'h> {
@@ -19,6 +19,13 @@ pub struct Podman<'h> {
 impl Host {
     /// Podman with the hooks that `config/oci-hooks.d` registers.
     pub fn podman(&self) -> Podman<'_> {
+        let podman = Podman::new(self.deref());
+        register(self, &podman.place.at("hooks.d"));
+        podman
+    }
+
+    /// Podman that was never told of us.
+    pub fn podman_as_installed(&self) -> Podman<'_> {
         Podman::new(self.deref())
     }
 }
@@ -29,8 +36,8 @@ impl<'h> Podman<'h> {
         // Podman mounts its storage on itself.
         let storage = place.at("storage/overlay");
         let podman = Podman { place: place.keeps_mounted(storage) };
-        std::fs::write(podman.place.at("containers.conf"), CONTAINERS_CONF).expect("containers.conf");
-        register(host, &podman.place.at("hooks.d"));
+        let hooks = format!("{LIMITS}[engine]\nhooks_dir = [\"{}\"]\n", podman.place.at("hooks.d").display());
+        std::fs::write(podman.place.at("containers.conf"), hooks).expect("containers.conf");
         let image = podman.place.archive();
         podman.call(&["load", "--quiet", "--input", &image.to_string_lossy()]).ok();
         podman
@@ -40,9 +47,7 @@ impl<'h> Podman<'h> {
     pub fn command(&self, args: &[&str]) -> Command {
         let at = |name: &str| self.place.at(name);
         let mut command = self.place.host.ns.command("podman");
-        for (option, name) in
-            [("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "libpod"), ("--hooks-dir", "hooks.d")]
-        {
+        for (option, name) in [("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "libpod")] {
             command.arg(option).arg(at(name));
         }
         command.arg("--network-config-dir").arg(at("networks"));
@@ -52,6 +57,27 @@ impl<'h> Podman<'h> {
             .env("CONTAINERS_CONF", at("containers.conf"))
             .current_dir(&self.place.host.dir);
         command
+    }
+
+    /// Runs `portslice setup podman ARGS...` on its host.
+    pub fn setup(&self, args: &[&str]) -> Output {
+        let mut command = self.place.host.command(["portslice", "setup", "podman", "--programs"]);
+        command
+            .arg(engine::programs(self.place.host))
+            .args(args)
+            .env("CONTAINERS_CONF", self.place.at("containers.conf"));
+        run::run(&mut command, COMMAND_LIMIT)
+    }
+
+    /// Makes its storage be where Podman keeps it unless it is told otherwise.
+    pub fn at_the_usual_place(&self) {
+        let links = [("storage", "/var/lib/containers/storage"), ("run", "/run/containers/storage")];
+        self.place.host.ns.inside_mounts(|| {
+            for (name, usual) in links {
+                std::fs::create_dir_all(Path::new(usual).parent().expect("a directory")).expect("a directory");
+                std::os::unix::fs::symlink(self.place.at(name), usual).expect("a link");
+            }
+        });
     }
 
     /// Runs one command of Podman to its end.

@@ -3,6 +3,7 @@
 //! One theme a file; each check says what it looks at, why that matters and which command mends it. What slices and the host
 //! are made of is compared by [`crate::slice::fsck`]; nothing here compares it a second time.
 
+mod asked;
 mod boot;
 mod firewall;
 mod host;
@@ -131,6 +132,7 @@ pub fn examine(config: &Config, origin: &Origin) -> Result<Vec<Finding>> {
     findings.extend(boot::look(&scene));
     findings.extend(managers::look(&scene));
     findings.extend(resolver::look(&scene));
+    findings.extend(asked::look(&scene));
     Ok(findings)
 }
 

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ArgsDerive, Parser, Subcommand};
+use clap::{Args as ArgsDerive, Parser, Subcommand, ValueEnum};
 
 use crate::face::serve::Listen;
+use crate::register::Engine;
 use crate::request::ContainerId;
 
 /// Many containers, one host IP: port blocks, steering, limits and counters for each.
@@ -29,7 +30,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Prepare the host: reserve ports, load and attach the data path
+    /// Prepare the host: reserve ports, load and attach the data path. With an engine: register portslice with it
     Setup(Setup),
     /// Let the host's part and every container that runs follow what changed about the host
     Sync {
@@ -152,7 +153,11 @@ pub struct Top {
 
 #[derive(Debug, ArgsDerive)]
 pub struct Setup {
-    /// Put the host back as it was before
+    /// What is prepared
+    #[arg(value_enum, default_value = "host")]
+    pub target: Target,
+
+    /// Put everything back as it was before
     #[arg(long)]
     pub undo: bool,
 
@@ -171,6 +176,49 @@ pub struct Setup {
     /// Leave programs of another version that work
     #[arg(long, hide = true)]
     pub keep_programs: bool,
+
+    /// Of an engine: start one throw-away container, and see whether it has a slice
+    #[arg(long, conflicts_with_all = ["undo", "dry_run"])]
+    pub verify: bool,
+
+    /// Of an engine: prepare the system below this directory instead of the running one
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+
+    /// Of an engine: where portslice's programs are; default: beside this one, else /usr/libexec/portslice
+    #[arg(long, value_name = "DIR")]
+    pub programs: Option<PathBuf>,
+}
+
+/// What `portslice setup` prepares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Target {
+    Host,
+    Docker,
+    Containerd,
+    Podman,
+    Crio,
+    Nomad,
+    Mesos,
+    Kubernetes,
+    Cdi,
+}
+
+impl Target {
+    /// The engine; `None` for the host itself.
+    pub fn engine(self) -> Option<Engine> {
+        Some(match self {
+            Target::Host => return None,
+            Target::Docker => Engine::Docker,
+            Target::Containerd => Engine::Containerd,
+            Target::Podman => Engine::Podman,
+            Target::Crio => Engine::Crio,
+            Target::Nomad => Engine::Nomad,
+            Target::Mesos => Engine::Mesos,
+            Target::Kubernetes => Engine::Kubernetes,
+            Target::Cdi => Engine::Cdi,
+        })
+    }
 }
 
 #[derive(Debug, ArgsDerive)]

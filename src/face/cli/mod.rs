@@ -5,6 +5,7 @@ mod attach;
 mod doctor;
 mod fsck;
 mod list;
+mod register;
 mod set;
 mod setup;
 mod show;

@@ -1,7 +1,7 @@
 //! `portslice setup` and `portslice sync`: prepare the host, put it back, and let everything follow it.
 
 use super::args::Setup;
-use super::{done, print, print_lines, print_plan};
+use super::{done, print, print_lines, print_plan, register};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::face::report;
@@ -11,6 +11,10 @@ use crate::slice::setup::{self, How, Outcome, setup};
 use crate::slice::undo::undo;
 
 pub fn run(config: &Config, args: &Setup) -> Result<()> {
+    if let Some(engine) = args.target.engine() {
+        return register::run(config, engine, args);
+    }
+    register::refuse_options(args)?;
     if args.undo {
         let undone = undo(config, args.dry_run)?;
         if args.dry_run {
