@@ -19,6 +19,7 @@ mod mesos;
 mod model;
 mod names;
 mod namespaces;
+mod netavark;
 mod own_devices;
 mod owned;
 mod path_matrix;
