@@ -61,9 +61,14 @@ impl<'h> Podman<'h> {
 
     /// Makes a pod without a network, whose infra container is `/pause`.
     pub fn pod(&self, name: &str) {
+        self.pod_with(name, &[]);
+    }
+
+    /// The same with further options.
+    pub fn pod_with(&self, name: &str, more: &[&str]) {
         let parent = self.place.cgroup();
         let options = ["--infra-image", IMAGE, "--infra-command", "/pause", "--cgroup-parent", &parent];
-        self.call(&[&["pod", "create", "--name", name, "--network", "none"], &options[..]].concat()).ok();
+        self.call(&[&["pod", "create", "--name", name, "--network", "none"], &options[..], more].concat()).ok();
     }
 
     /// Starts a container that runs a line of shell.
