@@ -107,7 +107,7 @@ fn annotations_add_to_the_profile() {
     podman.run("b", &[&NET[..], &options].concat(), SLEEP).ok();
     assert_eq!(
         (&lease(&host, "b")["ports"], &lease(&host, "b")["labels"]["source"]),
-        (&json!("31000-31001"), &json!("here"))
+        (&json!("31601-31602"), &json!("here"))
     );
     for name in ["a", "b"] {
         podman.call(&["rm", "--force", "--time", "0", name]).ok();

@@ -24,6 +24,7 @@ mod netavark;
 mod own_devices;
 mod owned;
 mod path_matrix;
+mod podman;
 mod pods;
 mod processor;
 mod rebuild;

@@ -5,11 +5,12 @@ use super::host::{COMMAND_LIMIT, Host, Inner};
 use super::run::{self, Output};
 use serde_json::Value;
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The most that a container without CAP_SYS_RESOURCE may ask for; Podman's own default is more.
-const CONTAINERS_CONF: &str = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
+const CONTAINERS_CONF: &str = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
+                               [engine]\ninfra_image = \"localhost/busybox:latest\"\ninfra_command = \"/pause\"\n";
 
 /// Podman on a host. Dropping it removes its containers and pods.
 pub struct Podman<'h> {
@@ -36,17 +37,40 @@ impl<'h> Podman<'h> {
         podman
     }
 
+    /// A directory with a `podman` that is this one, for who writes the command as on a host where Podman is installed: it
+    /// has the hooks of the host, and every container goes into the host's cgroup.
+    pub fn as_installed(&self) -> PathBuf {
+        let (directory, parent) = (self.place.at("bin"), self.place.cgroup());
+        std::fs::create_dir_all(&directory).expect("bin");
+        let options: Vec<String> = self.options().iter().map(|word| format!("'{}'", word.display())).collect();
+        let script = format!(
+            "#!/bin/sh\nexport TMPDIR='{}' CONTAINERS_CONF='{}'\ncase \"$1 $2 $*\" in\n*--pod*) ;;\n\
+             'run '*) shift; set -- run --cgroup-parent {parent} \"$@\" ;;\n\
+             'pod create'*) shift 2; set -- pod create --cgroup-parent {parent} \"$@\" ;;\nesac\n\
+             exec /usr/bin/podman {} \"$@\"\n",
+            self.place.at("tmp").display(),
+            self.place.at("containers.conf").display(),
+            options.join(" ")
+        );
+        let program = directory.join("podman");
+        std::fs::write(&program, script).expect("podman");
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("podman");
+        directory
+    }
+
+    /// What leads Podman to storage and state of its own.
+    fn options(&self) -> Vec<PathBuf> {
+        let places =
+            [("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "libpod"), ("--network-config-dir", "networks")];
+        let places = places.iter().flat_map(|(option, name)| [PathBuf::from(option), self.place.at(name)]);
+        places.chain(["--cgroup-manager=cgroupfs", "--events-backend=file"].map(PathBuf::from)).collect()
+    }
+
     /// The command `podman ARGS...` in the host's namespaces.
     pub fn command(&self, args: &[&str]) -> Command {
         let at = |name: &str| self.place.at(name);
         let mut command = self.place.host.ns.command("podman");
-        for (option, name) in
-            [("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "libpod"), ("--hooks-dir", "hooks.d")]
-        {
-            command.arg(option).arg(at(name));
-        }
-        command.arg("--network-config-dir").arg(at("networks"));
-        command.args(["--cgroup-manager=cgroupfs", "--events-backend=file"]).args(args);
+        command.args(self.options()).arg("--hooks-dir").arg(at("hooks.d")).args(args);
         command
             .env("TMPDIR", at("tmp"))
             .env("CONTAINERS_CONF", at("containers.conf"))
