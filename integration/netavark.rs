@@ -1,6 +1,8 @@
 //! Promise: Podman's networks of the driver `portslice` give a container its slice, with the ports that it publishes, and
 //! take the slice back. The plugin is called with what Podman 5.4 wrote on its stdin (tests/netavark).
 
+mod debian13;
+
 use crate::lab::host::binary;
 use crate::lab::probe::assert_reaches;
 use crate::lab::run::{self, Output};

@@ -93,15 +93,15 @@ fn what_is_printed_is_a_valid_specification() {
 fn a_bad_profile_is_refused_with_its_line() {
     for (config, says) in [
         ("\n[profile.web]\nprots = \"1\"\n", "did you mean ports?"),
-        ("[profile.web]\nports = \"1-\"\n", "profile key \"ports\": \"1-\" is not"),
+        ("[profile.web]\nports = \"1-\"\n", "key profile.web.ports: \"1-\" is not"),
         ("[profile.web]\nports = 31000\n", "string"),
-        ("[profile.web]\negress-rate = \"20mbit\"\negress-ceil = \"10mbit\"\n", "profile key"),
+        ("[profile.web]\negress-rate = \"20mbit\"\negress-ceil = \"10mbit\"\n", "key profile.web.egress-rate"),
         ("[profile.\"-x\"]\n", "\"-x\" is no name of a profile"),
         ("[profile.\"a b\"]\n", "\"a b\" is no name of a profile"),
         ("profile = \"web\"\n", "key profile"),
     ] {
         let (code, out, said) = cdi(config);
         assert_eq!((code, out.as_str(), said.lines().count()), (Some(2), "", 1), "{config}: {said}");
-        assert!(said.contains("line ") && said.contains(says), "{config}: {said}");
+        assert!(said.contains("portslice.toml ") && said.contains(says), "{config}: {said}");
     }
 }

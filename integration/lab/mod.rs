@@ -14,6 +14,7 @@ pub mod bulk;
 pub mod bundle;
 pub mod container;
 pub mod containerd;
+pub mod debian13;
 pub mod delay;
 pub mod dns;
 pub mod docs;

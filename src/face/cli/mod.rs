@@ -70,6 +70,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn run(args: &Args) -> Result<ExitCode> {
     let config = Config::load(args.config.as_deref())?.with_state_dir(args.state_dir.as_deref())?;
     crate::log::start("portslice", &config, args.verbose);
+    config.check_profiles()?;
     match &args.command {
         Command::Setup(setup) => setup::run(&config, setup),
         Command::Sync { dry_run } => setup::sync(&config, *dry_run),
