@@ -40,6 +40,18 @@ fn assert_nothing_left(host: &Host) {
     assert_eq!(host.ids(), [""; 0]);
 }
 
+/// Podman's own limit holds, and is told, whatever share the container asks for here.
+#[test]
+fn cpus_of_podman_are_told() {
+    let host = Host::new("podman-cpus");
+    let podman = host.podman();
+    let options = ["--network", "none", "--cpus", "0.5", "--annotation", "portslice/cpus=1.5"];
+    podman.run("a", &options, "exec sleep 1000").ok();
+    let limit = host.portslice(["stats", "a", "--json"]).ok().json()[0]["statistics"]["cpus_limit"].as_f64();
+    let shown = host.portslice(["show", "a"]).ok().stdout;
+    assert!(limit == Some(0.5) && shown.contains("at most 0.5 by its runtime"), "{limit:?}: {shown}");
+}
+
 #[test]
 fn the_page_works_as_it_is_written() {
     let host = Host::new("podman-page");
