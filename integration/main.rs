@@ -4,6 +4,7 @@
 //! host (`lab::Host`) and traffic stays between the namespaces it made; the machine's own network is never touched.
 
 mod bandwidth;
+mod cdi;
 mod change;
 mod crash;
 mod doctor;
@@ -19,9 +20,11 @@ mod mesos;
 mod model;
 mod names;
 mod namespaces;
+mod netavark;
 mod own_devices;
 mod owned;
 mod path_matrix;
+mod podman;
 mod pods;
 mod processor;
 mod rebuild;

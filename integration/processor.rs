@@ -224,6 +224,41 @@ fn cpu_files(host: &Host, id: &str) -> impl Fn() -> Vec<String> + use<> {
     }
 }
 
+/// An engine's `--cpus 0.5` holds whatever share the container asks for here.
+#[test]
+fn a_limit_that_the_runtime_set_is_told() {
+    let host = Host::new("cpu-engine");
+    let runtime = host.runtime("runc");
+    let told = |name: &str, resources: Value, asked: &[(&str, &str)]| {
+        let bundle = Bundle::new(&host, name, &["sleep", "1000"]).sliced();
+        let bundle = bundle.edit(|config| config["linux"]["resources"] = resources);
+        let bundle = asked.iter().fold(bundle, |bundle, (key, value)| bundle.annotation(key, value));
+        let container = runtime.start(&bundle);
+        let limit = statistics(&host, &container.id)["cpus_limit"].as_f64();
+        (limit, host.portslice(["show", &container.id]).ok().stdout)
+    };
+    let half = || serde_json::json!({"cpu": {"quota": 50_000, "period": 100_000}});
+    for asked in [&[][..], &[("portslice/cpus", "1.5")]] {
+        let (limit, shown) = told("half", half(), asked);
+        assert_eq!(limit, Some(0.5), "{asked:?}: {shown}");
+        assert!(shown.contains("; at most 0.5 by its runtime\n"), "{asked:?}: {shown}");
+    }
+    let (limit, shown) = told("other", half(), &[("portslice/cpus-limit", "0.25")]);
+    assert_eq!(limit, Some(0.25), "{shown}");
+    assert!(shown.contains("; at most 25000 of 100000 us\n") && !shown.contains("by its runtime"), "{shown}");
+    let (limit, shown) = told("none", serde_json::json!({}), &[]);
+    assert!(limit.is_none() && !shown.contains("by its runtime"), "{shown}");
+
+    let probe = runtime.start(&Bundle::new(&host, "probe", &["sleep", "1000"]).sliced());
+    if !v2(&host, &probe.id) {
+        eprintln!("skipped: the CPU controller is in a v1 hierarchy, where a runtime refuses `unified`");
+        return;
+    }
+    let (limit, shown) = told("unified", serde_json::json!({"unified": {"cpu.max": "20000 100000"}}), &[]);
+    assert_eq!(limit, Some(0.2), "{shown}");
+    assert!(shown.contains("0.2 by its bundle") && shown.contains("; at most 0.2 by its runtime\n"), "{shown}");
+}
+
 const ASKED: [&str; 4] = ["--cpus", "2", "--cpus-limit", "1.5"];
 
 #[test]

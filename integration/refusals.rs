@@ -4,6 +4,7 @@ mod asked;
 mod disk;
 mod exhausted;
 mod ports;
+mod rootless;
 mod taken;
 mod uplink;
 

@@ -6,8 +6,11 @@
 //! have no type of their own elsewhere are read in `value`; what the keys of one direction make together is in `limits`.
 
 mod limits;
+mod profile;
 mod rates;
 mod value;
+
+pub use profile::{DEFAULT_PROFILE, Profile};
 
 use crate::error::{Error, Result};
 use crate::ports::BlockSize;
@@ -16,6 +19,7 @@ use crate::ports::{PortRange, PortSet};
 use crate::rate::{PerCpu, Rate, Size};
 use crate::refusal::{one_line, quoted, unknown};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -115,6 +119,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// What `portslice doctor` need not tell again: the operator knows, and leaves it as it is.
     pub accepted_findings: Vec<Acceptable>,
+    /// What containers ask for that name one of these profiles, as those that are given a CDI device do.
+    pub profile: BTreeMap<String, Profile>,
 }
 
 /// A finding of `portslice doctor` that may be as the operator wants it.
@@ -196,6 +202,7 @@ impl Default for Config {
             log_level: LogLevel::default(),
             file: None,
             accepted_findings: Vec::new(),
+            profile: BTreeMap::new(),
         }
     }
 }
@@ -266,6 +273,7 @@ impl Config {
             let why = format!("ephemeral_ports ({pool}) holds no aligned block of {size} ports; {advice}");
             return Err((["ephemeral_ports_per_container", "ephemeral_ports"].map(String::from).to_vec(), why));
         }
+        self.profiles_agree()?;
         self.rates_agree()?;
         self.limits_agree()
     }

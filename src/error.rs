@@ -93,6 +93,16 @@ impl Error {
         }
     }
 
+    /// Did the kernel forbid it?
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Error::File { source: cause, .. } | Error::Netlink { errno: cause, .. } => {
+                cause.kind() == io::ErrorKind::PermissionDenied
+            }
+            _ => false,
+        }
+    }
+
     /// An [`Error::Invalid`].
     pub fn invalid(what: impl Into<String>, why: impl Into<String>) -> Self {
         Error::Invalid { what: what.into(), why: why.into() }

@@ -89,6 +89,9 @@ pub struct Request {
     pub joins_namespace: bool,
     /// Whether it gets nothing unless its network namespace has a slice already: a container of a pod that asks for nothing.
     pub only_joins: bool,
+    /// Whether sockets of the processes that this one descends from are not in its way: an engine keeps a published port bound
+    /// while it has the container made.
+    pub caller_holds_ports: bool,
     /// Where its bundle is, when a runtime told: whoever detaches the container has to name the same one.
     pub bundle: Option<PathBuf>,
     /// The name people know it by.
@@ -121,6 +124,7 @@ impl Request {
             powerless: false,
             joins_namespace: false,
             only_joins: false,
+            caller_holds_ports: false,
             bundle: None,
             name: None,
             engine: None,

@@ -16,7 +16,12 @@ fn state(status: ContainerState) -> StateBuilder {
 }
 
 fn call(hook: &str, state: &State) -> Output {
+    call_with(hook, &[], state)
+}
+
+fn call_with(hook: &str, arguments: &[&str], state: &State) -> Output {
     let mut child = Command::new(hook)
+        .args(arguments)
         .env("PORTSLICE_STATE_DIR", "/nonexistent/portslice")
         .env_remove("PORTSLICE_CONFIG")
         .stdin(Stdio::piped())
@@ -50,4 +55,20 @@ fn annotations_are_read_before_anything_is_touched() {
     let said = String::from_utf8(out.stderr).unwrap();
     assert_eq!(out.status.code(), Some(2), "{said}");
     assert!(said.contains("did you mean ports?"), "{said}");
+}
+
+#[test]
+fn a_profile_is_all_that_arguments_may_name() {
+    let state = state(ContainerState::Creating).pid(1).build().unwrap();
+    for (arguments, says) in [
+        (&["--profile", "web"][..], "profile \"web\": unknown profile; known are default"),
+        (&["--profile=web"], "profile \"web\""),
+        (&["--profile"], "--profile NAME"),
+        (&["--verbose"], "argument \"--verbose\""),
+    ] {
+        let out = call_with(PRESTART, arguments, &state);
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert_eq!((out.status.code(), said.lines().count()), (Some(2), 1), "{said}");
+        assert!(said.contains(says), "{arguments:?}: {said}");
+    }
 }

@@ -5,11 +5,17 @@ use super::host::{COMMAND_LIMIT, Host, Inner};
 use super::run::{self, Output};
 use serde_json::Value;
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The most that a container without CAP_SYS_RESOURCE may ask for; Podman's own default is more.
-const LIMITS: &str = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
+const LIMITS: &str = "[containers]
+default_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]
+\
+                      [engine]
+infra_image = \"localhost/busybox:latest\"
+infra_command = \"/pause\"
+";
 
 /// Podman on a host. Dropping it removes its containers and pods.
 pub struct Podman<'h> {
@@ -36,22 +42,47 @@ impl<'h> Podman<'h> {
         // Podman mounts its storage on itself.
         let storage = place.at("storage/overlay");
         let podman = Podman { place: place.keeps_mounted(storage) };
-        let hooks = format!("{LIMITS}[engine]\nhooks_dir = [\"{}\"]\n", podman.place.at("hooks.d").display());
+        let hooks = format!("{LIMITS}hooks_dir = [\"{}\"]\n", podman.place.at("hooks.d").display());
         std::fs::write(podman.place.at("containers.conf"), hooks).expect("containers.conf");
         let image = podman.place.archive();
         podman.call(&["load", "--quiet", "--input", &image.to_string_lossy()]).ok();
         podman
     }
 
+    /// A directory with a `podman` that is this one, for who writes the command as on a host where Podman is installed: it
+    /// has the hooks of the host, and every container goes into the host's cgroup.
+    pub fn as_installed(&self) -> PathBuf {
+        let (directory, parent) = (self.place.at("bin"), self.place.cgroup());
+        std::fs::create_dir_all(&directory).expect("bin");
+        let options: Vec<String> = self.options().iter().map(|word| format!("'{}'", word.display())).collect();
+        let script = format!(
+            "#!/bin/sh\nexport TMPDIR='{}' CONTAINERS_CONF='{}'\ncase \"$1 $2 $*\" in\n*--pod*) ;;\n\
+             'run '*) shift; set -- run --cgroup-parent {parent} \"$@\" ;;\n\
+             'pod create'*) shift 2; set -- pod create --cgroup-parent {parent} \"$@\" ;;\nesac\n\
+             exec /usr/bin/podman {} \"$@\"\n",
+            self.place.at("tmp").display(),
+            self.place.at("containers.conf").display(),
+            options.join(" ")
+        );
+        let program = directory.join("podman");
+        std::fs::write(&program, script).expect("podman");
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("podman");
+        directory
+    }
+
+    /// What leads Podman to storage and state of its own.
+    fn options(&self) -> Vec<PathBuf> {
+        let places =
+            [("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "libpod"), ("--network-config-dir", "networks")];
+        let places = places.iter().flat_map(|(option, name)| [PathBuf::from(option), self.place.at(name)]);
+        places.chain(["--cgroup-manager=cgroupfs", "--events-backend=file"].map(PathBuf::from)).collect()
+    }
+
     /// The command `podman ARGS...` in the host's namespaces.
     pub fn command(&self, args: &[&str]) -> Command {
         let at = |name: &str| self.place.at(name);
         let mut command = self.place.host.ns.command("podman");
-        for (option, name) in [("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "libpod")] {
-            command.arg(option).arg(at(name));
-        }
-        command.arg("--network-config-dir").arg(at("networks"));
-        command.args(["--cgroup-manager=cgroupfs", "--events-backend=file"]).args(args);
+        command.args(self.options()).args(args);
         command
             .env("TMPDIR", at("tmp"))
             .env("CONTAINERS_CONF", at("containers.conf"))
@@ -87,9 +118,14 @@ impl<'h> Podman<'h> {
 
     /// Makes a pod without a network, whose infra container is `/pause`.
     pub fn pod(&self, name: &str) {
+        self.pod_with(name, &[]);
+    }
+
+    /// The same with further options.
+    pub fn pod_with(&self, name: &str, more: &[&str]) {
         let parent = self.place.cgroup();
         let options = ["--infra-image", IMAGE, "--infra-command", "/pause", "--cgroup-parent", &parent];
-        self.call(&[&["pod", "create", "--name", name, "--network", "none"], &options[..]].concat()).ok();
+        self.call(&[&["pod", "create", "--name", name, "--network", "none"], &options[..], more].concat()).ok();
     }
 
     /// Starts a container that runs a line of shell.

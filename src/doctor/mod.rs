@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::config::{Acceptable, Config};
 use crate::error::{Error, Result};
-use crate::host::process::{boot_id, missing_capability};
+use crate::host::process::{boot_id, in_the_hosts_user_namespace, missing_capability};
 use crate::host::sysctl::Proc;
 use crate::host::{Facts, HostRecord};
 use crate::net::{Netlink, Netns};
@@ -104,6 +104,7 @@ impl Scene<'_> {
 
 /// Runs every check. [`Error::Unsupported`] for a caller who may not look.
 pub fn examine(config: &Config, origin: &Origin) -> Result<Vec<Finding>> {
+    in_the_hosts_user_namespace()?;
     if let Some(capability) = missing_capability() {
         return Err(Error::unsupported(
             format!("doctor looks into the kernel and into network namespaces, and this process lacks {capability}"),

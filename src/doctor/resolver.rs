@@ -1,13 +1,12 @@
 //! Name resolution: a container that may not reach the host through loopback cannot ask a resolver that listens there.
 
-use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
 use super::{Finding, Scene, ok, warn};
 use crate::config::Acceptable;
+use crate::host::resolver::{RESOLV_CONF, servers};
 
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Where systemd-resolved lists the servers that it asks itself.
 const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
 
@@ -16,7 +15,7 @@ pub fn look(scene: &Scene<'_>) -> Vec<Finding> {
     if scene.config.host_loopback || scene.accepts(Acceptable::Resolver) {
         return Vec::new();
     }
-    let Some(server) = fs::read_to_string(RESOLV_CONF).ok().as_deref().and_then(on_loopback) else {
+    let Some(server) = on_loopback(&servers()) else {
         return vec![ok("resolver", format!("{RESOLV_CONF} names no server on loopback"))];
     };
     let seen = format!("{RESOLV_CONF} names the server {server}, and host_loopback is false");
@@ -31,19 +30,19 @@ pub fn look(scene: &Scene<'_>) -> Vec<Finding> {
     vec![warn("resolver", seen, why, command)]
 }
 
-/// The first server of a resolv.conf(5) that only the host itself reaches.
-fn on_loopback(text: &str) -> Option<IpAddr> {
-    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
-    servers.filter_map(|server| server.trim().parse::<IpAddr>().ok()).find(IpAddr::is_loopback)
+/// The first server that only the host itself reaches.
+fn on_loopback(servers: &[IpAddr]) -> Option<IpAddr> {
+    servers.iter().copied().find(IpAddr::is_loopback)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::resolver::listed;
 
     #[test]
     fn a_server_on_loopback_is_found() {
-        let found = |text| on_loopback(text).map(|ip| ip.to_string());
+        let found = |text| on_loopback(&listed(text)).map(|ip| ip.to_string());
         assert_eq!(
             found("# nameserver 127.0.0.1\nnameserver 9.9.9.9\n nameserver\t127.0.0.53\n").as_deref(),
             Some("127.0.0.53")

@@ -42,7 +42,9 @@ pub fn prepare(config: &Config, shaper: bool) -> Result<()> {
 
 /// The configured command, else the one beside the hook, else the one that is installed.
 fn program(config: &Config) -> PathBuf {
-    let beside = std::env::current_exe().ok().and_then(|hook| Some(hook.parent()?.join("portslice")));
+    // A plugin may itself be called so, where an engine looks for plugins by the name of the network's driver.
+    let other = |hook: PathBuf| Some(hook.parent()?.join("portslice")).filter(|path| *path != hook);
+    let beside = std::env::current_exe().ok().and_then(other);
     config
         .command
         .clone()

@@ -7,30 +7,38 @@ use std::io::stdin;
 use std::process::ExitCode;
 
 use super::command::prepare;
-use super::report;
-use crate::config::Config;
+use super::{explained, report};
+use crate::config::{Config, Profile};
 use crate::error::{Error, Result};
 use crate::host::process::name_by_conmon;
 use crate::log;
 use crate::oci::engine::identify;
 use crate::oci::{State, bundle};
-use crate::request::Request;
+use crate::request::{PREFIX, Request};
 use crate::slice::{self, By, Container};
 
 /// Gives a container that is being created its slice, or its place in the slice of its pod.
 pub fn prestart() -> ExitCode {
-    run("portslice-prestart", |config, state| {
+    run(bundle::PRESTART, |config, state| {
         let pid = state.pid.ok_or_else(|| {
             Error::invalid(
                 "container state on stdin",
                 "no pid; register portslice-prestart as prestart or createRuntime, where the container exists",
             )
         })?;
-        let (only_joins, engine) =
-            (state.joins_a_pod() && !state.asks(), identify(&state.annotations, state.bundle.as_deref()));
-        let mut request = Request::from_annotations(state.id, state.annotations)?;
-        if let Some(path) = &state.bundle {
-            let bundle = bundle::read(path)?;
+        let bundle = state.bundle.as_deref().map(bundle::read).transpose()?;
+        let named = bundle::profile_in(arguments().iter().map(String::as_str))?;
+        let profile = named.or_else(|| bundle.as_ref().and_then(|bundle| bundle.profile.clone()));
+        let (only_joins, engine) = (
+            state.joins_a_pod() && !state.asks() && profile.is_none(),
+            identify(&state.annotations, state.bundle.as_deref()),
+        );
+        let asked = match profile {
+            Some(name) => with_profile(&config.profile(&name)?, state.annotations),
+            None => state.annotations,
+        };
+        let mut request = Request::from_annotations(state.id, asked)?;
+        if let Some(bundle) = bundle {
             request.own_settings = bundle.own_settings;
             request.bundle_cpus = bundle.cpus;
             request.cannot_tamper = bundle.tamper_proof;
@@ -46,6 +54,22 @@ pub fn prestart() -> ExitCode {
     })
 }
 
+/// The words behind the program's name.
+fn arguments() -> Vec<String> {
+    std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect()
+}
+
+/// The annotations, and what a profile asks for besides.
+fn with_profile(profile: &Profile, mut annotations: Vec<(String, String)>) -> Vec<(String, String)> {
+    for (key, value) in profile {
+        let key = format!("{PREFIX}{key}");
+        if !annotations.iter().any(|(known, _)| *known == key) {
+            annotations.push((key, value.clone()));
+        }
+    }
+    annotations
+}
+
 /// Takes a container that ended out of its slice.
 pub fn poststop() -> ExitCode {
     run("portslice-poststop", |config, state| slice::detach(config, &state.id, &By::Runtime(state.bundle)).map(drop))
@@ -59,6 +83,7 @@ fn run(name: &str, verb: impl FnOnce(&Config, State) -> Result<()>) -> ExitCode 
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
+            let e = explained(e);
             report(name, ::log::Level::Error, &e.to_string());
             ExitCode::from(e.exit_code())
         }

@@ -9,6 +9,7 @@ pub mod given;
 pub mod process;
 pub mod procfs;
 pub mod record;
+pub mod resolver;
 pub mod sysctl;
 
 pub use facts::Facts;

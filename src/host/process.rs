@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 use nix::sys::mman::{MmapAdvise, madvise};
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::net::netns::NetnsId;
 use crate::refusal::one_line;
 
@@ -58,15 +59,19 @@ pub fn command_of(pid: u32) -> Option<String> {
 /// The name of the container whose hook this is, told by Podman's monitor: `conmon ... -n NAME` is the parent of the runtime
 /// that runs the hook.
 pub fn name_by_conmon() -> Option<String> {
-    let runtime = fs::read_to_string(format!("/proc/{}/stat", nix::unistd::getppid())).ok()?;
-    let parent = runtime[runtime.rfind(')')? + 1..].split_whitespace().nth(1)?.to_owned();
-    let line = fs::read(format!("/proc/{parent}/cmdline")).ok()?;
+    let monitor = parent_of(nix::unistd::getppid().as_raw().try_into().ok()?)?;
+    let line = fs::read(format!("/proc/{monitor}/cmdline")).ok()?;
     let mut words = line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
     if !words.next()?.ends_with("conmon") {
         return None;
     }
     words.by_ref().find(|word| word == "-n" || word == "--name")?;
     words.next().map(|name| one_line(&name)).filter(|name| !name.is_empty())
+}
+
+/// The processes that this one descends from, its parent first. Not the machine's first one, which everything descends from.
+pub fn ancestors() -> Vec<u32> {
+    std::iter::successors(parent_of(std::process::id()), |pid| parent_of(*pid)).take_while(|pid| *pid > 1).collect()
 }
 
 /// CAP_NET_ADMIN, CAP_SYS_ADMIN (to enter a namespace and mount) and CAP_BPF or its superset.
@@ -80,6 +85,32 @@ pub fn missing_capability() -> Option<&'static str> {
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
     NEEDED.iter().find(|(bit, _)| effective & (1 << bit) == 0).map(|(_, name)| *name)
+}
+
+/// Refuses a process in a user namespace: the capabilities that it has there say nothing about the host's network, and the
+/// kernel takes no program of its data path.
+pub fn in_the_hosts_user_namespace() -> Result<()> {
+    /// include/uapi/linux/nsfs.h, USER_NS_INIT_INO.
+    const INITIAL: u64 = 0xefff_fffd;
+    match fs::metadata("/proc/self/ns/user") {
+        Ok(namespace) if namespace.ino() != INITIAL => Err(Error::unsupported(
+            "portslice is run rootless, in a user namespace that does not own the host's network",
+            "run the engine as root (such as `sudo podman run`), or give the container a rootless network (--network pasta)",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a process that may not do what portslice has to do.
+pub fn privileged() -> Result<()> {
+    in_the_hosts_user_namespace()?;
+    match missing_capability() {
+        Some(capability) => Err(Error::unsupported(
+            format!("this process lacks {capability}"),
+            "run as root (hooks are run by the runtime, which has to be root)",
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Lets everybody else have the CPUs first from now on: the calling thread, and threads it starts.
@@ -113,6 +144,12 @@ pub fn unmap_code() {
     if let Err(e) = unsafe { madvise(address, end - begin, MmapAdvise::MADV_DONTNEED) } {
         log::debug!("madvise: {e}");
     }
+}
+
+/// Field 4 of `/proc/PID/stat`; the command name before it may hold blanks and parentheses.
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat[stat.rfind(')')? + 1..].split_whitespace().nth(1)?.parse().ok()
 }
 
 fn start_time(pid: u32) -> Option<u64> {

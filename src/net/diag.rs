@@ -137,6 +137,13 @@ pub fn processes_of(inodes: &[u32]) -> Vec<(u32, Process)> {
     found
 }
 
+/// The inodes of the sockets that a process has open; none of one that is gone.
+pub fn sockets_of(pid: u32) -> Vec<u32> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let links = files.filter_map(|file| fs::read_link(file.path()).ok());
+    links.filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
+}
+
 fn ask(
     netlink: &mut Netlink,
     kind: u16,

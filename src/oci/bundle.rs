@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -15,13 +15,15 @@ use serde_json::Value;
 use crate::cpus::Cpus;
 use crate::error::{Error, Result};
 use crate::file;
+use crate::refusal::quoted;
 
 /// What the bundle says about its container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bundle {
     /// Keys of `linux.sysctl` below net, as paths under /proc/sys/net (`ipv4/tcp_ecn`).
     pub own_settings: Vec<String>,
-    /// Its CPUs by `linux.resources.cpu`: the quota if there is one, else the shares, 1024 to a CPU.
+    /// Its CPUs by `linux.resources`: the quota if there is one, else the shares, 1024 to a CPU. A `cpu.max` under `unified`
+    /// stands above the quota under `cpu`, since runtimes write it later.
     pub cpus: Option<Cpus>,
     /// Whether nothing in the container can change or go around a queue in its network namespace.
     ///
@@ -42,6 +44,29 @@ pub struct Bundle {
     pub joins_namespace: bool,
     /// Whether it is the sandbox of a pod: a process that holds the namespaces for containers with cgroups of their own.
     pub sandbox: bool,
+    /// The profile that it names in the arguments of our hook. Where the hook is registered twice, by a CDI device and
+    /// by an annotation, only one of the two has the arguments, and both ask for the same.
+    pub profile: Option<String>,
+}
+
+/// What our hook's program is called.
+pub const PRESTART: &str = "portslice-prestart";
+
+/// The profile that arguments of our hook name: `--profile NAME`, which is all they may say.
+pub fn profile_in<'a>(mut arguments: impl Iterator<Item = &'a str>) -> Result<Option<String>> {
+    let mut profile = None;
+    while let Some(argument) = arguments.next() {
+        let name = match argument.strip_prefix("--profile=") {
+            None if argument == "--profile" => arguments.next(),
+            name => name,
+        };
+        let Some(name) = name else {
+            let why = "a hook takes nothing but --profile NAME, with the name of a profile of the configuration";
+            return Err(Error::invalid(format!("argument {}", quoted(argument)), why));
+        };
+        profile = Some(name.to_owned());
+    }
+    Ok(profile)
 }
 
 /// Reads the bundle's config.json. One that cannot be read or understood is the runtime's to refuse, and says nothing; one
@@ -69,6 +94,22 @@ struct Spec {
     linux: Option<Linux>,
     process: Option<Process>,
     annotations: Option<BTreeMap<String, Value>>,
+    hooks: Option<Hooks>,
+}
+
+/// Those lists in which a hook finds the container not yet running.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Hooks {
+    prestart: Option<Vec<Hook>>,
+    create_runtime: Option<Vec<Hook>>,
+}
+
+#[derive(Deserialize)]
+struct Hook {
+    path: PathBuf,
+    #[serde(default)]
+    args: Option<Vec<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -83,6 +124,8 @@ struct Linux {
 #[serde(default)]
 struct Resources {
     cpu: Option<Cpu>,
+    /// Files of a v2 cgroup.
+    unified: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -112,8 +155,9 @@ impl Spec {
     fn understood(self) -> Result<Bundle> {
         let (tamper_proof, sandbox) = (self.is_tamper_proof(), self.is_sandbox());
         let (powerless, joins_namespace) = (self.is_powerless(), self.joins("network"));
+        let profile = self.profile();
         let linux = self.linux.unwrap_or_default();
-        let cpus = linux.resources.and_then(|resources| resources.cpu).and_then(|cpu| cpu.count());
+        let cpus = linux.resources.and_then(|resources| resources.cpus());
         let keys = linux.sysctl.unwrap_or_default().into_keys();
         // sysctl(8): either separator, as long as it is the same throughout
         let own_settings: Vec<String> =
@@ -125,7 +169,15 @@ impl Spec {
                  annotation portslice/ephemeral-ports",
             ));
         }
-        Ok(Bundle { own_settings, cpus, tamper_proof, powerless, joins_namespace, sandbox })
+        Ok(Bundle { own_settings, cpus, tamper_proof, powerless, joins_namespace, sandbox, profile })
+    }
+
+    fn profile(&self) -> Option<String> {
+        let lists = self.hooks.as_ref().map(|hooks| [&hooks.prestart, &hooks.create_runtime]);
+        let ours = |hook: &&Hook| hook.path.file_name().is_some_and(|name| name == PRESTART);
+        let args = lists.into_iter().flatten().flatten().flatten().filter(ours).filter_map(|hook| hook.args.as_ref());
+        let mut named = args.filter_map(|args| profile_in(args.iter().skip(1).map(String::as_str)).ok().flatten());
+        named.next()
     }
 
     fn is_tamper_proof(&self) -> bool {
@@ -158,7 +210,24 @@ impl Spec {
     }
 }
 
+impl Resources {
+    fn cpus(self) -> Option<Cpus> {
+        let cpu = self.cpu.unwrap_or_default();
+        match self.unified.as_ref().and_then(|files| files.get("cpu.max")) {
+            Some(text) => cpu.with_max(text).count(),
+            None => cpu.count(),
+        }
+    }
+}
+
 impl Cpu {
+    /// Its bandwidth as the text of a `cpu.max` says: `50000 100000`, `50000`, `max`. Any other text is the kernel's to refuse.
+    fn with_max(self, text: &str) -> Self {
+        let mut words = text.split_whitespace();
+        let quota = words.next().and_then(|quota| quota.parse().ok());
+        Self { quota, period: words.next().and_then(|period| period.parse().ok()), ..self }
+    }
+
     /// Unknown where neither is set: 0 shares and a quota of 0 or -1 are how runtimes write that.
     fn count(&self) -> Option<Cpus> {
         let thousandths = match (self.quota, self.shares) {
@@ -244,6 +313,15 @@ mod tests {
             assert_eq!(read, cpus.map(|cpus| cpus.parse().unwrap()), "{cpu}");
         }
         assert_eq!(bundle(json!({"linux": {"resources": null}})).cpus, None);
+        for (max, cpus) in
+            [("50000 100000", Some("0.5")), ("20000", Some("0.2")), ("max 100000", Some("2")), ("?", Some("2"))]
+        {
+            let resources = json!({"cpu": {"quota": 150_000, "shares": 2048}, "unified": {"cpu.max": max}});
+            let read = bundle(json!({"linux": {"resources": resources}})).cpus;
+            assert_eq!(read, cpus.map(|cpus| cpus.parse().unwrap()), "{max}");
+        }
+        let read = bundle(json!({"linux": {"resources": {"unified": {"cpu.max": "150000 100000"}}}})).cpus;
+        assert_eq!(read, Some("1.5".parse().unwrap()));
     }
 
     #[test]
@@ -254,6 +332,33 @@ mod tests {
         let range: Spec = serde_json::from_value(spec("net.ipv4.ip_local_port_range")).unwrap();
         let line = range.understood().unwrap_err().to_string();
         assert!(line.contains("portslice/ephemeral-ports") && !line.contains('\n'), "{line}");
+    }
+
+    #[test]
+    fn a_profile_is_what_the_arguments_of_our_hook_name() {
+        let named = |list: &str, path: &str, args: Value| {
+            let other = json!({"path": "/bin/other", "args": ["other", "--profile", "theirs"]});
+            bundle(json!({"hooks": {list: [other, {"path": path, "args": args}]}})).profile
+        };
+        let args = || json!(["portslice-prestart", "--profile", "web"]);
+        for list in ["prestart", "createRuntime"] {
+            assert_eq!(named(list, "/x/portslice-prestart", args()).as_deref(), Some("web"), "{list}");
+        }
+        assert_eq!(named("poststop", "/x/portslice-prestart", args()), None);
+        assert_eq!(named("prestart", "/x/portslice-poststop", args()), None);
+        assert_eq!(
+            named("prestart", "/x/portslice-prestart", json!(["--profile", "web"])),
+            None,
+            "the first is its name"
+        );
+        assert_eq!(named("prestart", "/x/portslice-prestart", json!(null)), None);
+        let read = |words: &[&str]| profile_in(words.iter().copied());
+        assert_eq!(read(&[]).unwrap(), None);
+        assert_eq!(read(&["--profile=a.b"]).unwrap().as_deref(), Some("a.b"));
+        for bad in [&["--profile"][..], &["web"], &["--profil", "web"], &["--profile", "a", "b"]] {
+            let line = read(bad).unwrap_err().to_string();
+            assert!(line.contains("--profile NAME"), "{bad:?}: {line}");
+        }
     }
 
     #[test]

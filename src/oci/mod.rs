@@ -2,6 +2,7 @@
 //! runtimes differ and newer ones say more.
 
 pub mod bundle;
+pub mod cdi;
 pub mod engine;
 mod state;
 

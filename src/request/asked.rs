@@ -7,7 +7,8 @@ use crate::refusal::quoted;
 use std::fmt;
 use std::str::FromStr;
 
-/// Ports to listen on, such as `31000-31009,auto:2`.
+/// Ports to listen on, such as `31000-31009,auto:2`. A `+` between items is a comma, since Podman 4 cuts the values of its
+/// `--annotation`, and every version the options of a network, at commas.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortsAsked {
     /// These.
@@ -43,7 +44,7 @@ impl FromStr for PortsAsked {
     fn from_str(text: &str) -> Result<Self, PortsAskedError> {
         let mut auto = None;
         let mut ranges: Vec<PortRange> = Vec::new();
-        let items = (!text.trim().is_empty()).then(|| text.split(',').map(str::trim));
+        let items = (!text.trim().is_empty()).then(|| text.split([',', '+']).map(str::trim));
         for item in items.into_iter().flatten() {
             match item.strip_prefix("auto:") {
                 Some(_) if auto.is_some() => return Err(PortsAskedError::Twice),
@@ -78,11 +79,26 @@ mod tests {
             ("31000-31009,31100", "31000-31009,31100"),
             ("auto:3", "auto:3"),
             (" auto:2 , 31100", "31100,auto:2"),
+            ("31000-31009+31100", "31000-31009,31100"),
+            ("auto:2 + 31100,31200", "31100,31200,auto:2"),
             ("", ""),
         ] {
             assert_eq!(text.parse::<PortsAsked>().unwrap().to_string(), shown);
         }
-        for bad in ["auto:0", "auto:", "auto:-1", "auto:+1", "auto:65536", "auto:1,auto:1", "auto", "1,", "31000,,1"] {
+        for bad in [
+            "auto:0",
+            "auto:",
+            "auto:-1",
+            "auto:+1",
+            "auto:65536",
+            "auto:1,auto:1",
+            "auto",
+            "1,",
+            "31000,,1",
+            "+1",
+            "1+",
+            "1++2",
+        ] {
             assert!(bad.parse::<PortsAsked>().is_err(), "{bad}");
         }
     }

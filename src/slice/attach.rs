@@ -13,7 +13,7 @@ use super::{end, join, reclaim, run};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::facts::{self, Facts};
-use crate::host::process::Worker;
+use crate::host::process::{Worker, in_the_hosts_user_namespace};
 use crate::host::sysctl::Proc;
 use crate::lease::ledger::unix_now;
 use crate::lease::lock::{self, Lock};
@@ -113,6 +113,7 @@ enum Entered {
 
 impl<'a> Attach<'a> {
     fn begin(config: &'a Config, request: &'a Request, container: Container<'_>) -> Result<Self> {
+        in_the_hosts_user_namespace()?;
         let (netns, pid) = container.open()?;
         if netns.id == Netns::current()?.id {
             return Err(Error::unsupported(
@@ -234,6 +235,7 @@ impl<'a> Attach<'a> {
         let Some(looking) = self.looking.take() else { return Ok(()) };
         let found = looking.join().unwrap_or_else(|_| Err(Error::Failed("looking for sockets failed".into())));
         self.wanted.holders = found?;
+        self.wanted.leave_out_the_callers();
         self.wanted.used = diag::ports_of(&self.wanted.holders);
         Ok(())
     }

@@ -5,8 +5,8 @@ use super::reserve::{check, look};
 use super::run;
 use super::setup::{How, Outcome, locked, setup};
 use crate::config::Config;
-use crate::error::{Error, Result};
-use crate::host::process::{boot_id, missing_capability};
+use crate::error::Result;
+use crate::host::process::{boot_id, privileged};
 use crate::host::sysctl::Proc;
 use crate::host::{Facts, HostRecord};
 use crate::lease::Ledger;
@@ -28,9 +28,7 @@ pub fn at_boot(config: &Config) -> Result<(Vec<Action>, Result<Outcome>)> {
 
 /// Reserves the ports on a host of which nothing else is known.
 fn reserve_alone(config: &Config) -> Result<Vec<Action>> {
-    if let Some(capability) = missing_capability() {
-        return Err(Error::unsupported(format!("this process lacks {capability}"), "run as root"));
-    }
+    privileged()?;
     let (boot, here) = (boot_id(), Netns::current()?.id);
     let before = HostRecord::read(&config.state_dir, &boot)?;
     check_namespace(&before, here, config)?;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::host::process::{boot_id, missing_capability};
+use crate::host::process::{boot_id, in_the_hosts_user_namespace, missing_capability};
 use crate::host::sysctl::{Proc, Setting};
 use crate::host::{Facts, Given, HostRecord};
 use crate::lease::Ledger;
@@ -112,6 +112,7 @@ pub fn alone(config: &Config, record: &HostRecord) -> Result<()> {
 
 /// The records of installations that serve this namespace and are not the one of `record`, from the kernel.
 pub fn others(record: &HostRecord) -> Result<Vec<HostRecord>> {
+    in_the_hosts_user_namespace()?;
     let here = Netns::current()?.id;
     let mut others = Vec::new();
     for installation in find::installations()? {
@@ -168,6 +169,7 @@ fn is_whole(record: &HostRecord, config: &Config) -> bool {
 
 /// Opens what is pinned; where the pins are out of view, what the kernel has all the same.
 pub fn open(config: &Config, record: &HostRecord) -> Result<Host> {
+    in_the_hosts_user_namespace()?;
     let directory = bpf_directory(&config.state_dir);
     if !programs::is_mounted(&directory) {
         if programs::is_at_home(record) {

@@ -11,7 +11,7 @@ use super::ready::{alone, check_namespace, given_now};
 use super::{files, reserve, run};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::host::process::{boot_id, missing_capability, mount_namespace};
+use crate::host::process::{boot_id, mount_namespace, privileged};
 use crate::host::sysctl::Proc;
 use crate::host::{Facts, HostRecord, features};
 use crate::lease::lock::{Lock, PATIENCE, is_gone};
@@ -185,12 +185,7 @@ fn check_view(config: &Config, record: &HostRecord) -> Result<()> {
 
 /// Refuses what cannot work before anything is changed.
 fn check(site: &mut HostSite<'_>, facts: &Facts, version: &str) -> Result<()> {
-    if let Some(capability) = missing_capability() {
-        return Err(Error::unsupported(
-            format!("this process lacks {capability}"),
-            "run as root (hooks are run by the runtime, which has to be root)",
-        ));
-    }
+    privileged()?;
     let leases = !site.ledger.ids()?.is_empty();
     if site.record.ready {
         LAYOUTS

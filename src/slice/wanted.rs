@@ -3,10 +3,10 @@
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::host::process::Worker;
+use crate::host::process::{Worker, ancestors};
 use crate::lease::ledger::unix_now;
 use crate::lease::{CpuAsked, CpuTerms, Desk, Lease, Member};
-use crate::net::diag::Holder;
+use crate::net::diag::{Holder, sockets_of};
 use crate::plan::grant::Situation;
 use crate::ports::{PortRange, PortSet};
 use crate::request::{ContainerId, Request};
@@ -27,6 +27,15 @@ pub struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
+    /// Leaves out sockets of whoever has this container made, where those hold the ports for it.
+    pub fn leave_out_the_callers(&mut self) {
+        let asked = &self.request.ports.set;
+        if self.request.caller_holds_ports && self.holders.iter().any(|holder| asked.contains(holder.port)) {
+            let theirs: Vec<u32> = ancestors().into_iter().flat_map(sockets_of).collect();
+            self.holders.retain(|holder| !(asked.contains(holder.port) && theirs.contains(&holder.inode)));
+        }
+    }
+
     /// Ports of all leases, as far as they could be granted.
     pub fn leased(&self, desk: &Desk<'_>) -> PortSet {
         span(&assignable(self.config)).map_or_else(PortSet::empty, |span| desk.taken(span))

@@ -104,6 +104,23 @@ pub struct Reading {
     pub notes: Vec<String>,
 }
 
+/// How many CPUs the cgroup at `place` allows; `None` without a limit, or where that cannot be read.
+pub fn allowed(place: &Place) -> Option<f64> {
+    let cgroup = place.of(Controller::Cpu).ok()?;
+    let limit =
+        match cgroup.version {
+            Version::V2 => File::of(cgroup, "cpu.max").parsed(parse::bandwidth),
+            Version::V1 => File::of(cgroup, "cpu.cfs_quota_us")
+                .parsed(|text| Some(text.trim_end().to_owned()))
+                .and_then(|quota| match quota.as_str() {
+                    "-1" => Ok(None),
+                    quota => File::of(cgroup, "cpu.cfs_period_us")
+                        .parsed(|period| parse::bandwidth(&format!("{quota} {period}"))),
+                }),
+        };
+    limit.ok().flatten()
+}
+
 /// Reads what the container at `place` uses. Fails when none of its cgroups is there any more.
 ///
 /// `count` also counts its processes and threads, which takes longer the more there are (Mesos'
@@ -151,7 +168,7 @@ pub fn read(place: &Place, count: bool) -> Result<Reading> {
 
 /// `cpus_limit` and `cpus_soft_limit` by Mesos' rule: what it asked for is the soft limit. The limit is the one it asked
 /// for, or what it asked for if that is enforced, as it says; the host's CPUs for `inf`. Where nothing was `written` there
-/// is none.
+/// is none but the runtime's (see [`allowed`]).
 pub fn limits(asked: &Asked, written: Option<Bandwidth>, host: u32) -> (Option<f64>, Option<f64>) {
     let number = |cpus: crate::cpus::Cpus| cpus.thousandths() as f64 / 1000.0;
     let request = asked.cpus.map(number);

@@ -90,5 +90,8 @@ fn usage(member: &Member, from: &Sources<'_>) -> (Usage, Vec<String>) {
     };
     (usage.cpus_limit, usage.cpus_soft_limit) =
         cgroup::limits(&member.asked.terms(), member.cpu.now.bandwidth, from.cpus);
+    if member.cpu.now.bandwidth.is_none() {
+        usage.cpus_limit = member.cgroups.as_ref().and_then(cgroup::allowed);
+    }
     (usage, notes)
 }

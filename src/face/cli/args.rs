@@ -87,6 +87,8 @@ pub enum Command {
     },
     /// Compare everything with the kernel and say what differs; exits 1 if something does
     Fsck(Fsck),
+    /// Print the specification of the CDI devices portslice/net=PROFILE, for /etc/cdi/portslice.json
+    Cdi,
     /// Check the host and say how to mend what is wrong
     Doctor {
         /// As a JSON array
@@ -344,7 +346,7 @@ impl Limits {
 /// The annotation keys as options.
 #[derive(Debug, ArgsDerive)]
 pub struct Keys {
-    /// Listening ports: 31000-31009,31100 or auto:3
+    /// Listening ports: 31000-31009,31100 or auto:3; + works for the comma
     #[arg(long, value_name = "SET")]
     ports: Option<String>,
 

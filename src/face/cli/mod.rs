@@ -2,6 +2,7 @@
 
 mod args;
 mod attach;
+mod cdi;
 mod doctor;
 mod fsck;
 mod list;
@@ -22,7 +23,7 @@ use serde::Serialize;
 use self::args::{Args, Command};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::face::{complain, follow, report, serve};
+use crate::face::{complain, explained, follow, report, serve};
 use crate::lease::{Lease, Ledger, Member, names};
 use crate::plan::{Action, Done};
 use crate::refusal::one_line;
@@ -38,6 +39,7 @@ pub fn main() -> ExitCode {
     match run(&args) {
         Ok(code) => code,
         Err(e) => {
+            let e = explained(e);
             report("portslice", log::Level::Error, &e.to_string());
             ExitCode::from(e.exit_code())
         }
@@ -69,6 +71,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn run(args: &Args) -> Result<ExitCode> {
     let config = Config::load(args.config.as_deref())?.with_state_dir(args.state_dir.as_deref())?;
     crate::log::start("portslice", &config, args.verbose);
+    config.check_profiles()?;
     match &args.command {
         Command::Setup(setup) => setup::run(&config, setup),
         Command::Sync { dry_run } => setup::sync(&config, *dry_run),
@@ -83,6 +86,7 @@ fn run(args: &Args) -> Result<ExitCode> {
         Command::Serve { listen } => serve::run(config, listen),
         Command::Gc { json, dry_run } => gc(&config, *json, *dry_run),
         Command::Fsck(fsck) => return fsck::run(&config, fsck),
+        Command::Cdi => cdi::run(&config),
         Command::Doctor { json } => return doctor::run(&config, args, *json),
     }?;
     Ok(ExitCode::SUCCESS)

@@ -96,8 +96,8 @@ fn limit(effective: Option<Shape>, place: &str, asked: &Limit, configured: Optio
     format!("{effective}; asked {}; configured {configured}", or(asked.rate, "nothing"))
 }
 
-/// `1.5, limit 2; weight 1536; at most 200000 of 100000 us`
-fn cpus(member: &Member) -> String {
+/// `1.5, limit 2; weight 1536; at most 200000 of 100000 us`. `allowed`: the CPUs that its cgroup allows.
+fn cpus(member: &Member, allowed: Option<f64>) -> String {
     let asked = &member.asked;
     let mut words = match (asked.cpus, member.bundle_cpus) {
         (Some(cpus), _) => cpus.to_string(),
@@ -119,7 +119,11 @@ fn cpus(member: &Member) -> String {
             words.push_str(&format!("; at most {quota} of {period} us"))
         }
         Some(Bandwidth { quota: Quota::Unlimited, .. }) => words.push_str("; without a limit"),
-        None => {}
+        None => {
+            if let Some(allowed) = allowed {
+                words.push_str(&format!("; at most {allowed} by its runtime"));
+            }
+        }
     }
     member.cpu.notes.iter().for_each(|note| words.push_str(&format!("; {note}")));
     words
@@ -144,6 +148,7 @@ fn slice_of(lease: &Lease) -> String {
 
 fn text(shown: &Shown) -> String {
     let (lease, configured) = (&shown.lease, &shown.configured);
+    let allowed = shown.statistics.as_ref().and_then(|statistics| statistics.usage.cpus_limit);
     let terms = &lease.terms;
     let place = match terms.egress_placed {
         Placed::Host => ", held on the host",
@@ -164,7 +169,7 @@ fn text(shown: &Shown) -> String {
         ("egress", limit(terms.egress, place, &terms.asked.egress, configured.egress)),
         ("ingress", limit(terms.ingress, "", &terms.asked.ingress, configured.ingress)),
         ("limits count", if terms.limit_local { "everything" } else { "what leaves or enters this host" }.to_owned()),
-        ("cpus", shown.member.as_ref().map_or_else(|| "-".into(), cpus)),
+        ("cpus", shown.member.as_ref().map_or_else(|| "-".into(), |member| cpus(member, allowed))),
         ("host loopback", if lease.host_loopback { "yes" } else { "no" }.to_owned()),
     ];
     if shown.statistics.is_some() {

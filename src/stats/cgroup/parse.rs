@@ -40,6 +40,16 @@ pub fn keyed(text: &str, name: &str) -> Option<Option<u64>> {
     }
 }
 
+/// `cpu.max`, or v1's quota and period on one line: how many CPUs it allows; `Some(None)` for no limit.
+pub fn bandwidth(text: &str) -> Option<Option<f64>> {
+    let (quota, period) = text.trim_end().split_once(' ')?;
+    match (quota, digits(period)?) {
+        ("max" | "-1", _) => Some(None),
+        (_, 0) => None,
+        (quota, period) => Some(Some(digits(quota)? as f64 / period as f64)),
+    }
+}
+
 /// A single number; `Some(None)` for one that stands for no limit.
 pub fn value(text: &str) -> Option<Option<u64>> {
     match text.trim_end() {
