@@ -5,8 +5,8 @@
 //! Data flows one way: a face decodes its input into a [`request`], a verb of [`mod@slice`] carries it out, the face
 //! encodes the outcome. Imports only go down this list.
 //!
-//! * [`face`]: the ways in. The hooks, the command line, the server and the service that follows the host; each decodes,
-//!   calls one verb, encodes.
+//! * [`face`]: the ways in. The hooks, the CNI plugin, the command line, the server and the service that follows the host;
+//!   each decodes, calls one verb, encodes.
 //! * [`doctor`]: looks at everything that could be in the way and says how to mend it.
 //! * [`oci`]: the state document and the bundle, as hooks are given them, and which engine is behind them.
 //! * [`mod@slice`]: the verbs, and the one loop over steps. The only place where order matters.
