@@ -5,6 +5,7 @@
 
 mod bandwidth;
 mod change;
+mod cni;
 mod crash;
 mod doctor;
 mod dry_run;

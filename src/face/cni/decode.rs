@@ -99,7 +99,7 @@ impl Environment {
         })?;
         let missing: Vec<&str> = command.needs().iter().filter(|name| get(name).is_empty()).copied().collect();
         if !missing.is_empty() {
-            return Err(wrong(format!("{} missing: {name} needs it", missing.join(", "))));
+            return Err(wrong(format!("{} not set: {name} needs it", missing.join(", "))));
         }
         let needs = |name: &str| command.needs().contains(&name);
         let id = needs("CNI_CONTAINERID").then(|| container_id(&get("CNI_CONTAINERID"))).transpose()?;
