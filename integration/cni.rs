@@ -160,8 +160,9 @@ fn a_host_without_its_uplink_has_limited_connectivity() {
     let out = attachment.call(&host, "STATUS");
     attachment.del(&host);
     let alone = attachment.call(&host, "STATUS");
-    host.ns
-        .ip("link set eth0 up\nroute add default via 10.77.0.1 dev eth0\nroute replace default via fd77::1 dev eth0");
+    host.ns.ip("link set eth0 up\naddr add fd77::2/64 dev eth0 nodad\nroute add default via 10.77.0.1 dev eth0");
+    host.ns.settle(&["eth0"]);
+    host.ns.ip("route add default via fd77::1 dev eth0");
     out.failed(51, "uplink");
     alone.failed(50, "uplink");
 }

@@ -2,9 +2,22 @@
 
 use super::*;
 
-fn sandbox(id: &str, pid: u32, kind: &str, more: &[(&str, &str)]) -> String {
+/// The state of a pod's sandbox or container, whose bundle says which of the two it is.
+fn state(host: &Host, id: &str, pid: u32, kind: &str, more: &[(&str, &str)]) -> String {
     let annotations = [&[("io.kubernetes.cri.container-type", kind)], more].concat();
-    hook::creating(id, pid, &annotations)
+    let mut state: Value = serde_json::from_str(&hook::creating(id, pid, &annotations)).expect("JSON");
+    let bundle = host.dir.join(id);
+    std::fs::create_dir_all(&bundle).expect("bundle");
+    let linux = json!({"namespaces": [{"type": "network", "path": "/x"}]});
+    let config = json!({"annotations": state["annotations"], "linux": linux});
+    std::fs::write(bundle.join("config.json"), config.to_string()).expect("config.json");
+    state["bundle"] = json!(bundle);
+    state.to_string()
+}
+
+/// What its poststop is told.
+fn stopped(host: &Host, id: &str) -> String {
+    json!({"ociVersion": "1.0.2", "id": id, "status": "stopped", "bundle": host.dir.join(id)}).to_string()
 }
 
 fn members(host: &Host) -> Vec<(String, String)> {
@@ -31,15 +44,15 @@ fn hooks_of_a_pod_find_the_slice_that_cni_made() {
     let result = attachment.add(&host);
     assert_eq!(host.list()[0]["members"][0]["name"], "prod/shop");
     let of_pod = [("portslice/ports", "31000"), ("portslice/cpus", "0.5")];
-    host.hook("portslice-prestart", sandbox("pod", ns.pid(), "sandbox", &of_pod)).ok();
+    host.hook("portslice-prestart", state(&host, "pod", ns.pid(), "sandbox", &of_pod)).ok();
     assert_eq!(members(&host), pairs(&[("pod", "31000,31005")]));
-    host.hook("portslice-prestart", sandbox("a", ns.pid(), "container", &[("portslice/ports", "31001")])).ok();
+    host.hook("portslice-prestart", state(&host, "a", ns.pid(), "container", &[("portslice/ports", "31001")])).ok();
     assert_eq!(members(&host), pairs(&[("pod", "31000,31005"), ("a", "31001")]));
     assert_works("by CNI", &host, &ns, 31_005);
     assert_works("by a hook", &host, &ns, 31_001);
     attachment.check(&host, &result).ok();
-    host.poststop("a").ok();
-    host.poststop("pod").ok();
+    host.hook("portslice-poststop", stopped(&host, "a")).ok();
+    host.hook("portslice-poststop", stopped(&host, "pod")).ok();
     assert_eq!(members(&host), pairs(&[("pod", "31000,31005")]), "the network ends with DEL");
     attachment.del(&host);
     assert_eq!(host.ids(), [""; 0]);
@@ -52,11 +65,11 @@ fn del_ends_the_slice_of_members_that_nobody_ended() {
     let ns = Ns::net_only("pod");
     let attachment = Attachment::new("pod", &ns.path()).annotated(&PORTS);
     attachment.add(&host);
-    host.hook("portslice-prestart", sandbox("a", ns.pid(), "container", &[("portslice/ports", "31000")])).ok();
+    host.hook("portslice-prestart", state(&host, "a", ns.pid(), "container", &[("portslice/ports", "31000")])).ok();
     attachment.del(&host);
     assert_eq!(host.ids(), [""; 0]);
-    host.poststop("a").ok();
-    host.poststop("pod").ok();
+    host.hook("portslice-poststop", stopped(&host, "a")).ok();
+    host.hook("portslice-poststop", stopped(&host, "pod")).ok();
     still::assert_bare("after DEL", &ns);
 }
 

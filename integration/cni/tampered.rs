@@ -6,8 +6,8 @@ use super::*;
 const INSIDE: [(&str, &str); 12] = [
     ("its eth0 is down", "ip link set eth0 down"),
     ("its lo is down", "ip link set lo down"),
-    ("its eth0 has no filter inner_eth", "tc qdisc del dev eth0 clsact"),
-    ("its lo has no filter inner_lo", "tc qdisc del dev lo clsact"),
+    ("its eth0 has no filter inner_eth", "tc qdisc del dev eth0 ingress"),
+    ("its lo has no filter inner_lo", "tc qdisc del dev lo ingress"),
     ("its eth0 lacks the address 10.77.0.2", "ip addr del 10.77.0.2/32 dev eth0"),
     ("its eth0 lacks the address fd77::2", "ip -6 addr del fd77::2/128 dev eth0"),
     ("its eth0 has the address 192.0.2.1", "ip addr add 192.0.2.1/32 dev eth0"),
@@ -20,7 +20,7 @@ const INSIDE: [(&str, &str); 12] = [
 
 const OUTSIDE: [(&str, &str); 3] = [
     ("is down", "ip link set IF down"),
-    ("has no filter from_container", "tc qdisc del dev IF clsact"),
+    ("has no filter from_container", "tc qdisc del dev IF ingress"),
     ("device IF is gone", "ip link set IF name other"),
 ];
 

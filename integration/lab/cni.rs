@@ -21,10 +21,22 @@ pub struct Attachment {
     pub network: Value,
 }
 
+/// The list that is shipped, told where a host's files are.
+pub fn shipped_list(host: &Inner) -> Value {
+    let mut list = list();
+    let files = json!({"config": host.config_file(), "state-dir": host.state_dir()});
+    list["plugins"][0]["portslice"] = files;
+    list
+}
+
+fn list() -> Value {
+    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/cni/10-portslice.conflist");
+    serde_json::from_slice(&std::fs::read(list).expect("the conflist")).expect("JSON")
+}
+
 /// The configuration that is shipped, as a runtime hands it to the plugin.
 pub fn shipped(version: &str) -> Value {
-    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/cni/10-portslice.conflist");
-    let list: Value = serde_json::from_slice(&std::fs::read(list).expect("the conflist")).expect("JSON");
+    let list = list();
     let mut network = list["plugins"][0].clone();
     network["name"] = list["name"].clone();
     network["cniVersion"] = json!(version);

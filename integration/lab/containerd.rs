@@ -4,7 +4,7 @@
 
 use super::engine::{self, IMAGE, Place};
 use super::grpc::{Message, Service};
-use super::host::{COMMAND_LIMIT, Host, Inner};
+use super::host::{COMMAND_LIMIT, Host, Inner, binary};
 use super::run;
 use super::wait::eventually;
 use nix::sys::signal::{Signal, kill};
@@ -56,17 +56,23 @@ impl Host {
     /// bundles have them, under `runc-base` and `crun-base` those of containers: containerd's `base_runtime_spec` is not for
     /// sandboxes.
     pub fn containerd(&self) -> Containerd<'_> {
-        Containerd::new(self.deref())
+        Containerd::new(self.deref(), cni)
+    }
+
+    /// containerd whose pods are attached by our CNI plugin, as `config/cni` registers it. Under the handlers `runc-plain` and
+    /// `crun-plain` bundles have no hooks.
+    pub fn containerd_with_cni(&self) -> Containerd<'_> {
+        Containerd::new(self.deref(), our_cni)
     }
 }
 
 impl<'h> Containerd<'h> {
-    fn new(host: &'h Inner) -> Containerd<'h> {
+    fn new(host: &'h Inner, network: impl FnOnce(&Place<'_>)) -> Containerd<'h> {
         let place = Place::new(host, "containerd", &["bin", "cni/bin", "cni/net.d", "messages", "logs"], &[RUN]);
         let place = place.keeps_mounted(NAMESPACES);
         std::fs::write(place.at("config.toml"), config(&place)).expect("config.toml");
         hooks(host, &place);
-        cni(&place);
+        network(&place);
         let log = File::create(place.at("log")).expect("log");
         let mut command = host.ns.command("containerd");
         command.arg("--config").arg(place.at("config.toml")).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
@@ -255,6 +261,15 @@ fn cni(place: &Place<'_>) {
     std::fs::write(place.at("cni/net.d/host.conflist"), list.to_string()).expect("conflist");
 }
 
+/// The same by our own plugin, under the name of its type, with the list that is shipped. It is told where this host's files
+/// are: containerd hands no environment of ours to plugins.
+fn our_cni(place: &Place<'_>) {
+    run::copy_program(&binary("portslice-cni".as_ref()), &place.at("cni/bin/portslice"));
+    std::os::unix::fs::symlink("/usr/lib/cni/loopback", place.at("cni/bin/loopback")).expect("loopback");
+    let list = super::cni::shipped_list(place.host).to_string();
+    std::fs::write(place.at("cni/net.d/10-portslice.conflist"), list).expect("conflist");
+}
+
 /// The two ways in which our hooks come into bundles.
 fn hooks(host: &Inner, place: &Place<'_>) {
     let hooks = json!({
@@ -300,7 +315,9 @@ BinaryName = "{program}"
     let base = format!(r#"base_runtime_spec = "{dir}/base.json""#);
     let handlers = PROGRAMS.map(|program| {
         let wrapped = handler(program, "", &format!("{dir}/bin/{program}"));
-        wrapped + &handler(&format!("{program}-base"), &base, program)
+        wrapped
+            + &handler(&format!("{program}-base"), &base, program)
+            + &handler(&format!("{program}-plain"), "", program)
     });
     format!(
         r#"version = 2

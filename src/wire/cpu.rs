@@ -74,7 +74,8 @@ pub fn undo(it: &CpuStep, doubtful: bool) -> Result<()> {
 
 /// What differs from the plan.
 pub fn look(it: &CpuStep) -> Result<Vec<String>> {
-    let Some(place) = &it.cgroups else { return Ok(Vec::new()) };
+    // Where nothing could be written there is nothing to look at.
+    let Some(place) = it.cgroups.as_ref().filter(|_| it.terms.now != Values::default()) else { return Ok(Vec::new()) };
     match cpu::read(place, &it.terms.now) {
         Ok(there) if there == it.terms.now => Ok(Vec::new()),
         Ok(_) => Ok(vec![format!("the CPU limits of {} are not those that were written", it.member)]),
