@@ -3,7 +3,7 @@
 use super::*;
 
 /// What root on the host, or inside, does to a slice; `IF` is the host's end of its pair.
-const INSIDE: [(&str, &str); 12] = [
+const INSIDE: [(&str, &str); 13] = [
     ("its eth0 is down", "ip link set eth0 down"),
     ("its lo is down", "ip link set lo down"),
     ("its eth0 has no filter inner_eth", "tc qdisc del dev eth0 ingress"),
@@ -15,12 +15,16 @@ const INSIDE: [(&str, &str); 12] = [
     ("it lacks the route ::/0", "ip -6 route del default"),
     ("its route 0.0.0.0/0 has MTU 1400", "ip route change default dev eth0 src 10.77.0.2 mtu 1400"),
     ("has the MAC address 02:00:00:00:00:99", "ip link set eth0 address 02:00:00:00:00:99"),
+    ("its eth0 takes packets of 65536 bytes instead of", "ip link set eth0 gso_max_size 65536"),
     ("its net.ipv4.ip_local_port_range is", "sysctl -qw net.ipv4.ip_local_port_range=\"20000 20100\""),
 ];
 
-const OUTSIDE: [(&str, &str); 3] = [
+const OUTSIDE: [(&str, &str); 6] = [
     ("is down", "ip link set IF down"),
     ("has no filter from_container", "tc qdisc del dev IF ingress"),
+    ("device IF has MTU 1400 instead of 65535", "ip link set IF mtu 1400"),
+    ("its address is another", "ip link set IF address 02:00:00:00:00:99"),
+    ("the ingress queue (50mbit) holds to 90mbit", "tc class change dev IF classid 1:1 htb rate 90mbit ceil 90mbit"),
     ("device IF is gone", "ip link set IF name other"),
 ];
 
@@ -29,7 +33,7 @@ const OUTSIDE: [(&str, &str); 3] = [
 fn check_sees_each_single_thing_that_is_not_as_planned() {
     let host = Host::new("cni-tampered");
     let limits =
-        [("portslice/ports", "31000-31001"), ("portslice/egress-rate", "50mbit"), ("portslice/ingress-rate", "50mbit")];
+        [("portslice/ports", "31000-31001"), ("portslice/egress-rate", "5mbit"), ("portslice/ingress-rate", "50mbit")];
     let mut seen = 0;
     let mut each = |line: &str, tamper: &dyn Fn(&Ns, &str)| {
         let ns = Ns::net_only("container");
@@ -38,6 +42,7 @@ fn check_sees_each_single_thing_that_is_not_as_planned() {
         attachment.check(&host, &result).ok();
         let outer = format!("portslice{}", host.list()[0]["slot"]);
         tamper(&ns, &outer);
+        println!("{line}");
         attachment.check(&host, &result).failed(110, &line.replace("IF", &outer));
         attachment.del(&host);
         let _ = host.run(["ip", "link", "del", "other"]);
@@ -54,7 +59,7 @@ fn check_sees_each_single_thing_that_is_not_as_planned() {
         each(line, &|_, outer| shell(&host.ns, &command.replace("IF", outer)));
     }
     each("the ingress queue", &|_, outer| shell(&host.ns, &format!("tc qdisc del dev {outer} root")));
-    each("queue (50mbit) is gone", &|_, outer| {
+    each("the egress queue (5mbit) is gone", &|_, outer| {
         let slot: u16 = outer.trim_start_matches("portslice").parse().expect("slot");
         let class = format!("1:{slot:x}");
         shell(&host.ns, &format!("tc class del dev portslice-limit classid {class}"));
