@@ -24,7 +24,7 @@ const OUTSIDE: [(&str, &str); 6] = [
     ("has no filter from_container", "tc qdisc del dev IF ingress"),
     ("device IF has MTU 1400 instead of 65535", "ip link set IF mtu 1400"),
     ("its address is another", "ip link set IF address 02:00:00:00:00:99"),
-    ("the ingress queue (50mbit) holds to 90mbit", "tc class change dev IF classid 1:1 htb rate 90mbit ceil 90mbit"),
+    ("the ingress queue (50mbit) holds to 11250000B", "tc class change dev IF classid 1:1 htb rate 90mbit ceil 90mbit"),
     ("device IF is gone", "ip link set IF name other"),
 ];
 
