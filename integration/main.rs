@@ -6,6 +6,7 @@
 mod bandwidth;
 mod cdi;
 mod change;
+mod cni;
 mod crash;
 mod doctor;
 mod dry_run;

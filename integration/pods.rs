@@ -1,5 +1,6 @@
 //! Promise: containers that share a network namespace share its slice, and each has its own ports and CPUs.
 
+mod cni;
 mod containerd;
 
 use crate::lab::bundle::{Bundle, Network, Running, Runtime};

@@ -5,8 +5,8 @@
 //! Data flows one way: a face decodes its input into a [`request`], a verb of [`mod@slice`] carries it out, the face
 //! encodes the outcome. Imports only go down this list.
 //!
-//! * [`face`]: the ways in. The hooks, the netavark plugin, the command line, the server and the service that follows the
-//!   host; each decodes, calls one verb, encodes.
+//! * [`face`]: the ways in. The hooks, the CNI and the netavark plugin, the command line, the server and the service that
+//!   follows the host; each decodes, calls one verb, encodes.
 //! * [`doctor`]: looks at everything that could be in the way and says how to mend it.
 //! * [`register`]: telling container engines about portslice: merging into their configuration, and taking that back.
 //! * [`oci`]: the state document and the bundle, as hooks are given them, which engine is behind them, and how engines are

@@ -6,11 +6,13 @@
 //! and how an annotation or an argument is found (`face`).
 
 mod asked;
+mod attachment;
 mod change;
 mod id;
 mod labels;
 
 pub use asked::{PortsAsked, PortsAskedError};
+pub use attachment::Attachment;
 pub use change::{Change, LimitChange, PortsChange, PortsChangeError};
 pub use id::ContainerId;
 pub use labels::Labels;
@@ -98,6 +100,11 @@ pub struct Request {
     pub name: Option<String>,
     /// The engine that runs it.
     pub engine: Option<String>,
+    /// The path of the cgroup of its pod, when that was told.
+    pub cgroup: Option<String>,
+    /// The network it is attached to, when that was asked for instead of a container: its device is called as that says,
+    /// and the slice ends with the attachment. Otherwise the device is called like the uplink.
+    pub attachment: Option<Attachment>,
 }
 
 impl Request {
@@ -128,6 +135,8 @@ impl Request {
             bundle: None,
             name: None,
             engine: None,
+            cgroup: None,
+            attachment: None,
         }
     }
 

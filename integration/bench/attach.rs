@@ -47,6 +47,10 @@ struct Bench {
 struct Series {
     prestart: Vec<f64>,
     poststop: Vec<f64>,
+    /// The prestart hook and our CNI plugin's ADD, by turns; and its DEL.
+    beside: Vec<f64>,
+    add: Vec<f64>,
+    del: Vec<f64>,
     detach: Vec<f64>,
     cni_add: Vec<f64>,
     cni_del: Vec<f64>,
@@ -93,6 +97,7 @@ impl Bench {
     fn series(&self) -> Result<Table, Failure> {
         let mut series = Series::default();
         self.hooks(&mut series)?;
+        self.plugin(&mut series)?;
         self.live(&mut series)?;
         self.reference(&mut series)?;
         self.thousand(&mut series)?;
@@ -124,6 +129,45 @@ impl Bench {
             }
         }
         Ok(())
+    }
+
+    /// Start and end of a container that is attached by CNI, by turns with the hook: what slows the machine down slows both.
+    fn plugin(&self, series: &mut Series) -> Result<(), Failure> {
+        let holders = namespaces()?;
+        for (n, pair) in holders.chunks_exact(2).enumerate() {
+            let added = self.cni("ADD", 2 * n, &pair[0])?;
+            let state = self.state(2 * n + 1, pair[1].pid());
+            let attached = self.hook("portslice-prestart", &state.to_string())?;
+            if n >= WARM_UP {
+                series.add.push(milliseconds(added.took));
+                series.beside.push(milliseconds(attached.took));
+            }
+        }
+        settle();
+        for (n, pair) in holders.chunks_exact(2).enumerate() {
+            series.del.push(milliseconds(self.cni("DEL", 2 * n, &pair[0])?.took));
+            self.cli(&["detach", &format!("hook-{}", 2 * n + 1)])?;
+        }
+        drop(holders);
+        settle();
+        Ok(())
+    }
+
+    fn cni(&self, command: &str, n: usize, holder: &Holder) -> Result<Timed, Failure> {
+        let annotations = json!({"portslice/ports": ports(n), "portslice/ephemeral-ports": SIZE});
+        let network = json!({
+            "cniVersion": "1.0.0", "name": "bench", "type": "portslice",
+            "runtimeConfig": {"io.kubernetes.cri.pod-annotations": annotations},
+        });
+        let call = [
+            ("CNI_COMMAND", command.into()),
+            ("CNI_CONTAINERID", format!("cni-{n}").into()),
+            ("CNI_NETNS", holder.netns()),
+            ("CNI_IFNAME", "eth0".into()),
+        ];
+        let environment: Vec<(&str, PathBuf)> = self.product.environment.iter().cloned().chain(call).collect();
+        let program = self.product.binary("portslice-cni");
+        Ok(Call { program: &program, arguments: &[], environment: &environment, input: &network.to_string() }.run()?)
     }
 
     /// What is done about slices in namespaces that live on; in the end the CLI takes them away.
@@ -210,6 +254,7 @@ impl Bench {
     fn table(&self, series: &Series) -> Result<Table, Failure> {
         let [prestart, poststop, detach, add, del] =
             [&series.prestart, &series.poststop, &series.detach, &series.cni_add, &series.cni_del].map(|s| median(s));
+        let [beside, our_add, our_del] = [&series.beside, &series.add, &series.del].map(|s| median(s));
         let (first, last) = (median(&series.growth[..RUNS]), median(&series.growth[MANY - RUNS..]));
         let growth = lower_quartile(&series.growth[MANY - RUNS..]) / lower_quartile(&series.growth[..RUNS]);
         let slowness = (add / QUIET_ADD).max(1.0);
@@ -225,6 +270,8 @@ impl Bench {
             at_most("prestart hook", prestart, 3.0 * slowness, &ms),
             at_most("prestart hook, a 15th of CNI ADD", prestart, add / 15.0, &ms),
             at_most("poststop hook", poststop, 1.5 * slowness, &ms),
+            at_most("our CNI ADD, 1.5 prestart hooks by turns", our_add, 1.5 * beside, &ms),
+            shown("our CNI DEL of a live namespace", our_del),
             at_most("detach of a live namespace, a 4th of CNI DEL", detach, del / 4.0, &ms),
             shown("CNI ADD (bridge, tuning, bandwidth, portmap)", add),
             shown("CNI DEL", del),

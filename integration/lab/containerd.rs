@@ -4,7 +4,7 @@
 
 use super::engine::{self, IMAGE, Place};
 use super::grpc::{Message, Service};
-use super::host::{COMMAND_LIMIT, Host, Inner};
+use super::host::{COMMAND_LIMIT, Host, Inner, binary};
 use super::run::{self, Output};
 use super::wait::eventually;
 use nix::sys::signal::{Signal, kill};
@@ -57,13 +57,19 @@ impl Host {
     /// bundles have them, under `runc-base` and `crun-base` those of containers: containerd's `base_runtime_spec` is not for
     /// sandboxes.
     pub fn containerd(&self) -> Containerd<'_> {
-        Containerd::new(self.deref(), &PROGRAMS, |place| place.at("config.toml"))
+        Containerd::new(self.deref(), &PROGRAMS, cni, configured)
+    }
+
+    /// containerd whose pods are attached by our CNI plugin, as `config/cni` registers it. Under the handlers `runc-plain` and
+    /// `crun-plain` bundles have no hooks.
+    pub fn containerd_with_cni(&self) -> Containerd<'_> {
+        Containerd::new(self.deref(), &PROGRAMS, our_cni, configured)
     }
 
     /// containerd as it is installed, without handlers of ours. Before it is started, `register` is given the configuration,
     /// and the directory with a `portslice-runtime` that adds our hooks to bundles; it returns the configuration to start with.
     pub fn containerd_as_installed(&self, register: impl FnOnce(&Path, &Path) -> PathBuf) -> Containerd<'_> {
-        Containerd::new(self.deref(), &[], |place| {
+        Containerd::new(self.deref(), &[], cni, |place| {
             std::fs::create_dir(place.at("programs")).expect("programs");
             std::os::unix::fs::symlink(place.at("bin/runc"), place.at("programs/portslice-runtime")).expect("a link");
             register(&place.at("config.toml"), &place.at("programs"))
@@ -72,12 +78,17 @@ impl Host {
 }
 
 impl<'h> Containerd<'h> {
-    fn new(host: &'h Inner, handlers: &[&str], register: impl FnOnce(&Place<'h>) -> PathBuf) -> Containerd<'h> {
+    fn new(
+        host: &'h Inner,
+        handlers: &[&str],
+        network: impl FnOnce(&Place<'_>),
+        register: impl FnOnce(&Place<'_>) -> PathBuf,
+    ) -> Containerd<'h> {
         let place = Place::new(host, "containerd", &["bin", "cni/bin", "cni/net.d", "messages", "logs"], &[RUN]);
         let place = place.keeps_mounted(NAMESPACES);
         std::fs::write(place.at("config.toml"), config(&place, handlers)).expect("config.toml");
         hooks(host, &place);
-        cni(&place);
+        network(&place);
         let config = register(&place);
         let log = File::create(place.at("log")).expect("log");
         let mut command = host.ns.command("containerd");
@@ -286,6 +297,15 @@ fn cni(place: &Place<'_>) {
     std::fs::write(place.at("cni/net.d/host.conflist"), list.to_string()).expect("conflist");
 }
 
+/// The same by our own plugin, under the name of its type, with the list that is shipped. It is told where this host's files
+/// are: containerd hands no environment of ours to plugins.
+fn our_cni(place: &Place<'_>) {
+    run::copy_program(&binary("portslice-cni".as_ref()), &place.at("cni/bin/portslice"));
+    std::os::unix::fs::symlink("/usr/lib/cni/loopback", place.at("cni/bin/loopback")).expect("loopback");
+    let list = super::cni::shipped_list(place.host).to_string();
+    std::fs::write(place.at("cni/net.d/10-portslice.conflist"), list).expect("conflist");
+}
+
 /// The two ways in which our hooks come into bundles.
 fn hooks(host: &Inner, place: &Place<'_>) {
     let hooks = json!({
@@ -310,6 +330,11 @@ fn script(place: &Place<'_>, name: &str, text: &str) {
     run::copy_program(&file, &place.at(name));
 }
 
+/// The configuration as it stands.
+fn configured(place: &Place<'_>) -> PathBuf {
+    place.at("config.toml")
+}
+
 /// The configuration. A host without CAP_SYS_RESOURCE cannot give a sandbox the score that CRI wants it to have with the
 /// kernel's killer, and some hosts have AppArmor, on which nothing here depends.
 fn config(place: &Place<'_>, handlers: &[&str]) -> String {
@@ -331,7 +356,9 @@ BinaryName = "{program}"
     let base = format!(r#"base_runtime_spec = "{dir}/base.json""#);
     let of_program = |program: &&str| {
         let wrapped = handler(program, "", &format!("{dir}/bin/{program}"));
-        wrapped + &handler(&format!("{program}-base"), &base, program)
+        wrapped
+            + &handler(&format!("{program}-base"), &base, program)
+            + &handler(&format!("{program}-plain"), "", program)
     };
     let handlers: String = handlers.iter().map(of_program).collect();
     format!(

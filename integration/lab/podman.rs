@@ -1,7 +1,7 @@
 //! The real Podman on a simulated host: storage, state, image, configuration and hooks of its own.
 
 use super::engine::{self, IMAGE, Place};
-use super::host::{COMMAND_LIMIT, Host, Inner};
+use super::host::{COMMAND_LIMIT, Host, Inner, binary};
 use super::run::{self, Output};
 use serde_json::Value;
 use std::ops::Deref;
@@ -25,24 +25,35 @@ pub struct Podman<'h> {
 impl Host {
     /// Podman with the hooks that `config/oci-hooks.d` registers.
     pub fn podman(&self) -> Podman<'_> {
-        let podman = Podman::new(self.deref());
+        let podman = Podman::new(self.deref(), "");
         register(self, &podman.place.at("hooks.d"));
         podman
     }
 
     /// Podman that was never told of us.
     pub fn podman_as_installed(&self) -> Podman<'_> {
-        Podman::new(self.deref())
+        Podman::new(self.deref(), "")
+    }
+
+    /// Podman without hooks, whose network `portslice` is our CNI plugin as `config/cni` registers it.
+    pub fn podman_with_cni(&self) -> Podman<'_> {
+        let programs = self.dir.join("podman/cni");
+        let network = format!("[network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [\"{}\"]\n", programs.display());
+        let podman = Podman::new(self.deref(), &network);
+        run::copy_program(&binary("portslice-cni".as_ref()), &programs.join("portslice"));
+        let list = super::cni::shipped_list(self).to_string();
+        std::fs::write(podman.place.at("networks/10-portslice.conflist"), list).expect("conflist");
+        podman
     }
 }
 
 impl<'h> Podman<'h> {
-    fn new(host: &'h Inner) -> Podman<'h> {
-        let place = Place::new(host, "podman", &["hooks.d", "tmp", "networks"], &[]);
+    fn new(host: &'h Inner, network: &str) -> Podman<'h> {
+        let place = Place::new(host, "podman", &["hooks.d", "tmp", "networks", "cni"], &[]);
         // Podman mounts its storage on itself.
         let storage = place.at("storage/overlay");
         let podman = Podman { place: place.keeps_mounted(storage) };
-        let hooks = format!("{LIMITS}hooks_dir = [\"{}\"]\n", podman.place.at("hooks.d").display());
+        let hooks = format!("{LIMITS}hooks_dir = [\"{}\"]\n{network}", podman.place.at("hooks.d").display());
         std::fs::write(podman.place.at("containers.conf"), hooks).expect("containers.conf");
         let image = podman.place.archive();
         podman.call(&["load", "--quiet", "--input", &image.to_string_lossy()]).ok();

@@ -141,6 +141,23 @@ impl Place {
         Ok(search.place())
     }
 
+    /// Finds the cgroups at `path` in every hierarchy: of a pod, whose path its runtime tells before a process is in there.
+    ///
+    /// Fails only when the table of mounts cannot be read.
+    pub fn at(path: &str, roots: &Roots) -> Result<Self> {
+        let read = |name: &str| {
+            let path = roots.proc.join(name);
+            fs::read_to_string(&path).map_err(Error::file("read", path))
+        };
+        let ours = memberships(&read("self/cgroup")?);
+        let path = format!("/{}", path.trim_matches('/'));
+        let there =
+            |membership: &Membership| Membership { controllers: membership.controllers.clone(), path: path.clone() };
+        let theirs = ours.iter().map(there).collect();
+        let search = Search { theirs, ours, mounts: mounts(&read("self/mountinfo")?), prefix: &roots.prefix };
+        Ok(search.place())
+    }
+
     /// The container's cgroup for `controller`. Fails if the container has none of its own.
     pub fn of(&self, controller: Controller) -> Result<&Cgroup> {
         let cgroup = match controller {

@@ -1,5 +1,5 @@
-//! Having the host prepared by the command line: a hook does not carry the loader of the data path, which is needed once a
-//! boot.
+//! Having the host prepared by the command line: hooks and plugins do not carry the loader of the data path, which is
+//! needed once a boot.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,9 @@ pub fn prepare(config: &Config, shaper: bool) -> Result<()> {
     let program = program(config);
     let failed = |why: String| Error::Failed(format!("cannot prepare the host by {}: {why}", program.display()));
     let mut command = Command::new(&program);
+    if let Some(file) = &config.file {
+        command.arg("--config").arg(file);
+    }
     command.arg("--state-dir").arg(&config.state_dir).args(["setup", "--keep-programs"]);
     if shaper {
         command.arg("--shaper");
@@ -40,7 +43,8 @@ pub fn prepare(config: &Config, shaper: bool) -> Result<()> {
     }
 }
 
-/// The configured command, else the one beside the hook, else the one that is installed.
+/// The configured command, else the one beside this program, else the one that is installed. Where CNI plugins are, what is
+/// called `portslice` is the plugin itself.
 fn program(config: &Config) -> PathBuf {
     // A plugin may itself be called so, where an engine looks for plugins by the name of the network's driver.
     let other = |hook: PathBuf| Some(hook.parent()?.join("portslice")).filter(|path| *path != hook);

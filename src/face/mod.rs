@@ -2,6 +2,7 @@
 //! its own protocol. Nothing here decides anything about ports, devices or packets.
 
 pub mod cli;
+pub mod cni;
 mod command;
 pub mod follow;
 pub mod hook;

@@ -9,7 +9,7 @@ use crate::cpu::{self, Place, Values};
 use crate::cpus::{CpuLimit, Cpus};
 use crate::host::process::Worker;
 use crate::ports::PortSet;
-use crate::request::{ContainerId, Labels};
+use crate::request::{Attachment, ContainerId, Labels};
 
 /// The CPUs a member asked for. `portslice set` may change them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +72,9 @@ pub struct Member {
     /// Where its bundle is, when a hook told. Whoever ends the member must name the same one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<PathBuf>,
+    /// The network whose attachment it is. Only whoever names the same one ends it, and no runtime does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
     /// Its listening ports.
     pub ports: PortSet,
     /// The CPUs it asked for.

@@ -190,8 +190,11 @@ pub struct Lease {
     pub created: u64,
     /// Distinguishes this tenant of the slot from earlier ones.
     pub epoch: u32,
-    /// Name of the container's device, the uplink's at that time.
+    /// Name of the container's device: the uplink's at that time, unless its network called it otherwise.
     pub device: String,
+    /// Name of the uplink at that time, where the device is called otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<String>,
     /// May it reach the host through 127.0.0.1?
     pub host_loopback: bool,
     /// The process that works on it, or did last.
@@ -202,6 +205,11 @@ impl Lease {
     /// The host's end of the pair.
     pub fn link(&self) -> String {
         link_name(self.slot)
+    }
+
+    /// The uplink at the time of the attach.
+    pub fn uplink(&self) -> &str {
+        self.uplink.as_deref().unwrap_or(&self.device)
     }
 
     /// Every port that is leased to it: nobody else gets one of these.

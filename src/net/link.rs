@@ -50,6 +50,8 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// Bytes of an IP packet.
     pub mtu: u32,
+    /// Most bytes of a packet that TCP hands to it; see [`segment_at`].
+    pub segment: u32,
     /// Administratively up.
     pub up: bool,
     /// Is it an Ethernet device, not lo (which has an all-zero Ethernet address)?
@@ -279,6 +281,7 @@ fn decode(body: &[u8]) -> Option<Link> {
     const MTU: u16 = 4;
     const LINK: u16 = 5;
     const NETNS: u16 = 37;
+    const GSO_MAX_SIZE: u16 = 41;
     const ETHERNET: u16 = 1;
     const UP: u32 = 1;
     let word = |bytes: &[u8]| bytes.get(..4).map_or(0, |b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
@@ -288,6 +291,7 @@ fn decode(body: &[u8]) -> Option<Link> {
         name: String::new(),
         mac: None,
         mtu: 0,
+        segment: 0,
         up: word(&header[8..]) & UP != 0,
         ethernet: u16::from_ne_bytes([header[2], header[3]]) == ETHERNET,
         peer: None,
@@ -299,6 +303,7 @@ fn decode(body: &[u8]) -> Option<Link> {
             NAME => link.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),
             ADDRESS => link.mac = value.try_into().ok(),
             MTU => link.mtu = word(value),
+            GSO_MAX_SIZE => link.segment = word(value),
             LINK => link.peer = Some(word(value)),
             NETNS => link.netns = Some(word(value) as i32),
             _ => {}

@@ -54,6 +54,8 @@ pub struct Load {
     pub class: Counts,
     /// Of its leaf, in which packets wait and are dropped.
     pub leaf: Counts,
+    /// What the class always gets, and what a burst may reach, in bytes a second.
+    pub rates: (u64, u64),
     /// For how long the class has used up its rate already, in nanoseconds.
     pub debt: u64,
 }
@@ -300,7 +302,18 @@ fn load_of(class: &[u8], leaf: &[u8]) -> Load {
     // struct tc_htb_xstats { lends, borrows, giants, tokens, ctokens }; tokens are ticks, below zero when in debt
     let own = statistics(class, TCA_STATS_APP);
     let debt = |at| u64::from((word(&own, at) as i32).min(0).unsigned_abs()) * TICK as u64;
-    Load { class: counts(class), leaf: counts(leaf), debt: debt(12).max(debt(16)) }
+    Load { class: counts(class), leaf: counts(leaf), rates: rates(class), debt: debt(12).max(debt(16)) }
+}
+
+/// The rate and the ceil in an answer: see [`class_options`]. The kernel writes 64 bits where 32 are too few.
+fn rates(class: &[u8]) -> (u64, u64) {
+    let options = attribute(class.get(TCMSG..).unwrap_or_default(), TCA_OPTIONS).unwrap_or_default();
+    let parms = attribute(&options, TCA_HTB_PARMS).unwrap_or_default();
+    let rate = |kind, at| match attribute(&options, kind) {
+        Some(wide) => u64::from(word(&wide, 0)) | u64::from(word(&wide, 4)) << 32,
+        None => word(&parms, at).into(),
+    };
+    (rate(TCA_HTB_RATE64, 8), rate(TCA_HTB_CEIL64, 20))
 }
 
 fn counts(answer: &[u8]) -> Counts {

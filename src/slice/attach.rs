@@ -252,13 +252,13 @@ impl<'a> Attach<'a> {
         let Some(lock) = locked_as_given(&self.ledger, host)? else { return Ok(Entered::Overtaken) };
         let desk = Desk::of(&host.maps);
         if let Some(known) = desk.of_member(&self.ledger, &self.wanted.request.id)? {
-            return self.meet(known, host);
+            return self.meet(known, &lock, host);
         }
         for slot in desk.in_namespace(self.netns.id.ino) {
             let Some(lease) = desk.record(slot)?.filter(|lease| lease.netns_id == self.netns.id) else { continue };
             // A member that nothing but its slice's lease tells of: its link is lost.
             if lease.member(&self.wanted.request.id).is_some() {
-                return self.meet(lease, host);
+                return self.meet(lease, &lock, host);
             }
             return match state(&lease, &self.ledger, host)? {
                 // A writer that was killed may have left the kernel a copy of what never came about.
@@ -272,7 +272,7 @@ impl<'a> Attach<'a> {
             return Ok(Entered::Nothing);
         }
         if let Some(other) = desk.lease(&self.ledger, &self.wanted.request.id)? {
-            return self.meet(other, host);
+            return self.meet(other, &lock, host);
         }
         // The slice that it was to join ended meanwhile.
         if limits::need_shaper(&self.terms) && host.shaper.is_none() {
@@ -312,7 +312,7 @@ impl<'a> Attach<'a> {
 
     /// A lease of this id exists. The live one for this namespace is the answer; a dead one is taken back; any other is
     /// somebody else's.
-    fn meet(&self, known: Lease, host: &Host) -> Result<Entered> {
+    fn meet(&self, known: Lease, lock: &Lock, host: &Host) -> Result<Entered> {
         match state(&known, &self.ledger, host)? {
             State::Dead => Ok(Entered::InTheWay(Box::new(known))),
             State::Torn => Ok(Entered::Torn(Box::new(known))),
@@ -322,13 +322,14 @@ impl<'a> Attach<'a> {
                 self.wanted.request.id,
                 known.netns.display()
             ))),
+            State::Live if self.wanted.brings_its_process(&known) => self.join(known, lock, host),
             State::Live => self.same(&known).map(|()| Entered::Already(Box::new(known))),
         }
     }
 
     fn same(&self, known: &Lease) -> Result<()> {
         let Some(member) = known.member(&self.wanted.request.id) else { return Ok(()) };
-        if !self.differs(known, member) {
+        if !self.wanted.differs(known, member, &self.terms.asked) {
             return Ok(());
         }
         Err(Error::Busy(format!(
@@ -338,17 +339,6 @@ impl<'a> Attach<'a> {
             known.block,
             if member.ports.is_empty() { "none".into() } else { member.ports.to_string() }
         )))
-    }
-
-    fn differs(&self, known: &Lease, member: &Member) -> bool {
-        let (asked, have, labels) = (&self.wanted.request.ports, &member.ports, &self.wanted.request.labels);
-        let ports = !asked.set.is_subset(have) || have.len() != asked.set.len() + u32::from(asked.auto);
-        ports
-            || self.wanted.request.ephemeral_ports.is_some_and(|size| size != known.block.size())
-            || self.wanted.request.host_loopback.is_some_and(|wanted| wanted != known.host_loopback)
-            || self.terms.asked != known.terms.asked
-            || self.wanted.member.asked != member.asked
-            || (*labels != Default::default() && *labels != member.labels)
     }
 
     /// A slice of its own.
@@ -362,6 +352,8 @@ impl<'a> Attach<'a> {
             .free_slot()
             .ok_or_else(|| Error::Exhausted("all slots are taken: a host carries no more containers".to_owned()))?;
         let member = Member { ports: granted.ports, ..self.wanted.member.clone() };
+        let uplink = self.facts.uplink.name.clone();
+        let device = self.wanted.request.attachment.as_ref().map_or(&uplink, |network| &network.device).clone();
         Ok(Lease {
             format: FORMAT,
             id: self.wanted.request.id.clone(),
@@ -380,7 +372,8 @@ impl<'a> Attach<'a> {
             stage: Stage::Attaching,
             created: unix_now(),
             epoch: desk.cursor().epoch.wrapping_add(1),
-            device: self.facts.uplink.name.clone(),
+            uplink: (device != uplink).then_some(uplink),
+            device,
             host_loopback: self.wanted.request.host_loopback.unwrap_or(self.wanted.config.host_loopback),
             worker: Worker::current(),
         })

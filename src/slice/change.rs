@@ -125,7 +125,7 @@ impl Wish<'_> {
         // Its own device is a place only for a queue that stands there since it was attached.
         let inside = now.terms.egress_placed == Placed::Inside;
         let known = limits::Known { tamper_proof: inside, cpus: crate::lease::record::cpus_of(&members) };
-        let mut terms = limits::terms(self.config, &asked, known, &facts::machine(self.config, &now.device))?;
+        let mut terms = limits::terms(self.config, &asked, known, &facts::machine(self.config, now.uplink()))?;
         terms.second = now.terms.second;
         if now.terms.ingress != terms.ingress && now.terms.ingress.is_some() && self.owes(Place::Ingress)? {
             terms.second.ingress = !terms.second.ingress;

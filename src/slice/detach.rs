@@ -19,7 +19,7 @@ use crate::lease::record::cpus_of;
 use crate::lease::{Desk, Lease, Ledger, Member, Placed, State as Goal};
 use crate::net::Netlink;
 use crate::plan::{Action, limits};
-use crate::request::ContainerId;
+use crate::request::{Attachment, ContainerId};
 use crate::wire::Host;
 
 /// Who wants a container detached.
@@ -30,6 +30,8 @@ pub enum By {
     /// A runtime that ended a container of this bundle. Two containers of two runtimes, or of two namespaces of one, may
     /// have the same id; only the one whose bundle it is has ended.
     Runtime(Option<PathBuf>),
+    /// Whoever attached the container to this network takes the network away. Every member of the slice loses it.
+    Network(Attachment),
 }
 
 /// What a look under the lock came to.
@@ -121,7 +123,7 @@ fn look(config: &Config, id: &ContainerId, by: &By, ledger: &Ledger, host: &Host
     if let Some(member) = lease.member(id)
         && !proves(by, member)
     {
-        log::info!("{id}: another container of this id ended, with another bundle; this one goes on");
+        log::info!("{id}: what ended is not what is attached under this id, which goes on");
         return Ok(Found::Stranger);
     }
     if ends(&lease, id, by) {
@@ -145,18 +147,22 @@ fn of(ledger: &Ledger, host: &Host, id: &ContainerId, by: &By) -> Result<Option<
     }
 }
 
-/// Does whoever calls speak of this member? A runtime names its bundle. A member that no runtime brought is no runtime's to
-/// end.
+/// Does whoever calls speak of this member? A runtime names its bundle, a network its attachment. A member that no runtime
+/// brought is no runtime's to end.
 fn proves(by: &By, member: &Member) -> bool {
     match by {
         By::Operator => true,
-        By::Runtime(bundle) => *bundle == member.bundle,
+        By::Runtime(bundle) => *bundle == member.bundle && member.attachment.is_none(),
+        By::Network(attachment) => member.attachment.as_ref() == Some(attachment),
     }
 }
 
 /// Does the slice end with this member? A namespace that somebody else made may be joined again, and ends by itself; but no
-/// container joins a pod whose sandbox has ended.
+/// container joins a pod whose sandbox has ended, and none lives on without the network that made the slice.
 fn ends(lease: &Lease, id: &ContainerId, by: &By) -> bool {
+    if matches!(by, By::Network(_)) && lease.id == *id {
+        return true;
+    }
     let others = lease.members.iter().any(|member| member.id != *id);
     !others && (!lease.shared || is_sandbox(lease, id) || *by == By::Operator)
 }
@@ -171,7 +177,7 @@ fn is_sandbox(lease: &Lease, id: &ContainerId) -> bool {
 fn goal(config: &Config, lease: &Lease, id: &ContainerId) -> Result<Goal> {
     let members: Vec<Member> = lease.members.iter().filter(|member| member.id != *id).cloned().collect();
     let known = limits::Known { tamper_proof: lease.terms.egress_placed == Placed::Inside, cpus: cpus_of(&members) };
-    let machine = facts::machine(config, &lease.device);
+    let machine = facts::machine(config, lease.uplink());
     let mut terms = limits::terms(config, &lease.terms.asked, known, &machine)?;
     terms.second = lease.terms.second;
     Ok(Goal { terms, members, leased: lease.ports.clone() })

@@ -9,7 +9,7 @@ use super::ready::{given_now, locked, open, peek_recorded};
 use super::run;
 use super::state::{State, state};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::process::boot_id;
 use crate::host::sysctl::Proc;
 use crate::host::{Facts, Given, HostRecord};
@@ -59,10 +59,7 @@ pub fn fsck(config: &Config) -> Result<Vec<Difference>> {
     }
     let Some(host) = peek_recorded(config)? else { return Ok(Vec::new()) };
     let mut netlink = Netlink::route()?;
-    let facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
-    let record = HostRecord::read(&config.state_dir, &boot_id())?;
-    let given = given_now(&facts, &record.fresh, &host.given.version)?;
-    let present = Present { given, facts, record, proc: Proc::private() };
+    let present = Present::read(config, &host, &mut netlink)?;
     let mut all = look_at_host(config, &present, &host, &ledger, &mut netlink)?;
     let desk = Desk::of(&host.maps);
     let (mut slots, mut unread) = (Vec::new(), Vec::new());
@@ -88,6 +85,21 @@ pub fn fsck(config: &Config) -> Result<Vec<Difference>> {
         };
         all.push(differs(&desk.name(slot), about, format!("slot {slot} is leased, and its lease is lost")));
     }
+    Ok(all)
+}
+
+/// Looks at one slice, and at what of the host it cannot do without: the programs that lead to it.
+pub fn check(config: &Config, lease: &Lease) -> Result<Vec<Difference>> {
+    let gone = || Error::NotFound(format!("the host is not prepared: container {} has no network", lease.id));
+    let (ledger, host) = (Ledger::at(&config.state_dir), peek_recorded(config)?.ok_or_else(gone)?);
+    let mut netlink = Netlink::route()?;
+    let present = Present::read(config, &host, &mut netlink)?;
+    let mut all = look_at_host(config, &present, &host, &ledger, &mut netlink)?;
+    all.retain(|difference| match &difference.about {
+        About::Step(step) => matches!(**step, Step::Mount { .. } | Step::Load { .. } | Step::Hook { .. }),
+        _ => false,
+    });
+    all.extend(look_at_lease(lease, &ledger, &host, &present, &mut netlink)?);
     Ok(all)
 }
 
@@ -306,6 +318,15 @@ struct Present {
     record: HostRecord,
     /// Where settings are read.
     proc: Proc,
+}
+
+impl Present {
+    fn read(config: &Config, host: &Host, netlink: &mut Netlink) -> Result<Self> {
+        let facts = Facts::read(netlink, &Proc::default(), config.uplink.as_deref())?;
+        let record = HostRecord::read(&config.state_dir, &boot_id())?;
+        let given = given_now(&facts, &record.fresh, &host.given.version)?;
+        Ok(Present { given, facts, record, proc: Proc::private() })
+    }
 }
 
 fn look_at_steps(of: &str, site: &mut impl Carry, steps: Vec<Step>) -> Vec<Difference> {

@@ -20,14 +20,32 @@ pub(super) fn goal(wanted: &Wanted<'_>, lease: &Lease, host: &Host) -> Result<St
     let ports = ports(wanted, lease, host)?;
     let leased = lease.ports.union(&ports);
     let mut members = lease.members.clone();
-    members.push(Member { ports, ..wanted.member.clone() });
+    let new = Member { ports, ..wanted.member.clone() };
+    match members.iter_mut().find(|member| member.id == new.id) {
+        Some(member) => *member = with_process(member, new),
+        None => members.push(new),
+    }
     // A queue inside stays only where nobody in the namespace can get at it.
     let inside = lease.terms.egress_placed == Placed::Inside && wanted.request.powerless;
     let known = limits::Known { tamper_proof: inside, cpus: crate::lease::record::cpus_of(&members) };
-    let machine = facts::machine(wanted.config, &lease.device);
+    let machine = facts::machine(wanted.config, lease.uplink());
     let mut terms = limits::terms(wanted.config, &lease.terms.asked, known, &machine)?;
     terms.second = lease.terms.second;
     Ok(State { terms, members, leased })
+}
+
+/// A member that its network attached, with what its runtime tells of it. It stays the network's to end.
+fn with_process(attached: &Member, told: Member) -> Member {
+    Member {
+        name: attached.name.clone().or(told.name),
+        engine: attached.engine.clone().or(told.engine),
+        bundle: attached.bundle.clone(),
+        attachment: attached.attachment.clone(),
+        ports: attached.ports.union(&told.ports),
+        labels: if told.labels == Default::default() { attached.labels.clone() } else { told.labels },
+        created: attached.created,
+        ..told
+    }
 }
 
 /// What it listens on. Ports that are leased to its slice already, by another member or one that left, are its slice's.
@@ -51,6 +69,7 @@ fn agree(request: &Request, lease: &Lease) -> Result<(), Error> {
         ("limit-local", request.limit_local.is_some() && request.limit_local != asked.limit_local),
         ("an egress limit", other(&request.egress, &asked.egress)),
         ("an ingress limit", other(&request.ingress, &asked.ingress)),
+        ("another device", request.attachment.as_ref().is_some_and(|network| network.device != lease.device)),
     ];
     match what.iter().find(|(_, differs)| *differs) {
         Some((what, _)) => Err(Error::Busy(format!(

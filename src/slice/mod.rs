@@ -16,6 +16,7 @@ pub mod files;
 pub mod follow;
 pub mod fsck;
 mod join;
+pub mod network;
 pub mod ready;
 pub mod reclaim;
 mod refused;

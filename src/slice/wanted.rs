@@ -5,12 +5,12 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::{Worker, ancestors};
 use crate::lease::ledger::unix_now;
-use crate::lease::{CpuAsked, CpuTerms, Desk, Lease, Member};
+use crate::lease::{Asked, CpuAsked, CpuTerms, Desk, Lease, Member};
 use crate::net::diag::{Holder, sockets_of};
 use crate::plan::grant::Situation;
 use crate::ports::{PortRange, PortSet};
 use crate::request::{ContainerId, Request};
-use crate::wire::{find_cgroups, intend_cpu};
+use crate::wire::{cgroups_at, find_cgroups, intend_cpu};
 
 /// What it wants.
 pub struct Wanted<'a> {
@@ -34,6 +34,39 @@ impl Wanted<'_> {
             let theirs: Vec<u32> = ancestors().into_iter().flat_map(sockets_of).collect();
             self.holders.retain(|holder| !(asked.contains(holder.port) && theirs.contains(&holder.inode)));
         }
+    }
+
+    /// Does its runtime tell more of a container that its network attached before: which process it is?
+    pub fn brings_its_process(&self, known: &Lease) -> bool {
+        let networks = |member: &Member| member.attachment.is_some() && member.process.is_none();
+        known.member(&self.request.id).is_some_and(networks)
+            && self.request.attachment.is_none()
+            && self.member.process.is_some()
+            && !self.request.sandbox
+    }
+
+    /// Does it want other things than it has as `member` of the slice `known`? A runtime knows less of a container than the
+    /// network that attached it: what the runtime does not ask for is no difference then. `limits`: the bandwidth it wants.
+    pub fn differs(&self, known: &Lease, member: &Member, limits: &Asked) -> bool {
+        let (asked, have, labels) = (&self.request.ports, &member.ports, &self.request.labels);
+        let wanted = asked.set.len() + u32::from(asked.auto);
+        if self.request.ephemeral_ports.is_some_and(|size| size != known.block.size())
+            || self.request.host_loopback.is_some_and(|wanted| wanted != known.host_loopback)
+            || !asked.set.is_subset(have)
+            || (*labels != Default::default() && *labels != member.labels)
+        {
+            return true;
+        }
+        if member.attachment.is_some() && self.request.attachment.is_none() {
+            let cpus = !self.request.sandbox && self.member.asked != CpuAsked::default();
+            return wanted > have.len()
+                || (*limits != Asked::default() && *limits != known.terms.asked)
+                || (cpus && self.member.asked != member.asked);
+        }
+        wanted != have.len()
+            || *limits != known.terms.asked
+            || self.member.asked != member.asked
+            || self.request.attachment != member.attachment
     }
 
     /// Ports of all leases, as far as they could be granted.
@@ -86,11 +119,15 @@ pub fn member(config: &Config, request: &Request, pid: Option<u32>) -> Result<Me
         pid,
         process: pid.and_then(Worker::of),
         bundle: request.bundle.clone(),
+        attachment: request.attachment.clone(),
         ports: PortSet::empty(),
         asked: CpuAsked { cpus: request.cpus, cpus_limit: request.cpus_limit, cpus_revocable: request.cpus_revocable },
         bundle_cpus: request.bundle_cpus,
         cpu: CpuTerms::default(),
-        cgroups: pid.filter(|_| !request.sandbox).and_then(find_cgroups),
+        cgroups: match &request.cgroup {
+            Some(path) => cgroups_at(path),
+            None => pid.filter(|_| !request.sandbox).and_then(find_cgroups),
+        },
         sandbox: request.sandbox,
         labels: request.labels.clone(),
         created: unix_now(),

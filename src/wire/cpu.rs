@@ -13,6 +13,11 @@ pub fn find(pid: u32) -> Option<Place> {
     Place::find(pid, &Roots::default()).inspect_err(|e| log::debug!("{e}")).ok()
 }
 
+/// The cgroups at a path, in the same way.
+pub fn at(path: &str) -> Option<Place> {
+    Place::at(path, &Roots::default()).inspect_err(|e| log::debug!("{e}")).ok()
+}
+
 /// Decides what a member gets in its cgroup for what it asks for, and notes what stands there. Nothing is written: the lease
 /// has to be recorded first, so that whoever finds it can put everything back.
 ///
@@ -24,8 +29,8 @@ pub fn intend(config: &Config, member: &mut Member) -> Result<()> {
         Policy { enable_cfs: config.enable_cfs, revocable_cpu_low_priority: config.revocable_cpu_low_priority };
     let intended = match own(member) {
         _ if asked.cpus.is_none() && asked.limit.is_none() => Intended::default(),
-        // The members of a pod carry its CPU terms, not the process that holds its namespaces.
-        Err(_) if member.sandbox => Intended::default(),
+        // The members of a pod carry its CPU terms, not the process that holds its namespaces; the pod's own are the kubelet's.
+        _ if member.sandbox => Intended::default(),
         Err(e @ Error::Unsupported { .. }) if asked.limit.is_none() => {
             Intended { notes: vec![format!("its CPU shares stay as they are: {e}")], ..Intended::default() }
         }
@@ -69,7 +74,8 @@ pub fn undo(it: &CpuStep, doubtful: bool) -> Result<()> {
 
 /// What differs from the plan.
 pub fn look(it: &CpuStep) -> Result<Vec<String>> {
-    let Some(place) = &it.cgroups else { return Ok(Vec::new()) };
+    // Where nothing could be written there is nothing to look at.
+    let Some(place) = it.cgroups.as_ref().filter(|_| it.terms.now != Values::default()) else { return Ok(Vec::new()) };
     match cpu::read(place, &it.terms.now) {
         Ok(there) if there == it.terms.now => Ok(Vec::new()),
         Ok(_) => Ok(vec![format!("the CPU limits of {} are not those that were written", it.member)]),

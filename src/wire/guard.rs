@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use super::Site;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::net::filter::Attached;
 use crate::net::link::Link;
 use crate::net::{Netlink, filter, link};
@@ -53,6 +53,22 @@ pub fn look(site: &mut Site<'_>) -> Result<Vec<String>> {
         lines.push(format!("device {} is down", pair.name));
     }
     Ok(lines)
+}
+
+/// What differs from the plan of the largest packet of the container's end.
+pub fn look_at_segment(site: &mut Site<'_>, device: &str, bytes: u32) -> Result<Vec<String>> {
+    let Some(inner) = site.pair()?.and_then(|pair| pair.peer) else { return Ok(Vec::new()) };
+    let container = match site.container() {
+        // That is told of the namespace.
+        Err(Error::NotFound(_)) => return Ok(Vec::new()),
+        container => container?,
+    };
+    let there = container.inside(|| link::at(&mut Netlink::route()?, inner))?;
+    let differs = there.filter(|there| there.segment != bytes);
+    Ok(differs
+        .map(|is| format!("its {device} takes packets of {} bytes instead of {bytes}", is.segment))
+        .into_iter()
+        .collect())
 }
 
 /// Sets the largest packet of the container's end, in bytes.

@@ -22,7 +22,7 @@ mod slot;
 mod steer;
 mod survey;
 
-pub use cpu::{find as find_cgroups, intend as intend_cpu};
+pub use cpu::{at as cgroups_at, find as find_cgroups, intend as intend_cpu};
 pub use host::HostSite;
 pub use queue::Queue;
 pub use refurnish::carried;

@@ -46,6 +46,9 @@ pub fn look(site: &mut Site<'_>, mac: Mac) -> Result<Vec<String>> {
     if there.mac != Some(mac) {
         return Ok(vec![format!("device {name} is not the one that was made: its address is another")]);
     }
+    if there.mtu != PAIR_MTU {
+        return Ok(vec![format!("device {name} has MTU {} instead of {PAIR_MTU}", there.mtu)]);
+    }
     Ok(Vec::new())
 }
 

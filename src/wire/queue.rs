@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 use crate::net::link::Link;
 use crate::net::qdisc::{self, Leaf, ONLY, Throttle};
 use crate::net::{Netlink, Netns};
-use crate::rate::Shape;
+use crate::plan::limits::Place;
+use crate::rate::{Rate, Shape};
 
 /// A class more than this in debt cannot adopt a new rate promptly; its traffic moves to a second class.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -59,9 +60,17 @@ impl Queue {
         Ok(load.is_some_and(|load| Duration::from_nanos(load.debt) > PATIENCE))
     }
 
-    /// Is it there?
-    pub fn exists(&mut self) -> Result<bool> {
-        Ok(qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)?.is_some())
+    /// What differs from the plan.
+    pub fn look(&mut self, place: Place, shape: &Shape) -> Result<Vec<String>> {
+        let (rate, ceil) = (shape.rate.bytes_per_second(), shape.ceil.bytes_per_second());
+        Ok(match qdisc::load(&mut self.netlink, self.link, &self.name, self.minor)? {
+            None => vec![format!("the {place} queue ({}) is gone", shape.rate)],
+            Some(load) if load.rates != (rate, ceil) => {
+                let is = Rate::from_bits_per_second(load.rates.0.saturating_mul(8));
+                vec![format!("the {place} queue ({}) holds to {is}", shape.rate)]
+            }
+            Some(_) => Vec::new(),
+        })
     }
 
     /// Makes the queue, or changes it to `throttle` when it is there; what waits in it stays. A queue that gets shorter

@@ -234,16 +234,10 @@ impl Carry for Site<'_> {
     fn look(&mut self, step: &Step) -> Result<Vec<String>> {
         match step {
             Step::Pair { mac, .. } => pair::look(self, *mac),
-            Step::Queue { place, second, throttle, .. } => {
-                let mut queue = self.queue(*place, *second)?;
-                let missing = !queue.exists()?;
-                Ok(missing
-                    .then(|| format!("the {place} queue ({}) is gone", throttle.shape.rate))
-                    .into_iter()
-                    .collect())
-            }
+            Step::Queue { place, second, throttle, .. } => self.queue(*place, *second)?.look(*place, &throttle.shape),
             Step::Guard { .. } => guard::look(self),
             Step::Furnish(furniture) => furnish::look(self, furniture),
+            Step::Segment { device, bytes, .. } => guard::look_at_segment(self, device, *bytes),
             Step::Slot { slot, flags, epoch } => slot::look(self, *slot, *flags, *epoch),
             Step::Cpu(it) => cpu::look(it),
             Step::Steer { slot, ports } => Ok(steer::look(self, *slot, ports)),

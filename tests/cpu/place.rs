@@ -51,6 +51,23 @@ fn every_layout_is_understood() {
     assert_eq!(place.processes().unwrap(), place.of(Controller::Cpu).unwrap());
 }
 
+/// A pod's cgroup is told by its path before a process is in there: with a slash in front or without.
+#[test]
+fn a_cgroup_is_found_by_its_path() {
+    for tree in [Tree::v1_joined(), Tree::v1_split(), Tree::v2("/box/web")] {
+        let by_process = tree.place().unwrap();
+        for path in ["/box/web", "box/web", "/box/web/"] {
+            let place = Place::at(path, &tree.roots()).unwrap();
+            for controller in [Controller::Cpu, Controller::Cpuacct, Controller::Memory] {
+                assert_eq!(place.of(controller).unwrap(), by_process.of(controller).unwrap(), "{path}");
+            }
+        }
+        assert!(Place::at("/box/other", &tree.roots()).unwrap().of(Controller::Memory).is_err());
+        assert!(Place::at("/../web", &tree.roots()).unwrap().of(Controller::Memory).is_err());
+        assert!(Place::at("/", &tree.roots()).unwrap().of(Controller::Memory).is_err());
+    }
+}
+
 #[test]
 fn a_mount_of_a_part_is_entered_at_that_part() {
     let mounts = [

@@ -75,7 +75,7 @@ pub fn run(config: &Config, id: &str, json: bool) -> Result<()> {
 }
 
 fn configured(config: &Config, lease: &Lease) -> Configured {
-    let machine = machine(config, &lease.device);
+    let machine = machine(config, lease.uplink());
     // one that cannot be computed now (a link that does not tell its speed) is told when somebody needs it
     let of =
         |direction| config.policy(direction).shape(&Limit::default(), cpus_of(&lease.members), &machine).ok().flatten();

@@ -1,0 +1,118 @@
+//! Pods and containers that real engines attach by our CNI plugin.
+
+use super::*;
+use crate::lab::containerd::Pod;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const OF_THE_POD: [(&str, &str); 1] = [("portslice/ports", "31000,31010")];
+
+/// A peer asks both, and each connects out from the slice's block and finds the peer.
+#[track_caller]
+fn assert_both(what: &str, host: &Host, pid: u32) {
+    assert_answers(what, host, "a", 31_000);
+    assert_answers(what, host, "b", 31_010);
+    let ns = Ns::of_pid(what, pid);
+    let block = &slice(what, host)["block"];
+    let (begin, end) = (block["begin"].as_u64().expect("begin") as u16, block["end"].as_u64().expect("end") as u16);
+    for to in [FAR4, FAR6] {
+        let echo = Echo::start(&host.peer, Proto::Tcp, SocketAddr::new(to, 20_000));
+        let seen = probe::assert_reaches(what, &ns, Proto::Tcp, echo.at);
+        assert!((begin..=end).contains(&seen.port()), "{what}: seen as {seen}, block {block}");
+    }
+}
+
+/// Two containers in a pod; it is stopped while they run. With hooks beside CNI, containers are members of their own.
+fn a_pod(handler: &str, names: &[(&str, &str)]) {
+    let host = host(&format!("cni-{handler}"));
+    let containerd = host.containerd_with_cni();
+    let pod = containerd.pod(handler, "shop", &OF_THE_POD);
+    let a = pod.start("a", &[("portslice/ports", "31000")], None, &serve("a", 31_000));
+    let _b = pod.start("b", &[("portslice/ports", "31010")], None, &serve("b", 31_010));
+    assert_both(handler, &host, pod.pid());
+    let lease = slice(handler, &host);
+    assert_eq!(lease["id"], pod.id, "{handler}: the slice is the sandbox's");
+    let wanted: Vec<_> = names.iter().map(|(name, ports)| member("containerd", name, ports)).collect();
+    assert_eq!(members(&lease), wanted, "{handler}; log:\n{}", log(&host));
+    let stats = host.portslice(["stats"]).ok().stdout;
+    assert!(stats.contains("prod/shop"), "{handler}: {stats}");
+
+    kill(Pid::from_raw(a.pid as i32), Signal::SIGKILL).expect("kill");
+    assert!(eventually(|| asks(&host, HOST4, 31_000).is_err()), "{handler}: a was killed");
+    assert_answers(handler, &host, "b", 31_010);
+    pod.stop();
+    assert_eq!(host.ids(), [""; 0], "{handler}: when the pod was stopped; log:\n{}", log(&host));
+    pod.remove();
+    assert_eq!((containerd.pods(), containerd.namespaces()), (vec![], vec![]), "{handler}");
+    assert_gone(handler, &host);
+}
+
+#[test]
+fn a_pod_by_cni_alone_under_runc() {
+    a_pod("runc-plain", &[("prod/shop", "31000,31010")]);
+}
+
+#[test]
+fn a_pod_by_cni_alone_under_crun() {
+    a_pod("crun-plain", &[("prod/shop", "31000,31010")]);
+}
+
+#[test]
+fn a_pod_by_cni_and_hooks() {
+    a_pod("runc", &[("prod/shop", "31000,31010"), ("prod/shop/a", "31000"), ("prod/shop/b", "31010")]);
+}
+
+/// The refusal is in what containerd answers, and nothing is left of the pod that did not start.
+#[test]
+fn a_pod_that_is_refused_by_cni() {
+    let host = host("cni-refused");
+    let containerd = host.containerd_with_cni();
+    let pod: Pod<'_> = containerd.pod("runc-plain", "shop", &OF_THE_POD);
+    let _a = pod.start("a", &[], None, &serve("a", 31_000));
+    let before = (slice("first", &host), containerd.namespaces());
+    for (asked, told) in [
+        (("portslice/ports", "31000"), format!("port 31000 is leased to container {}", pod.id)),
+        (("portslice/prots", "31001"), "did you mean ports?".to_owned()),
+        (("portslice/ephemeral-ports", "16384"), "a block of".to_owned()),
+    ] {
+        let refused = containerd.try_pod("runc-plain", "thief", &[asked]).err();
+        // containerd prints it as a Go string
+        let refused = refused.unwrap_or_else(|| panic!("{asked:?} was granted")).replace('\\', "");
+        assert!(refused.contains(&told) || refused.contains("has no free block"), "{asked:?}: {refused}");
+        assert_eq!((slice("first", &host), containerd.namespaces()), before, "{asked:?}");
+    }
+    assert_answers("after refusals", &host, "a", 31_000);
+    pod.stop();
+    pod.remove();
+    assert_eq!(host.ids(), [""; 0]);
+}
+
+/// Podman's CNI backend: `--network`, `-p`, names, restart, kill, and a refusal that the user sees.
+#[test]
+fn podman_by_cni() {
+    let host = host("cni-podman");
+    let podman = host.podman_with_cni();
+    let run = |name: &str, port: &str| {
+        let published = format!("{port}:{port}");
+        podman.run(name, &["--network", "portslice", "-p", &published], &serve(name, port.parse().expect("port")))
+    };
+    run("a", "31000").ok();
+    run("b", "31010").ok();
+    for (name, port) in [("a", 31_000), ("b", 31_010)] {
+        assert_answers("podman by CNI", &host, name, port);
+    }
+    let names: Vec<_> = host.list().iter().flat_map(members).collect();
+    assert_eq!(names, [member("podman", "a", "31000"), member("podman", "b", "31010")]);
+    let refused = run("thief", "31000");
+    assert!(refused.stderr.contains("port 31000 is leased to container"), "{refused}");
+    podman.call(&["rm", "--force", "thief"]).ok();
+
+    podman.call(&["restart", "--time", "0", "a"]).ok();
+    assert_answers("after a restart", &host, "a", 31_000);
+    let pid = podman.pid("b");
+    kill(Pid::from_raw(pid as i32), Signal::SIGKILL).expect("kill");
+    assert!(eventually(|| host.list().len() == 1), "after kill -9: {:?}", host.list());
+    podman.call(&["stop", "--time", "0", "a"]).ok();
+    assert!(eventually(|| host.list().is_empty()), "after stop: {:?}", host.list());
+    assert!(eventually(|| host.links() == ["eth0", "lo"]), "{:?}", host.links());
+}
