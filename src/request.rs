@@ -9,11 +9,13 @@ mod asked;
 mod change;
 mod id;
 mod labels;
+mod names;
 
 pub use asked::{PortsAsked, PortsAskedError};
 pub use change::{Change, LimitChange, PortsChange, PortsChangeError};
 pub use id::ContainerId;
 pub use labels::Labels;
+pub use names::Names;
 
 use crate::cpus::{CpuLimit, Cpus};
 use crate::error::{Error, Result};
@@ -95,6 +97,8 @@ pub struct Request {
     pub name: Option<String>,
     /// The engine that runs it.
     pub engine: Option<String>,
+    /// What that engine calls it.
+    pub names: Names,
 }
 
 impl Request {
@@ -124,6 +128,7 @@ impl Request {
             bundle: None,
             name: None,
             engine: None,
+            names: Names::default(),
         }
     }
 

@@ -29,6 +29,7 @@ pub fn prestart() -> ExitCode {
         let (only_joins, engine) =
             (state.joins_a_pod() && !state.asks(), identify(&state.annotations, state.bundle.as_deref()));
         let mut request = Request::from_annotations(state.id, state.annotations)?;
+        let mut hostname = None;
         if let Some(path) = &state.bundle {
             let bundle = bundle::read(path)?;
             request.own_settings = bundle.own_settings;
@@ -37,10 +38,20 @@ pub fn prestart() -> ExitCode {
             request.powerless = bundle.powerless;
             request.joins_namespace = bundle.joins_namespace;
             request.sandbox = bundle.sandbox;
+            // Docker passes no name on. Who names the host names the container; else the name is the id's beginning.
+            hostname = bundle.hostname;
         }
         request.only_joins = only_joins;
         request.bundle = state.bundle;
-        request.name = engine.container.or_else(|| name_by_conmon().filter(|_| engine.name == Some("podman")));
+        request.names = engine.names;
+        if let Some(told) = match engine.name {
+            Some("podman") => name_by_conmon(),
+            Some("docker") => hostname.filter(|name| !request.id.as_str().starts_with(name.as_str())),
+            _ => None,
+        } {
+            request.names.container = Some(told);
+        }
+        request.name = request.names.joined();
         request.engine = engine.name.map(str::to_owned);
         slice::attach(config, &request, Container::Pid(pid), &prepare).map(drop)
     })

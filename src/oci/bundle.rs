@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::cpus::Cpus;
 use crate::error::{Error, Result};
 use crate::file;
+use crate::refusal::one_line;
 
 /// What the bundle says about its container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct Bundle {
     pub joins_namespace: bool,
     /// Whether it is the sandbox of a pod: a process that holds the namespaces for containers with cgroups of their own.
     pub sandbox: bool,
+    /// The name of the container's host, where it has one.
+    pub hostname: Option<String>,
 }
 
 /// Reads the bundle's config.json. One that cannot be read or understood is the runtime's to refuse, and says nothing; one
@@ -69,6 +72,7 @@ struct Spec {
     linux: Option<Linux>,
     process: Option<Process>,
     annotations: Option<BTreeMap<String, Value>>,
+    hostname: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -112,6 +116,7 @@ impl Spec {
     fn understood(self) -> Result<Bundle> {
         let (tamper_proof, sandbox) = (self.is_tamper_proof(), self.is_sandbox());
         let (powerless, joins_namespace) = (self.is_powerless(), self.joins("network"));
+        let hostname = self.hostname.map(|name| one_line(&name)).filter(|name| !name.is_empty());
         let linux = self.linux.unwrap_or_default();
         let cpus = linux.resources.and_then(|resources| resources.cpu).and_then(|cpu| cpu.count());
         let keys = linux.sysctl.unwrap_or_default().into_keys();
@@ -125,7 +130,7 @@ impl Spec {
                  annotation portslice/ephemeral-ports",
             ));
         }
-        Ok(Bundle { own_settings, cpus, tamper_proof, powerless, joins_namespace, sandbox })
+        Ok(Bundle { own_settings, cpus, tamper_proof, powerless, joins_namespace, sandbox, hostname })
     }
 
     fn is_tamper_proof(&self) -> bool {
