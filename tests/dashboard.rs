@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "the values are the other test's")]
 mod sample;
 
-use portslice::stats::openmetrics::{HostFigures, Page, render};
+use portslice::stats::metrics::{Format, HostFigures, Page, render};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ const TEXT: &str = include_str!("../config/grafana-dashboard.json");
 fn served() -> BTreeMap<String, BTreeSet<String>> {
     let page = Page { containers: Arc::new(vec![sample::full("web-1")]), host: HostFigures::default() };
     let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for line in render(page).unwrap().lines().filter(|line| !line.starts_with('#')) {
+    for line in render(page, Format::Prometheus).unwrap().lines().filter(|line| !line.starts_with('#')) {
         let series = line.rsplit_once(' ').unwrap().0;
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
         let keys = labels.split("\",").filter_map(|label| Some(label.split_once('=')?.0.to_owned()));

@@ -79,6 +79,10 @@ pub struct Memory {
     pub mem_total_memsw_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mem_unevictable_bytes: Option<u64>,
+    /// As cAdvisor has it: memory in use without the part of the page cache that has not been used for long. Not Mesos', and
+    /// not in the statistics.
+    #[serde(skip)]
+    pub working_set_bytes: Option<u64>,
 }
 
 /// Pressure stall information (Documentation/accounting/psi.rst).
@@ -223,10 +227,13 @@ impl Memory {
             Version::V2 => ["anon", "file", "file_mapped", "unevictable"],
         };
         let in_v2 = cgroup.version == Version::V2;
+        let idle_cache = if in_v2 { "inactive_file" } else { "total_inactive_file" };
+        let mut idle = None;
         let mut done = Vec::new();
         done.push(file("memory.stat").parsed(|text| {
             [self.mem_rss_bytes, self.mem_cache_bytes, self.mem_mapped_file_bytes, self.mem_unevictable_bytes] =
                 all(names.map(|name| keyed(text, name)))?;
+            idle = keyed(text, idle_cache)?;
             if in_v2 {
                 [self.mem_kmem_usage_bytes, self.mem_kmem_tcp_usage_bytes] =
                     all(["kernel", "sock"].map(|name| keyed(text, name)))?;
@@ -252,6 +259,7 @@ impl Memory {
             done.push(number("memory.limit_in_bytes", &mut self.mem_limit_bytes));
             done.push(number("memory.soft_limit_in_bytes", &mut self.mem_soft_limit_bytes));
         }
+        self.working_set_bytes = self.mem_total_bytes.zip(idle).map(|(total, idle)| total.saturating_sub(idle));
         done
     }
 }

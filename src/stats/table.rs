@@ -33,7 +33,7 @@ pub fn columns(heading: &[&str], rows: &[Vec<String>], right: &[usize]) -> Strin
 
 /// What a container is called where there is no room for both its id and its name: by the name, else by the id.
 pub fn label(id: &str, name: Option<&str>) -> String {
-    fitting(name.unwrap_or(&short(id)))
+    fitting(name.unwrap_or(short(id)))
 }
 
 /// At most 32 characters of a name, which leaves room for the other columns: the last ones, in which the containers of
@@ -48,9 +48,9 @@ pub fn fitting(name: &str) -> String {
 }
 
 /// Engines call their containers by 64 digits, and show 12.
-pub fn short(id: &str) -> String {
+pub fn short(id: &str) -> &str {
     let digits = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if digits { id[..12].to_owned() } else { id.to_owned() }
+    if digits { &id[..12] } else { id }
 }
 
 /// A byte count with a binary unit, at most eight characters.

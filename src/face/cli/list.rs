@@ -39,7 +39,7 @@ fn row(lease: &Lease, member: Option<&Member>, first: bool, stage: &str) -> Vec<
     let of_slice = |text: String| if first { text } else { "\"".to_owned() };
     let ports = member.map(|member| member.ports.to_string()).filter(|ports| !ports.is_empty());
     vec![
-        short(member.map_or(&lease.id, |member| &member.id).as_str()),
+        short(member.map_or(&lease.id, |member| &member.id).as_str()).to_owned(),
         member.and_then(|member| member.name.as_deref()).map_or_else(|| "-".into(), fitting),
         text(member.and_then(|member| member.engine.as_deref())),
         of_slice(lease.slot.to_string()),

@@ -133,7 +133,7 @@ fn slice_of(lease: &Lease) -> String {
         return "its own".into();
     }
     let names: Vec<String> =
-        lease.members.iter().map(|m| m.name.clone().unwrap_or_else(|| short(m.id.as_str()))).collect();
+        lease.members.iter().map(|m| m.name.clone().unwrap_or_else(|| short(m.id.as_str()).to_owned())).collect();
     let count = match names.len() {
         1 => "1 member".to_owned(),
         n => format!("{n} members"),

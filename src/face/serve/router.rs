@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::header::{CONNECTION, CONTENT_TYPE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::accept;
 use super::lock::locked;
 use super::pass::{Form, Passes};
 use crate::config::Config;
@@ -23,12 +24,11 @@ use crate::lease::view::view;
 use crate::lease::{Lease, Leases};
 use crate::request::ContainerId;
 use crate::slice::ready::peek;
-use crate::stats::openmetrics;
 
 /// The longest time to make an answer. A kernel that needs longer is stuck.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const JSON: &str = "application/json";
-const TEXT: &str = "text/plain; charset=utf-8";
+const PLAIN: &str = "text/plain; charset=utf-8";
 
 #[derive(Clone)]
 struct Server {
@@ -68,8 +68,13 @@ async fn statistics(State(server): State<Server>, Query(filter): Query<Filter>) 
     server.answer_from_pass(form, JSON).await
 }
 
-async fn metrics(State(server): State<Server>) -> Response {
-    server.answer_from_pass(Form::Metrics, openmetrics::CONTENT_TYPE).await
+async fn metrics(State(server): State<Server>, headers: HeaderMap) -> Response {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = accept::preferred(accepted);
+    let mut answer = server.answer_from_pass(Form::Metrics(format), format.content_type()).await;
+    // what stands between must not give one client the other's format
+    answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    answer
 }
 
 async fn containers(State(server): State<Server>) -> Response {
@@ -167,5 +172,5 @@ fn no_such_container() -> Response {
 }
 
 fn plain_text(status: StatusCode, line: &str) -> Response {
-    (status, [(CONTENT_TYPE, TEXT)], format!("{line}\n")).into_response()
+    (status, [(CONTENT_TYPE, PLAIN)], format!("{line}\n")).into_response()
 }
