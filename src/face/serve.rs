@@ -29,6 +29,8 @@
 
 mod accept;
 mod connection;
+mod crowd;
+mod hosts;
 mod listen;
 mod lock;
 mod pass;

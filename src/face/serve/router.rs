@@ -16,6 +16,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::accept;
+use super::hosts::{Came, Hosts};
 use super::lock::locked;
 use super::pass::{Form, Passes};
 use crate::config::Config;
@@ -53,7 +54,7 @@ pub fn router(passes: Passes, leases: Arc<Mutex<Leases>>, config: Arc<Config>) -
         .route("/healthz", get(health))
         .fallback(|| async { plain_text(StatusCode::NOT_FOUND, "there is nothing here") })
         .method_not_allowed_fallback(|| async { plain_text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD") })
-        .layer(middleware::from_fn(within_bounds))
+        .layer(middleware::from_fn_with_state(Arc::new(Hosts::of(&config.serve_hosts)), within_bounds))
         .with_state(Server { passes, leases, config })
 }
 
@@ -108,8 +109,12 @@ async fn health(State(server): State<Server>) -> Response {
     }
 }
 
-/// Refuses a request that has a body, and answers with an error when the answer takes too long.
-async fn within_bounds(request: Request, next: Next) -> Response {
+/// Refuses a request that is meant for another host or has a body, and answers with an error when the answer takes too long.
+async fn within_bounds(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
+    let came = request.extensions().get().copied().unwrap_or(Came::Tcp(None));
+    if let Err(why) = hosts.check(came, request.uri(), request.headers()) {
+        return plain_text(StatusCode::MISDIRECTED_REQUEST, &why);
+    }
     if !request.body().is_end_stream() {
         let mut refused = plain_text(StatusCode::PAYLOAD_TOO_LARGE, "no request here has a body");
         refused.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
