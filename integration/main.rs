@@ -11,6 +11,7 @@ mod dry_run;
 mod fair;
 mod following;
 mod fragments;
+mod inhabited;
 mod isolated;
 mod kernel;
 mod lab;

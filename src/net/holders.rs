@@ -27,6 +27,13 @@ impl Holders {
         let holders = self.0.get_or_init(everybody).get(&id.ino).map(Vec::as_slice).unwrap_or_default();
         holders.iter().find_map(|holder| Netns::open(holder).ok().filter(|netns| netns.id == id)).ok_or(why)
     }
+
+    /// The processes whose first thread is in the namespace `id`.
+    pub fn processes(&self, id: NetnsId) -> Vec<u32> {
+        let holders = self.0.get_or_init(everybody).get(&id.ino).map(Vec::as_slice).unwrap_or_default();
+        let pid = |holder: &PathBuf| holder.strip_prefix("/proc").ok()?.iter().next()?.to_str()?.parse().ok();
+        holders.iter().filter_map(pid).collect()
+    }
 }
 
 /// Mounts and processes, by the inode of their namespace.
@@ -89,6 +96,7 @@ mod tests {
         for path in ["/proc/self/ns/net", "/nonexistent"] {
             assert_eq!(holders.reach(Path::new(path), own.id).unwrap().id, own.id, "{path}");
         }
+        assert!(holders.processes(own.id).contains(&std::process::id()));
         let other = NetnsId { ino: own.id.ino + 1_000_000, ..own.id };
         assert!(is_held(own.id) && !is_held(other));
         let error = holders.reach(Path::new("/nonexistent"), other).unwrap_err();

@@ -168,6 +168,37 @@ pub fn limits(asked: &Asked, written: Option<Bandwidth>, host: u32) -> (Option<f
 }
 
 impl Usage {
+    /// What both use together. Limits and pressure are no sums, and what is not known of one is not known of both.
+    pub fn plus(&self, other: &Usage) -> Usage {
+        let sum = |of: fn(&Usage) -> Option<u64>| of(self).zip(of(other)).map(|(one, two)| one + two);
+        let time = |of: fn(&Usage) -> Option<f64>| of(self).zip(of(other)).map(|(one, two)| one + two);
+        Usage {
+            cpus_nr_periods: sum(|u| u.cpus_nr_periods),
+            cpus_nr_throttled: sum(|u| u.cpus_nr_throttled),
+            cpus_system_time_secs: time(|u| u.cpus_system_time_secs),
+            cpus_throttled_time_secs: time(|u| u.cpus_throttled_time_secs),
+            cpus_user_time_secs: time(|u| u.cpus_user_time_secs),
+            processes: sum(|u| u.processes),
+            threads: sum(|u| u.threads),
+            memory: Memory {
+                mem_anon_bytes: sum(|u| u.memory.mem_anon_bytes),
+                mem_cache_bytes: sum(|u| u.memory.mem_cache_bytes),
+                mem_file_bytes: sum(|u| u.memory.mem_file_bytes),
+                mem_kmem_tcp_usage_bytes: sum(|u| u.memory.mem_kmem_tcp_usage_bytes),
+                mem_kmem_usage_bytes: sum(|u| u.memory.mem_kmem_usage_bytes),
+                mem_mapped_file_bytes: sum(|u| u.memory.mem_mapped_file_bytes),
+                mem_rss_bytes: sum(|u| u.memory.mem_rss_bytes),
+                mem_swap_bytes: sum(|u| u.memory.mem_swap_bytes),
+                mem_total_bytes: sum(|u| u.memory.mem_total_bytes),
+                mem_total_memsw_bytes: sum(|u| u.memory.mem_total_memsw_bytes),
+                mem_unevictable_bytes: sum(|u| u.memory.mem_unevictable_bytes),
+                working_set_bytes: sum(|u| u.memory.working_set_bytes),
+                ..Memory::default()
+            },
+            ..Usage::default()
+        }
+    }
+
     /// Both times or neither.
     fn time(&mut self, cgroup: &Cgroup) -> Result<()> {
         let (file, names, unit) = match cgroup.version {

@@ -3,6 +3,7 @@
 
 pub mod cgroup;
 pub mod collect;
+pub mod inhabitants;
 pub mod limits;
 pub mod metrics;
 pub mod net;

@@ -69,7 +69,7 @@ pub struct Monitored {
 }
 
 /// Reads the statistics of one member of a slice; `None`: of a slice without any. `netlink` is a socket in the host's
-/// namespace.
+/// namespace. Of a member whose cgroups nobody told, nothing is known of CPU and memory here (but see `inhabitants`).
 pub fn sample(lease: &Lease, member: Option<&Member>, from: &Sources<'_>, netlink: &mut Netlink) -> Monitored {
     let (usage, mut troubles) = member.map(|member| usage(member, from)).unwrap_or_default();
     let first = lease.members.first().map(|member| &member.id) == member.map(|member| &member.id);

@@ -13,13 +13,12 @@ use crate::host::facts::machine;
 use crate::lease::record::cpus_of;
 use crate::lease::view::{gone, view};
 use crate::lease::{Lease, Ledger, Member, Placed};
-use crate::net::Netlink;
 use crate::rate::{Direction, Limit, Rate, Shape};
 use crate::slice::ready::peek;
 use crate::slice::state::{State, state};
 use crate::stats::net::Net;
 use crate::stats::table::short;
-use crate::stats::{Groups, Reported, Statistics, sample, table};
+use crate::stats::{Groups, Reported, Statistics, collect, table};
 
 #[derive(Serialize)]
 struct Shown {
@@ -57,19 +56,14 @@ pub fn run(config: &Config, id: &str, json: bool) -> Result<()> {
         if state(&shown.lease, &ledger, &host)? == State::Dead {
             shown.view = gone(shown.view);
         }
-        let mut netlink = Netlink::route()?;
-        let from = host.sources(Groups::of(config));
-        let monitored = sample(&shown.lease, shown.member.as_ref(), &from, &mut netlink);
-        Reported::default().log_new(slice::from_ref(&monitored));
-        let statistics = monitored.statistics;
-        let first = shown.lease.members.first();
-        shown.net = if first.map(|member| &member.id) == shown.member.as_ref().map(|member| &member.id) {
-            statistics.net.clone()
-        } else {
-            sample(&shown.lease, first, &from, &mut netlink).statistics.net
-        };
+        let monitored = collect(slice::from_ref(&shown.lease), &host.sources(Groups::of(config)))?;
+        Reported::default().log_new(&monitored);
+        // The first member's has the network's counters; a slice that all left has one entry without a member.
+        shown.net = monitored.first().map(|first| first.statistics.net.clone()).unwrap_or_default();
+        let id = shown.member.as_ref().map_or(&shown.lease.id, |member| &member.id);
+        let own = monitored.into_iter().find(|one| one.container_id == id.as_str());
+        shown.statistics = own.map(|own| own.statistics);
         shown.drops.clone_from(&shown.net.net_dropped_reasons);
-        shown.statistics = Some(statistics);
     }
     if json { print_json(&shown) } else { print(&text(&shown)) }
 }
