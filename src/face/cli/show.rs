@@ -17,7 +17,7 @@ use crate::rate::{Direction, Limit, Rate, Shape};
 use crate::slice::ready::peek;
 use crate::slice::state::{State, state};
 use crate::stats::net::Net;
-use crate::stats::table::short;
+use crate::stats::table::{described, short};
 use crate::stats::{Groups, Reported, Statistics, collect, table};
 
 #[derive(Serialize)]
@@ -143,11 +143,17 @@ fn text(shown: &Shown) -> String {
         Placed::Host => ", held on the host",
         Placed::Inside => ", held on its own device",
     };
+    let member = shown.member.as_ref();
+    let or_none = |text: Option<&str>| text.unwrap_or("-").to_owned();
+    let image = or_none(member.and_then(|member| member.names.image.as_deref()));
+    let pid = member.and_then(|member| member.pid).map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     let mut lines = vec![
         ("container", shown.member.as_ref().map_or(&lease.id, |member| &member.id).to_string()),
-        ("name", shown.member.as_ref().and_then(|member| member.name.clone()).unwrap_or_else(|| "-".into())),
+        ("name", or_none(member.and_then(|member| member.name.as_deref()))),
+        ("image", image),
         ("slice", slice_of(lease)),
         ("stage", shown.view["stage"].as_str().unwrap_or_default().to_owned()),
+        ("process", pid),
         ("block", format!("{} ({} ports)", lease.block, lease.block.size())),
         (
             "ports",
@@ -175,5 +181,5 @@ fn text(shown: &Shown) -> String {
             drops.iter().filter(|(_, n)| n.as_u64() != Some(0)).map(|(name, n)| format!("{name} {n}")).collect();
         lines.push(("dropped", if counted.is_empty() { "nothing".into() } else { counted.join(", ") }));
     }
-    lines.iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect()
+    described(&lines)
 }
