@@ -32,12 +32,12 @@ pub fn enter(into: &mut Monitored, lease: &Lease, from: &Sources<'_>) {
 fn read(lease: &Lease, from: &Sources<'_>) -> Reading {
     let processes = from.holders.processes(lease.netns_id);
     let known: Vec<&Path> = lease.members.iter().filter_map(|member| directory(member.cgroups.as_ref()?)).collect();
-    let places = from.inhabitants.places(&processes, &known);
+    let places = from.inhabitants.places(processes, &known);
     let count = from.groups.pids_and_tids;
     let mut readings = places.iter().map(|place| cgroup::read(place, count));
     let mut total = match readings.next() {
         Some(first) => first.unwrap_or_else(failed),
-        None if known.is_empty() && count => Reading { usage: counted(&processes), ..Reading::default() },
+        None if known.is_empty() && count => Reading { usage: counted(processes), ..Reading::default() },
         None => Reading::default(),
     };
     for reading in readings {
