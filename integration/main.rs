@@ -13,6 +13,7 @@ mod dry_run;
 mod fair;
 mod following;
 mod fragments;
+mod inhabited;
 mod isolated;
 mod kernel;
 mod lab;

@@ -112,3 +112,30 @@ fn a_container_that_ended_without_a_word_is_shown_as_gone() {
     host.portslice(["gc"]).ok();
     assert_eq!(host.ids(), ["here"]);
 }
+
+/// Whatever containers are called and have, on a terminal and through a pipe; and rates are said as they were asked.
+#[test]
+fn tables_fit_80_columns() {
+    let host = Host::new("names-tables");
+    let long = "frontend-of-the-shop-with-a-name-that-is-as-long-as-names-may-be";
+    let _all = [start(&host, IDS[0], long), start(&host, IDS[1], "w")];
+    let ports: Vec<String> = (0..20).map(|n| (31_000 + 2 * n).to_string()).collect();
+    let id = format!("an.id-{}", "that-is-long-".repeat(8));
+    let _third = host.bare(&id, &["--ports", &ports.join(","), "--egress-rate", "20mbit", "--ingress-rate", "2500KB"]);
+    for args in
+        [&["list"][..], &["stats"], &["stats", "--all"], &["top", "--count", "1"], &["show", IDS[0]], &["show", IDS[1]]]
+    {
+        let out = host.portslice(args).ok();
+        // what `show` tells of one container is told whole, and one word cannot be broken
+        let breakable = |line: &&str| args[0] != "show" || line.split_whitespace().count() > 2;
+        let wide: Vec<&str> = out.stdout.lines().filter(|line| line.chars().count() > 80).filter(breakable).collect();
+        assert!(wide.is_empty() && !out.stdout.is_empty(), "{args:?}: {wide:#?}");
+    }
+    let shown = host.portslice(["show", &id]).ok().stdout;
+    let of = |key: &str| shown.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key}: {shown}"));
+    assert!(of("egress").contains(" 20mbit") && !of("egress").contains("2500000B"), "{shown}");
+    assert!(of("ingress").contains("2500KB/s (20.48 Mbit/s), burst 25KB"), "{shown}");
+    host.portslice(["detach", IDS[1]]).ok();
+    let finished = host.portslice(["stats", "--finished"]).ok();
+    assert!(finished.stdout.lines().all(|line| line.chars().count() <= 80), "{finished}");
+}

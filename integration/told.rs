@@ -74,8 +74,11 @@ fn limits_are_shown_in_the_unit_that_was_asked() {
     let host = Host::new("told-units");
     let _container = host.bare("c", &["--egress-rate", "20mbit", "--ingress-rate", "2500KB"]);
     let out = host.portslice(["show", "c"]).ok();
-    assert!(out.stdout.contains("egress         20mbit, burst "), "{out}");
-    assert!(out.stdout.contains("; asked 20mbit; configured unlimited"), "{out}");
-    assert!(out.stdout.contains("ingress        2500KB/s (20.48 Mbit/s), burst "), "{out}");
-    assert!(out.stdout.contains("; asked 2500KB/s (20.48 Mbit/s); "), "{out}");
+    assert!(out.stdout.lines().all(|line| line.chars().count() <= 80), "{out}");
+    // what does not fit into a line goes on in the next
+    let told = out.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(told.contains("egress 20mbit, burst "), "{out}");
+    assert!(told.contains("; asked 20mbit; configured unlimited"), "{out}");
+    assert!(told.contains("ingress 2500KB/s (20.48 Mbit/s), burst "), "{out}");
+    assert!(told.contains("; asked 2500KB/s (20.48 Mbit/s); "), "{out}");
 }

@@ -5,6 +5,7 @@
 //! and facts about the host, such as whether the uplink exists (`host`). `config/portslice.toml` is the manual. Values that
 //! have no type of their own elsewhere are read in `value`; what the keys of one direction make together is in `limits`.
 
+mod host_name;
 mod limits;
 mod profile;
 mod rates;
@@ -25,6 +26,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::de::DeTable;
+
+pub use host_name::HostName;
 
 /// Read when nothing else is named, and it may be absent.
 pub const DEFAULT_FILE: &str = "/etc/portslice/portslice.toml";
@@ -109,6 +112,8 @@ pub struct Config {
     /// Statistics: how often it looks at the counters for them; 0 if and only if the window is.
     #[serde(deserialize_with = "value::period", serialize_with = "value::milliseconds")]
     pub rate_statistics_interval: Duration,
+    /// The server: names of this host, beside its own and its addresses, under which it is asked over TCP.
+    pub serve_hosts: Vec<HostName>,
     /// Absolute; `None`: the journal and stderr. In the file, "" is `None`.
     #[serde(deserialize_with = "value::absolute_or_none", serialize_with = "value::or_empty")]
     pub log_file: Option<PathBuf>,
@@ -198,6 +203,7 @@ impl Default for Config {
             pids_and_tids_count: true,
             rate_statistics_window: Duration::ZERO,
             rate_statistics_interval: Duration::ZERO,
+            serve_hosts: Vec::new(),
             log_file: None,
             log_level: LogLevel::default(),
             file: None,

@@ -10,12 +10,14 @@ mod attachment;
 mod change;
 mod id;
 mod labels;
+mod names;
 
 pub use asked::{PortsAsked, PortsAskedError};
 pub use attachment::Attachment;
 pub use change::{Change, LimitChange, PortsChange, PortsChangeError};
 pub use id::ContainerId;
 pub use labels::Labels;
+pub use names::Names;
 
 use crate::cpus::{CpuLimit, Cpus};
 use crate::error::{Error, Result};
@@ -105,6 +107,8 @@ pub struct Request {
     /// The network it is attached to, when that was asked for instead of a container: its device is called as that says,
     /// and the slice ends with the attachment. Otherwise the device is called like the uplink.
     pub attachment: Option<Attachment>,
+    /// What that engine calls it.
+    pub names: Names,
 }
 
 impl Request {
@@ -137,6 +141,7 @@ impl Request {
             engine: None,
             cgroup: None,
             attachment: None,
+            names: Names::default(),
         }
     }
 

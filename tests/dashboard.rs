@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "the values are the other test's")]
 mod sample;
 
-use portslice::stats::openmetrics::{HostFigures, Page, render};
+use portslice::stats::metrics::{Format, HostFigures, Page, render};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ const TEXT: &str = include_str!("../config/grafana-dashboard.json");
 fn served() -> BTreeMap<String, BTreeSet<String>> {
     let page = Page { containers: Arc::new(vec![sample::full("web-1")]), host: HostFigures::default() };
     let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for line in render(page).unwrap().lines().filter(|line| !line.starts_with('#')) {
+    for line in render(page, Format::Prometheus).unwrap().lines().filter(|line| !line.starts_with('#')) {
         let series = line.rsplit_once(' ').unwrap().0;
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
         let keys = labels.split("\",").filter_map(|label| Some(label.split_once('=')?.0.to_owned()));
@@ -87,6 +87,14 @@ fn every_query_asks_for_what_is_served() {
             }
             let labels: BTreeSet<&str> = metrics.iter().flat_map(|m| &served[*m]).map(String::as_str).collect();
             let legend = target["legendFormat"].as_str().unwrap_or_default();
+            // a number or a table has no legend; several lines are told apart by what people call the containers
+            let of_containers = labels.contains("id") && !query.starts_with("sum by (reason)");
+            if panel["type"] == "timeseries" && of_containers {
+                assert!(
+                    legend.starts_with("{{instance}} {{name}}"),
+                    "{title}: the legend {legend:?} names no container"
+                );
+            }
             for label in legend.split("{{").skip(1).map(|part| part.split("}}").next().unwrap().trim()) {
                 // Prometheus itself says which host it asked
                 assert!(
@@ -101,14 +109,40 @@ fn every_query_asks_for_what_is_served() {
         "container_network_receive_bytes_total",
         "container_network_transmit_bytes_total",
         "portslice_dropped_packets_total",
-        "container_cpu_user_seconds_total",
+        "container_cpu_usage_seconds_total",
         "container_cpu_cfs_throttled_seconds_total",
-        "container_memory_usage_bytes",
+        "container_memory_working_set_bytes",
         "portslice_tcp_rtt_seconds",
         "portslice_ephemeral_ports_in_use",
         "portslice_blocks_free",
     ] {
         assert!(asked.contains(must), "no panel shows {must}");
+    }
+}
+
+/// A rate has a unit by second, a share none, and a number of bytes is in bytes.
+#[test]
+fn units_are_those_of_the_queries() {
+    let dashboard: Value = serde_json::from_str(TEXT).expect("JSON");
+    for panel in panels(&dashboard).into_iter().filter(|panel| panel["type"] != "table") {
+        let (title, unit) = (&panel["title"], panel["fieldConfig"]["defaults"]["unit"].as_str());
+        for target in panel["targets"].as_array().unwrap() {
+            let query = target["expr"].as_str().unwrap();
+            let rated = query.contains("rate(");
+            let expected = match () {
+                () if query.contains(") / ") || query.contains("} / ") || query.contains("cfs_throttled") => {
+                    "percentunit"
+                }
+                () if rated && query.contains("cpu_usage_seconds_total") => "short",
+                () if rated && query.contains("_bytes_total") => "Bps",
+                () if rated && (query.contains("packets") || query.contains("network")) => "pps",
+                () if rated => "cps",
+                () if query.contains("_bytes") || query.contains("container_memory") => "bytes",
+                () if query.contains("_seconds") => "s",
+                () => "short",
+            };
+            assert_eq!(unit, Some(expected), "{title}: {query}");
+        }
     }
 }
 

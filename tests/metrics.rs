@@ -4,15 +4,26 @@
 #[path = "metrics/sample.rs"]
 mod sample;
 
-use portslice::stats::openmetrics::{CONTENT_TYPE, HostFigures, Page, render};
+use portslice::request::Names;
+use portslice::stats::metrics::{Format, HostFigures, Page, render};
 use portslice::stats::{Monitored, Statistics};
 use sample::{full, values};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+fn page(containers: Vec<Monitored>, format: Format) -> String {
+    render(Page { containers: Arc::new(containers), host: HostFigures::default() }, format).unwrap()
+}
+
 fn rendered(containers: Vec<Monitored>) -> String {
-    render(Page { containers: Arc::new(containers), host: HostFigures::default() }).unwrap()
+    page(containers, Format::OpenMetrics)
+}
+
+/// What an engine told.
+fn names(container: &str, pod: &str, namespace: &str, image: &str) -> Names {
+    let [container, pod, namespace, image] = [container, pod, namespace, image].map(|name| Some(name.to_owned()));
+    Names { container, pod, namespace, image }
 }
 
 /// The labels of a sample, unescaped; panics at anything the format does not allow.
@@ -47,7 +58,7 @@ type Sample = (String, Vec<(String, String)>, f64);
 /// Checks a whole page by the format's rules and returns its samples: name, labels, value.
 fn parsed(page: &str) -> Vec<Sample> {
     let body = page.strip_suffix("# EOF\n").expect("the end mark");
-    let (mut family, mut kind) = (String::new(), String::new());
+    let (mut family, mut kind, mut unit_told) = (String::new(), String::new(), String::new());
     let (mut families, mut samples, mut seen) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
     for line in body.lines() {
         if let Some(help) = line.strip_prefix("# HELP ") {
@@ -58,9 +69,21 @@ fn parsed(page: &str) -> Vec<Sample> {
         if let Some(typed) = line.strip_prefix("# TYPE ") {
             let (name, its) = typed.split_once(' ').expect("a type");
             assert_eq!(name, family, "the type follows the help");
-            assert!(["counter", "gauge", "info", "unknown"].contains(&its), "{line}");
+            assert!(["counter", "gauge", "info"].contains(&its), "{line}");
             kind = its.to_owned();
+            unit_told = String::new();
             continue;
+        }
+        if let Some(unit) = line.strip_prefix("# UNIT ") {
+            let (name, its) = unit.split_once(' ').expect("a unit");
+            assert_eq!(name, family, "the unit follows the type");
+            assert!(name.ends_with(&format!("_{its}")), "a family ends in its unit: {line}");
+            unit_told = its.to_owned();
+            continue;
+        }
+        for unit in ["seconds", "bytes", "bytes_per_second"] {
+            let has = family.ends_with(&format!("_{unit}"));
+            assert!(!has || !unit_told.is_empty(), "a unit in the name alone: {line}");
         }
         let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line}"));
         let (name, labelled) = match series.split_once('{') {
@@ -86,7 +109,8 @@ fn every_number_stands_under_its_name() {
     let samples = parsed(&rendered(vec![full("web-1")]));
     let mut expected = values();
     for (name, labels, value) in &samples {
-        let extra: Vec<&str> = labels.iter().filter(|(k, _)| k != "id").map(|(_, v)| v.as_str()).collect();
+        let extra: Vec<&str> =
+            labels.iter().filter(|(k, _)| k != "id" && k != "name").map(|(_, v)| v.as_str()).collect();
         if name.starts_with("portslice_container") || !labels.iter().any(|(k, v)| k == "id" && v == "web-1") {
             continue;
         }
@@ -98,13 +122,13 @@ fn every_number_stands_under_its_name() {
 
 #[test]
 fn what_is_not_known_is_not_said() {
-    let unknown = Monitored { statistics: Statistics::default(), ..full("gone") };
+    let unknown = Monitored { statistics: Statistics::default(), started: None, ..full("gone") };
     let said: Vec<String> = parsed(&rendered(vec![unknown]))
         .into_iter()
         .filter(|(_, labels, _)| labels.iter().any(|(k, _)| k == "id"))
         .map(|(name, ..)| name)
         .collect();
-    assert_eq!(said, ["portslice_container_info"]);
+    assert_eq!(said, ["container_last_seen", "portslice_container_info"]);
 }
 
 #[test]
@@ -136,7 +160,7 @@ fn the_host_is_told_without_containers() {
         passes: 5,
         errors: 2,
     };
-    let samples = parsed(&render(Page { containers: Arc::default(), host }).unwrap());
+    let samples = parsed(&render(Page { containers: Arc::default(), host }, Format::OpenMetrics).unwrap());
     let told: Vec<(&str, f64)> = samples.iter().map(|(name, _, value)| (name.as_str(), *value)).collect();
     assert_eq!(
         told,
@@ -158,7 +182,74 @@ fn the_host_is_told_without_containers() {
 
 #[test]
 fn the_type_names_the_format() {
-    assert_eq!(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert_eq!(Format::OpenMetrics.content_type(), "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert_eq!(Format::Prometheus.content_type(), "text/plain; version=0.0.4; charset=utf-8");
+}
+
+/// Two containers, one of a pod and one of which only the id is known, as they stand in both formats.
+#[test]
+fn both_formats_are_as_they_were() {
+    let id = "ccb36ba720b9b650691d031e307a66227b4c27026dec620affc65f91d51e9020";
+    let mut pod = full("4f1d");
+    pod.name = Some("prod/shop/web".into());
+    pod.names = names("web", "shop", "prod", "docker.io/library/nginx:1.27");
+    pod.engine = Some("containerd".into());
+    for (format, golden) in [
+        (Format::Prometheus, include_str!("metrics/prometheus.txt")),
+        (Format::OpenMetrics, include_str!("metrics/openmetrics.txt")),
+    ] {
+        let text = page(vec![pod.clone(), full(id)], format);
+        let differ = text.lines().zip(golden.lines()).find(|(is, was)| is != was);
+        assert!(text == golden, "{format:?}: the first line that differs: {differ:?}\n{text}");
+    }
+}
+
+/// Prometheus' format knows three types of what is served here: none of them is `unknown` or `info`. The samples are
+/// those of the other format.
+#[test]
+fn both_formats_tell_the_same() {
+    let containers = || vec![full("a"), Monitored { names: names("c", "p", "n", "i"), ..full("b # c") }];
+    let (open, plain) = (page(containers(), Format::OpenMetrics), page(containers(), Format::Prometheus));
+    let samples =
+        |text: &str| -> Vec<String> { text.lines().filter(|l| !l.starts_with('#')).map(String::from).collect() };
+    assert_eq!(samples(&open), samples(&plain));
+    let (mut family, mut described) = (String::new(), 0);
+    for line in plain.lines() {
+        match line.strip_prefix("# ") {
+            Some(description) => {
+                let (word, rest) = description.split_once(' ').expect("a word and a name");
+                let (name, rest) = rest.split_once(' ').expect("a name and more");
+                match word {
+                    "HELP" => family = name.to_owned(),
+                    "TYPE" => {
+                        assert_eq!(name, family, "{line}");
+                        assert!(["counter", "gauge"].contains(&rest), "{line}");
+                        assert_eq!(rest == "counter", name.ends_with("_total"), "{line}");
+                        described += 1;
+                    }
+                    _ => panic!("{line}"),
+                }
+            }
+            None => assert_eq!(line.split(['{', ' ']).next(), Some(family.as_str()), "{line}"),
+        }
+    }
+    assert_eq!(described, open.matches("# TYPE ").count());
+}
+
+#[test]
+fn names_are_labels_of_every_sample() {
+    let id = "ccb36ba720b9b650691d031e307a66227b4c27026dec620affc65f91d51e9020";
+    let known = Monitored { name: Some("n/p/c".into()), names: names("c", "p", "n", "i:1"), ..full("x") };
+    for (name, labels, _) in parsed(&rendered(vec![known, full(id)])) {
+        let label = |key: &str| labels.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+        let keys = ["name", "container", "pod", "namespace", "image"].map(label);
+        match label("id") {
+            Some("x") => assert_eq!(keys, ["n/p/c", "c", "p", "n", "i:1"].map(Some), "{name}"),
+            Some(_) if name == "portslice_container_info" => {}
+            Some(_) => assert_eq!(keys, [Some("ccb36ba720b9"), None, None, None, None], "{name}"),
+            None => {}
+        }
+    }
 }
 
 /// What Mesos' documentation shows stands under the same names, as the same kinds of values.

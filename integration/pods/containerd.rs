@@ -4,6 +4,7 @@ use super::*;
 use crate::lab::containerd::{Containerd, Pod, Run};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 
 const PORTS: &str = "31000,31010";
 
@@ -60,6 +61,8 @@ fn a_pod(program: &str) {
     assert_members(what, &host, &[("", PORTS), ("/a", PORTS), ("/b", PORTS)]);
     let lease = slice(what, &host);
     assert_eq!(lease["ports"], PORTS, "{what}: {lease}");
+    let names = json!({"container": "a", "pod": "shop", "namespace": "prod", "image": crate::lab::engine::IMAGE});
+    assert_eq!(lease["members"][1]["names"], names, "{what}: {lease}");
 
     // As kubelet has it: the next attempt is started before the one that failed is removed.
     let what = "after the first failed and was started again";

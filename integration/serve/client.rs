@@ -34,7 +34,7 @@ pub struct Answer {
 
 /// The request for a path, after whose answer the server closes.
 pub fn get(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nHost: portslice\r\nConnection: close\r\n\r\n")
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 }
 
 impl<'h> Server<'h> {
@@ -141,7 +141,7 @@ pub fn over_unix(path: &Path, text: &str) -> Answer {
 }
 
 #[track_caller]
-fn exchange(mut stream: impl Read + Write, text: &str) -> Answer {
+pub fn exchange(mut stream: impl Read + Write, text: &str) -> Answer {
     stream.write_all(text.as_bytes()).expect("request");
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).expect("answer");

@@ -13,7 +13,7 @@ pub mod write;
 
 pub use crate::cpus::CpuLimit;
 pub use bus::Systemd;
-pub use place::{Cgroup, Controller, Place, Roots};
+pub use place::{Cgroup, Controller, Finder, Place, Roots};
 pub use share::{Asked, Policy, Settings, settings};
 pub use systemd::{Property, Units};
 pub use values::{Bandwidth, Quota, Values};

@@ -124,38 +124,14 @@ impl Place {
     /// Fails only when the process, or the table of mounts, cannot be read. Why a cgroup is missing is the error of
     /// [`Place::of`].
     pub fn find(pid: u32, roots: &Roots) -> Result<Self> {
-        let read = |name: &str| {
-            let path = roots.proc.join(name);
-            fs::read_to_string(&path).map_err(Error::file("read", path))
-        };
-        let theirs = match read(&format!("{pid}/cgroup")) {
-            Err(Error::File { source, .. }) if gone(&source) => {
-                return Err(Error::NotFound(format!(
-                    "there is no process {pid}: it ended before its cgroup was found"
-                )));
-            }
-            text => memberships(&text?),
-        };
-        let ours = memberships(&read("self/cgroup").unwrap_or_default());
-        let search = Search { theirs, ours, mounts: mounts(&read("self/mountinfo")?), prefix: &roots.prefix };
-        Ok(search.place())
+        Finder::new(roots)?.find(pid)
     }
 
     /// Finds the cgroups at `path` in every hierarchy: of a pod, whose path its runtime tells before a process is in there.
     ///
     /// Fails only when the table of mounts cannot be read.
     pub fn at(path: &str, roots: &Roots) -> Result<Self> {
-        let read = |name: &str| {
-            let path = roots.proc.join(name);
-            fs::read_to_string(&path).map_err(Error::file("read", path))
-        };
-        let ours = memberships(&read("self/cgroup")?);
-        let path = format!("/{}", path.trim_matches('/'));
-        let there =
-            |membership: &Membership| Membership { controllers: membership.controllers.clone(), path: path.clone() };
-        let theirs = ours.iter().map(there).collect();
-        let search = Search { theirs, ours, mounts: mounts(&read("self/mountinfo")?), prefix: &roots.prefix };
-        Ok(search.place())
+        Ok(Finder::new(roots)?.at(path))
     }
 
     /// The container's cgroup for `controller`. Fails if the container has none of its own.
@@ -187,10 +163,57 @@ impl Place {
     }
 }
 
+/// Finds the cgroups of many processes. The table of mounts and this process' own cgroups are read once.
+#[derive(Debug)]
+pub struct Finder {
+    roots: Roots,
+    ours: Vec<Membership>,
+    mounts: Vec<Mount>,
+}
+
+impl Finder {
+    /// Fails when the table of mounts cannot be read.
+    pub fn new(roots: &Roots) -> Result<Self> {
+        let ours = memberships(&read(roots, "self/cgroup").unwrap_or_default());
+        Ok(Finder { ours, mounts: mounts(&read(roots, "self/mountinfo")?), roots: roots.clone() })
+    }
+
+    /// As [`Place::find`].
+    pub fn find(&self, pid: u32) -> Result<Place> {
+        let theirs = match read(&self.roots, &format!("{pid}/cgroup")) {
+            Err(Error::File { source, .. }) if gone(&source) => {
+                return Err(Error::NotFound(format!(
+                    "there is no process {pid}: it ended before its cgroup was found"
+                )));
+            }
+            text => memberships(&text?),
+        };
+        Ok(self.search(theirs))
+    }
+
+    /// As [`Place::at`].
+    fn at(&self, path: &str) -> Place {
+        let path = format!("/{}", path.trim_matches('/'));
+        let there =
+            |membership: &Membership| Membership { controllers: membership.controllers.clone(), path: path.clone() };
+        self.search(self.ours.iter().map(there).collect())
+    }
+
+    fn search(&self, theirs: Vec<Membership>) -> Place {
+        Search { theirs, ours: &self.ours, mounts: &self.mounts, prefix: &self.roots.prefix }.place()
+    }
+}
+
+fn read(roots: &Roots, name: &str) -> Result<String> {
+    let path = roots.proc.join(name);
+    fs::read_to_string(&path).map_err(Error::file("read", path))
+}
+
 /// The key in [`Place::missing`] for [`Place::processes`].
 const PROCESSES: &str = "processes";
 
 /// One line of `/proc/PID/cgroup`.
+#[derive(Debug)]
 struct Membership {
     /// The hierarchy's controllers; empty for v2.
     controllers: Vec<String>,
@@ -198,6 +221,7 @@ struct Membership {
 }
 
 /// One mount of a hierarchy.
+#[derive(Debug)]
 struct Mount {
     version: Version,
     /// The cgroup that is mounted, as a path in the hierarchy.
@@ -210,8 +234,8 @@ struct Mount {
 /// What the search for a container's cgroups needs.
 struct Search<'a> {
     theirs: Vec<Membership>,
-    ours: Vec<Membership>,
-    mounts: Vec<Mount>,
+    ours: &'a [Membership],
+    mounts: &'a [Mount],
     prefix: &'a Path,
 }
 

@@ -38,6 +38,7 @@ pub fn prestart() -> ExitCode {
             None => state.annotations,
         };
         let mut request = Request::from_annotations(state.id, asked)?;
+        let mut hostname = None;
         if let Some(bundle) = bundle {
             request.own_settings = bundle.own_settings;
             request.bundle_cpus = bundle.cpus;
@@ -45,10 +46,20 @@ pub fn prestart() -> ExitCode {
             request.powerless = bundle.powerless;
             request.joins_namespace = bundle.joins_namespace;
             request.sandbox = bundle.sandbox;
+            // Docker passes no name on. Who names the host names the container; else the name is the id's beginning.
+            hostname = bundle.hostname;
         }
         request.only_joins = only_joins;
         request.bundle = state.bundle;
-        request.name = engine.container.or_else(|| name_by_conmon().filter(|_| engine.name == Some("podman")));
+        request.names = engine.names;
+        if let Some(told) = match engine.name {
+            Some("podman") => name_by_conmon(),
+            Some("docker") => hostname.filter(|name| !request.id.as_str().starts_with(name.as_str())),
+            _ => None,
+        } {
+            request.names.container = Some(told);
+        }
+        request.name = request.names.joined();
         request.engine = engine.name.map(str::to_owned);
         slice::attach(config, &request, Container::Pid(pid), &prepare).map(drop)
     })

@@ -3,7 +3,7 @@
 //! ```text
 //! GET /monitor/statistics          what `portslice stats --json` prints; ?container_id=ID: that container alone
 //! GET /monitor/statistics.json     the same, under its oldest name
-//! GET /metrics                     OpenMetrics text for Prometheus
+//! GET /metrics                     text for Prometheus; OpenMetrics for whoever prefers it (Accept)
 //! GET /containers, /containers/ID  what `portslice list --json` prints, or one element of it
 //! GET /healthz                     200 "ok", or 503 and one line that says why not
 //! ```
@@ -27,7 +27,10 @@
 //! As another user it also needs `CAP_DAC_OVERRIDE`: the state directory and the pinned maps belong to root, and the maps
 //! are opened for writing too.
 
+mod accept;
 mod connection;
+mod crowd;
+mod hosts;
 mod listen;
 mod lock;
 mod pass;

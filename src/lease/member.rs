@@ -9,7 +9,7 @@ use crate::cpu::{self, Place, Values};
 use crate::cpus::{CpuLimit, Cpus};
 use crate::host::process::Worker;
 use crate::ports::PortSet;
-use crate::request::{Attachment, ContainerId, Labels};
+use crate::request::{Attachment, ContainerId, Labels, Names};
 
 /// The CPUs a member asked for. `portslice set` may change them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +64,9 @@ pub struct Member {
     /// The engine that runs it (`podman`, `docker`, `containerd`), where that can be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
+    /// What that engine calls it, and its image.
+    #[serde(default, skip_serializing_if = "Names::are_unknown")]
+    pub names: Names,
     /// Its first process, when one was named.
     pub pid: Option<u32>,
     /// The same process, beyond its number: a number may be given out again.

@@ -10,10 +10,15 @@ use super::Netns;
 use super::netns::NetnsId;
 use crate::error::{Error, Result};
 
-/// Who holds which network namespace. All processes are looked at when that is first needed, and then no more: a thousand
-/// containers that are gone cost no more than one.
+/// Who holds which network namespace. Mounts and processes are looked at when they are first needed, and then no more: a
+/// thousand containers that are gone cost no more than one.
 #[derive(Debug, Default)]
-pub struct Holders(OnceLock<HashMap<u64, Vec<PathBuf>>>);
+pub struct Holders {
+    /// Mount points, by the inode of the namespace.
+    mounts: OnceLock<HashMap<u64, Vec<PathBuf>>>,
+    /// Processes, by the inode of the namespace that the first thread of each is in.
+    processes: OnceLock<HashMap<u64, Vec<u32>>>,
+}
 
 impl Holders {
     /// The namespace `id`, which was at `path`. [`Error::NotFound`] when nobody holds it any more, and another error when
@@ -24,15 +29,23 @@ impl Holders {
             Ok(_) => Error::NotFound(format!("{} is another network namespace now", path.display())),
             Err(e) => e,
         };
-        let holders = self.0.get_or_init(everybody).get(&id.ino).map(Vec::as_slice).unwrap_or_default();
-        holders.iter().find_map(|holder| Netns::open(holder).ok().filter(|netns| netns.id == id)).ok_or(why)
+        let open = |path: &Path| Netns::open(path).ok().filter(|netns| netns.id == id);
+        let mounts = self.mounts.get_or_init(mounts).get(&id.ino).map(Vec::as_slice).unwrap_or_default();
+        if let Some(found) = mounts.iter().find_map(|mount| open(mount)) {
+            return Ok(found);
+        }
+        self.processes(id).iter().find_map(|pid| open(Path::new(&format!("/proc/{pid}/ns/net")))).ok_or(why)
+    }
+
+    /// The processes whose first thread is in the namespace `id`.
+    pub fn processes(&self, id: NetnsId) -> &[u32] {
+        self.processes.get_or_init(processes).get(&id.ino).map(Vec::as_slice).unwrap_or_default()
     }
 }
 
-/// Mounts and processes, by the inode of their namespace.
-fn everybody() -> HashMap<u64, Vec<PathBuf>> {
+/// Mounts of namespaces. mountinfo(5): root is field 4, the mount point field 5, blanks as \\040.
+fn mounts() -> HashMap<u64, Vec<PathBuf>> {
     let mut all: HashMap<u64, Vec<PathBuf>> = HashMap::new();
-    // mountinfo(5): root is field 4, the mount point field 5, blanks as \\040
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     for line in mounts.lines() {
         let mut fields = line.split(' ').skip(3);
@@ -40,13 +53,17 @@ fn everybody() -> HashMap<u64, Vec<PathBuf>> {
             all.entry(inode).or_default().push(point.replace("\\040", " ").into());
         }
     }
+    all
+}
+
+fn processes() -> HashMap<u64, Vec<u32>> {
+    let mut all: HashMap<u64, Vec<u32>> = HashMap::new();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        if is_process(&process.path()) {
-            let link = process.path().join("ns/net");
-            // it may have ended meanwhile
-            if let Some(inode) = fs::read_link(&link).ok().as_deref().and_then(Path::to_str).and_then(inode) {
-                all.entry(inode).or_default().push(link);
-            }
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // it may have ended meanwhile
+        let link = fs::read_link(format!("/proc/{pid}/ns/net"));
+        if let Some(inode) = link.ok().as_deref().and_then(Path::to_str).and_then(inode) {
+            all.entry(inode).or_default().push(pid);
         }
     }
     all
@@ -89,6 +106,7 @@ mod tests {
         for path in ["/proc/self/ns/net", "/nonexistent"] {
             assert_eq!(holders.reach(Path::new(path), own.id).unwrap().id, own.id, "{path}");
         }
+        assert!(holders.processes(own.id).contains(&std::process::id()));
         let other = NetnsId { ino: own.id.ino + 1_000_000, ..own.id };
         assert!(is_held(own.id) && !is_held(other));
         let error = holders.reach(Path::new("/nonexistent"), other).unwrap_err();

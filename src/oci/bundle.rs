@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::cpus::Cpus;
 use crate::error::{Error, Result};
 use crate::file;
-use crate::refusal::quoted;
+use crate::refusal::{one_line, quoted};
 
 /// What the bundle says about its container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct Bundle {
     /// The profile that it names in the arguments of our hook. Where the hook is registered twice, by a CDI device and
     /// by an annotation, only one of the two has the arguments, and both ask for the same.
     pub profile: Option<String>,
+    /// The name of the container's host, where it has one.
+    pub hostname: Option<String>,
 }
 
 /// What our hook's program is called.
@@ -95,6 +97,7 @@ struct Spec {
     process: Option<Process>,
     annotations: Option<BTreeMap<String, Value>>,
     hooks: Option<Hooks>,
+    hostname: Option<String>,
 }
 
 /// Those lists in which a hook finds the container not yet running.
@@ -156,6 +159,7 @@ impl Spec {
         let (tamper_proof, sandbox) = (self.is_tamper_proof(), self.is_sandbox());
         let (powerless, joins_namespace) = (self.is_powerless(), self.joins("network"));
         let profile = self.profile();
+        let hostname = self.hostname.map(|name| one_line(&name)).filter(|name| !name.is_empty());
         let linux = self.linux.unwrap_or_default();
         let cpus = linux.resources.and_then(|resources| resources.cpus());
         let keys = linux.sysctl.unwrap_or_default().into_keys();
@@ -169,7 +173,7 @@ impl Spec {
                  annotation portslice/ephemeral-ports",
             ));
         }
-        Ok(Bundle { own_settings, cpus, tamper_proof, powerless, joins_namespace, sandbox, profile })
+        Ok(Bundle { own_settings, cpus, tamper_proof, powerless, joins_namespace, sandbox, profile, hostname })
     }
 
     fn profile(&self) -> Option<String> {

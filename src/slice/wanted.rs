@@ -116,6 +116,7 @@ pub fn member(config: &Config, request: &Request, pid: Option<u32>) -> Result<Me
         id: request.id.clone(),
         name: request.name.clone(),
         engine: request.engine.clone(),
+        names: request.names.clone(),
         pid,
         process: pid.and_then(Worker::of),
         bundle: request.bundle.clone(),

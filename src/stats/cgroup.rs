@@ -79,6 +79,10 @@ pub struct Memory {
     pub mem_total_memsw_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mem_unevictable_bytes: Option<u64>,
+    /// As cAdvisor has it: memory in use without the part of the page cache that has not been used for long. Not Mesos', and
+    /// not in the statistics.
+    #[serde(skip)]
+    pub working_set_bytes: Option<u64>,
 }
 
 /// Pressure stall information (Documentation/accounting/psi.rst).
@@ -181,6 +185,37 @@ pub fn limits(asked: &Asked, written: Option<Bandwidth>, host: u32) -> (Option<f
 }
 
 impl Usage {
+    /// What both use together. Limits and pressure are no sums, and what is not known of one is not known of both.
+    pub fn plus(&self, other: &Usage) -> Usage {
+        let sum = |of: fn(&Usage) -> Option<u64>| of(self).zip(of(other)).map(|(one, two)| one + two);
+        let time = |of: fn(&Usage) -> Option<f64>| of(self).zip(of(other)).map(|(one, two)| one + two);
+        Usage {
+            cpus_nr_periods: sum(|u| u.cpus_nr_periods),
+            cpus_nr_throttled: sum(|u| u.cpus_nr_throttled),
+            cpus_system_time_secs: time(|u| u.cpus_system_time_secs),
+            cpus_throttled_time_secs: time(|u| u.cpus_throttled_time_secs),
+            cpus_user_time_secs: time(|u| u.cpus_user_time_secs),
+            processes: sum(|u| u.processes),
+            threads: sum(|u| u.threads),
+            memory: Memory {
+                mem_anon_bytes: sum(|u| u.memory.mem_anon_bytes),
+                mem_cache_bytes: sum(|u| u.memory.mem_cache_bytes),
+                mem_file_bytes: sum(|u| u.memory.mem_file_bytes),
+                mem_kmem_tcp_usage_bytes: sum(|u| u.memory.mem_kmem_tcp_usage_bytes),
+                mem_kmem_usage_bytes: sum(|u| u.memory.mem_kmem_usage_bytes),
+                mem_mapped_file_bytes: sum(|u| u.memory.mem_mapped_file_bytes),
+                mem_rss_bytes: sum(|u| u.memory.mem_rss_bytes),
+                mem_swap_bytes: sum(|u| u.memory.mem_swap_bytes),
+                mem_total_bytes: sum(|u| u.memory.mem_total_bytes),
+                mem_total_memsw_bytes: sum(|u| u.memory.mem_total_memsw_bytes),
+                mem_unevictable_bytes: sum(|u| u.memory.mem_unevictable_bytes),
+                working_set_bytes: sum(|u| u.memory.working_set_bytes),
+                ..Memory::default()
+            },
+            ..Usage::default()
+        }
+    }
+
     /// Both times or neither.
     fn time(&mut self, cgroup: &Cgroup) -> Result<()> {
         let (file, names, unit) = match cgroup.version {
@@ -240,10 +275,13 @@ impl Memory {
             Version::V2 => ["anon", "file", "file_mapped", "unevictable"],
         };
         let in_v2 = cgroup.version == Version::V2;
+        let idle_cache = if in_v2 { "inactive_file" } else { "total_inactive_file" };
+        let mut idle = None;
         let mut done = Vec::new();
         done.push(file("memory.stat").parsed(|text| {
             [self.mem_rss_bytes, self.mem_cache_bytes, self.mem_mapped_file_bytes, self.mem_unevictable_bytes] =
                 all(names.map(|name| keyed(text, name)))?;
+            idle = keyed(text, idle_cache)?;
             if in_v2 {
                 [self.mem_kmem_usage_bytes, self.mem_kmem_tcp_usage_bytes] =
                     all(["kernel", "sock"].map(|name| keyed(text, name)))?;
@@ -269,6 +307,7 @@ impl Memory {
             done.push(number("memory.limit_in_bytes", &mut self.mem_limit_bytes));
             done.push(number("memory.soft_limit_in_bytes", &mut self.mem_soft_limit_bytes));
         }
+        self.working_set_bytes = self.mem_total_bytes.zip(idle).map(|(total, idle)| total.saturating_sub(idle));
         done
     }
 }

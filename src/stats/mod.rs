@@ -3,9 +3,10 @@
 
 pub mod cgroup;
 pub mod collect;
+pub mod inhabitants;
 pub mod limits;
+pub mod metrics;
 pub mod net;
-pub mod openmetrics;
 pub mod rates;
 pub mod reported;
 pub mod sample;

@@ -9,6 +9,7 @@ use super::net::{self, Net};
 use super::sources::Sources;
 use crate::lease::{Lease, Member, Stage};
 use crate::net::Netlink;
+use crate::request::Names;
 
 /// The statistics of one container at one time: Mesos' `statistics` object. A field that could not be read is left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -47,6 +48,18 @@ pub struct Monitored {
     /// Why counters are missing, one line for each source that could not be read. For the log.
     #[serde(skip)]
     pub troubles: Vec<String>,
+    /// What its engine calls it, and its image. For the metrics.
+    #[serde(skip)]
+    pub names: Names,
+    /// The engine that runs it, where that can be told.
+    #[serde(skip)]
+    pub engine: Option<String>,
+    /// Unix time in seconds at which it came; `None` of a slice without members.
+    #[serde(skip)]
+    pub started: Option<u64>,
+    /// The name of its network device inside.
+    #[serde(skip)]
+    pub interface: String,
     /// The epoch of the slice's lease.
     #[serde(skip)]
     pub epoch: u32,
@@ -56,7 +69,7 @@ pub struct Monitored {
 }
 
 /// Reads the statistics of one member of a slice; `None`: of a slice without any. `netlink` is a socket in the host's
-/// namespace.
+/// namespace. Of a member whose cgroups nobody told, nothing is known of CPU and memory here (but see `inhabitants`).
 pub fn sample(lease: &Lease, member: Option<&Member>, from: &Sources<'_>, netlink: &mut Netlink) -> Monitored {
     let (usage, mut troubles) = member.map(|member| usage(member, from)).unwrap_or_default();
     let first = lease.members.first().map(|member| &member.id) == member.map(|member| &member.id);
@@ -73,6 +86,10 @@ pub fn sample(lease: &Lease, member: Option<&Member>, from: &Sources<'_>, netlin
         source: labels.source.unwrap_or_default(),
         container_id: id,
         name: member.and_then(|member| member.name.clone()),
+        names: member.map(|member| member.names.clone()).unwrap_or_default(),
+        engine: member.and_then(|member| member.engine.clone()),
+        started: member.map(|member| member.created),
+        interface: lease.device.clone(),
         slice: lease.id.to_string(),
         statistics: Statistics { usage, net, timestamp },
         troubles,

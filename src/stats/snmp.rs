@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 /// Groups as Mesos names them, as the kernel does, and their members (Mesos' `SNMPStatistics`). What a newer kernel
 /// adds is left out; `MaxConn` may be -1, so all are signed.
-const GROUPS: [(&str, &str, &[&str]); 4] = [
+pub(super) const GROUPS: [(&str, &str, &[&str]); 4] = [
     (
         "ip_stats",
         "Ip",

@@ -1,5 +1,6 @@
 //! Where a container's counters are read from, and which of them are wanted.
 
+use super::inhabitants::Inhabitants;
 use crate::config::Config;
 use crate::net::Holders;
 use crate::steer::Maps;
@@ -49,4 +50,6 @@ pub struct Sources<'a> {
     pub groups: Groups,
     /// The processes that hold the containers' network namespaces.
     pub holders: Holders,
+    /// The cgroups of those that nobody named.
+    pub inhabitants: Inhabitants,
 }

@@ -12,6 +12,7 @@ use crate::net::qdisc::Leaf;
 use crate::net::{Holders, Netlink, Netns};
 use crate::plan::limits::{self, Place};
 use crate::plan::{Action, Step, Verb};
+use crate::stats::inhabitants::Inhabitants;
 use crate::stats::{Groups, Sources};
 use crate::steer::{Maps, Programs};
 
@@ -36,7 +37,14 @@ pub struct Host {
 impl Host {
     /// Where this host's containers are counted.
     pub fn sources(&self, groups: Groups) -> Sources<'_> {
-        Sources { maps: &self.maps, shaper: self.shaper, cpus: online_cpus(), groups, holders: Holders::default() }
+        Sources {
+            maps: &self.maps,
+            shaper: self.shaper,
+            cpus: online_cpus(),
+            groups,
+            holders: Holders::default(),
+            inhabitants: Inhabitants::default(),
+        }
     }
 
     /// Is the device of this lease there? Asked of the kernel's own table, from which a device vanishes with its end.

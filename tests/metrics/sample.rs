@@ -1,6 +1,7 @@
 //! A container of which everything is known, each figure another number, and what Prometheus is to be told of it.
 
 use portslice::ports::{Block, BlockSize};
+use portslice::request::Names;
 use portslice::stats::cgroup::parse::{Stall, Waited};
 use portslice::stats::cgroup::{Memory, Pressure, Usage};
 use portslice::stats::net::{Net, TrafficControl};
@@ -13,6 +14,10 @@ pub fn full(id: &str) -> Monitored {
     Monitored {
         slice: id.into(),
         name: None,
+        names: Names::default(),
+        engine: None,
+        started: Some(1_400_000_000),
+        interface: "eth0".into(),
         epoch: 1,
         counts_network: true,
         container_id: id.into(),
@@ -47,6 +52,7 @@ fn usage() -> Usage {
             mem_mapped_file_bytes: Some(500),
             mem_swap_bytes: Some(50),
             mem_limit_bytes: Some(1 << 30),
+            working_set_bytes: Some(4500),
             ..Memory::default()
         },
         pressure: Pressure { cpu: stall(1.0, 0.5), memory: stall(2.0, 1.25), io: stall(4.0, 2.25) },
@@ -90,7 +96,14 @@ fn net() -> Net {
         net_tcp_rtt_microsecs_p95: Some(1_500_000.0),
         net_tcp_rtt_microsecs_p99: Some(2_000_000.0),
         net_rate_statistics: None,
-        net_snmp_statistics: json!({"tcp_stats": {"MaxConn": -1, "RetransSegs": 3}}).as_object().cloned(),
+        net_snmp_statistics: json!({
+            "ip_stats": {"Forwarding": 2, "ReasmOKs": 81},
+            "icmp_stats": {"InDestUnreachs": 82},
+            "tcp_stats": {"RtoMin": 200, "MaxConn": -1, "CurrEstab": 83, "RetransSegs": 3},
+            "udp_stats": {"RcvbufErrors": 84},
+        })
+        .as_object()
+        .cloned(),
         net_traffic_control_statistics: Some(vec![
             queue("bw_limit", 1, 1, 61),
             queue("bloat_reduction", 62, 63, 1),
@@ -106,14 +119,17 @@ fn net() -> Net {
 /// Name and labels beside the id, and the value.
 pub fn values() -> BTreeMap<&'static str, f64> {
     BTreeMap::from([
-        ("container_network_receive_bytes_total", 11.0),
-        ("container_network_receive_packets_total", 12.0),
-        ("container_network_receive_packets_dropped_total", 13.0),
-        ("container_network_receive_errors_total", 14.0),
-        ("container_network_transmit_bytes_total", 21.0),
-        ("container_network_transmit_packets_total", 22.0),
-        ("container_network_transmit_packets_dropped_total", 23.0),
-        ("container_network_transmit_errors_total", 24.0),
+        ("container_network_receive_bytes_total eth0", 11.0),
+        ("container_network_receive_packets_total eth0", 12.0),
+        ("container_network_receive_packets_dropped_total eth0", 13.0),
+        ("container_network_receive_errors_total eth0", 14.0),
+        ("container_network_transmit_bytes_total eth0", 21.0),
+        ("container_network_transmit_packets_total eth0", 22.0),
+        ("container_network_transmit_packets_dropped_total eth0", 23.0),
+        ("container_network_transmit_errors_total eth0", 24.0),
+        ("container_start_time_seconds", 1.4e9),
+        ("container_last_seen", 1.5e9),
+        ("container_cpu_usage_seconds_total", 15.75),
         ("container_cpu_user_seconds_total", 12.5),
         ("container_cpu_system_seconds_total", 3.25),
         ("container_cpu_cfs_periods_total", 100.0),
@@ -122,6 +138,7 @@ pub fn values() -> BTreeMap<&'static str, f64> {
         ("portslice_cpus_limit", 2.0),
         ("portslice_cpus_requested", 1.5),
         ("container_memory_usage_bytes", 5000.0),
+        ("container_memory_working_set_bytes", 4500.0),
         ("container_memory_rss", 3000.0),
         ("container_memory_cache", 1000.0),
         ("container_memory_mapped_file", 500.0),
@@ -153,13 +170,19 @@ pub fn values() -> BTreeMap<&'static str, f64> {
         ("portslice_ephemeral_ports_in_use", 77.0),
         ("portslice_tcp_connections active", 5.0),
         ("portslice_tcp_connections time_wait", 6.0),
-        ("portslice_tcp_rtt_seconds 0.5", 0.5),
-        ("portslice_tcp_rtt_seconds 0.9", 1.0),
-        ("portslice_tcp_rtt_seconds 0.95", 1.5),
-        ("portslice_tcp_rtt_seconds 0.99", 2.0),
+        ("portslice_tcp_rtt_seconds 50", 0.5),
+        ("portslice_tcp_rtt_seconds 90", 1.0),
+        ("portslice_tcp_rtt_seconds 95", 1.5),
+        ("portslice_tcp_rtt_seconds 99", 2.0),
         ("portslice_tcp_retransmits_total", 3.0),
         ("portslice_tcp_listen_drops_total", 2.0),
-        ("portslice_snmp tcp_MaxConn", -1.0),
-        ("portslice_snmp tcp_RetransSegs", 3.0),
+        ("portslice_ip_forwarding", 2.0),
+        ("portslice_ip_reasm_oks_total", 81.0),
+        ("portslice_icmp_in_dest_unreachs_total", 82.0),
+        ("portslice_tcp_rto_min_seconds", 0.2),
+        ("portslice_tcp_max_conn", -1.0),
+        ("portslice_tcp_curr_estab", 83.0),
+        ("portslice_tcp_retrans_segs_total", 3.0),
+        ("portslice_udp_rcvbuf_errors_total", 84.0),
     ])
 }

@@ -10,7 +10,9 @@ use crate::lease::view::{gone, view};
 use crate::lease::{Lease, Ledger, Member};
 use crate::slice::ready::peek;
 use crate::slice::state::{State, state};
-use crate::stats::table::{columns, fitting, short};
+use crate::stats::table::{Cut, fitted, short};
+
+const HEADING: [&str; 6] = ["CONTAINER", "NAME", "ENGINE", "BLOCK", "PORTS", "STAGE"];
 
 pub fn run(config: &Config, json: bool) -> Result<()> {
     let ledger = Ledger::at(&config.state_dir);
@@ -30,7 +32,7 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
         let stage = if dead(lease) { "GONE" } else { lease.stage.name() };
         rows.extend(members_of(lease).enumerate().map(|(n, member)| row(lease, member, n == 0, stage)));
     }
-    print(&columns(&["CONTAINER", "NAME", "ENGINE", "SLOT", "BLOCK", "PORTS", "PID", "STAGE"], &rows, &[3, 6]))
+    print(&fitted(&HEADING, &rows, &[], &[(0, Cut::Back), (1, Cut::Front), (4, Cut::Back)]))
 }
 
 /// One line a member; what belongs to the slice stands in the first one's.
@@ -39,13 +41,11 @@ fn row(lease: &Lease, member: Option<&Member>, first: bool, stage: &str) -> Vec<
     let of_slice = |text: String| if first { text } else { "\"".to_owned() };
     let ports = member.map(|member| member.ports.to_string()).filter(|ports| !ports.is_empty());
     vec![
-        short(member.map_or(&lease.id, |member| &member.id).as_str()),
-        member.and_then(|member| member.name.as_deref()).map_or_else(|| "-".into(), fitting),
+        short(member.map_or(&lease.id, |member| &member.id).as_str()).to_owned(),
+        text(member.and_then(|member| member.name.as_deref())),
         text(member.and_then(|member| member.engine.as_deref())),
-        of_slice(lease.slot.to_string()),
         of_slice(lease.block.to_string()),
         ports.unwrap_or_else(|| "-".into()),
-        member.and_then(|member| member.pid).map_or_else(|| "-".into(), |pid| pid.to_string()),
         of_slice(stage.to_owned()),
     ]
 }

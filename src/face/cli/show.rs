@@ -13,13 +13,12 @@ use crate::host::facts::machine;
 use crate::lease::record::cpus_of;
 use crate::lease::view::{gone, view};
 use crate::lease::{Lease, Ledger, Member, Placed};
-use crate::net::Netlink;
 use crate::rate::{Direction, Limit, Rate, Shape};
 use crate::slice::ready::peek;
 use crate::slice::state::{State, state};
 use crate::stats::net::Net;
-use crate::stats::table::short;
-use crate::stats::{Groups, Reported, Statistics, sample, table};
+use crate::stats::table::{described, short};
+use crate::stats::{Groups, Reported, Statistics, collect, table};
 
 #[derive(Serialize)]
 struct Shown {
@@ -57,19 +56,14 @@ pub fn run(config: &Config, id: &str, json: bool) -> Result<()> {
         if state(&shown.lease, &ledger, &host)? == State::Dead {
             shown.view = gone(shown.view);
         }
-        let mut netlink = Netlink::route()?;
-        let from = host.sources(Groups::of(config));
-        let monitored = sample(&shown.lease, shown.member.as_ref(), &from, &mut netlink);
-        Reported::default().log_new(slice::from_ref(&monitored));
-        let statistics = monitored.statistics;
-        let first = shown.lease.members.first();
-        shown.net = if first.map(|member| &member.id) == shown.member.as_ref().map(|member| &member.id) {
-            statistics.net.clone()
-        } else {
-            sample(&shown.lease, first, &from, &mut netlink).statistics.net
-        };
+        let monitored = collect(slice::from_ref(&shown.lease), &host.sources(Groups::of(config)))?;
+        Reported::default().log_new(&monitored);
+        // The first member's has the network's counters; a slice that all left has one entry without a member.
+        shown.net = monitored.first().map(|first| first.statistics.net.clone()).unwrap_or_default();
+        let id = shown.member.as_ref().map_or(&shown.lease.id, |member| &member.id);
+        let own = monitored.into_iter().find(|one| one.container_id == id.as_str());
+        shown.statistics = own.map(|own| own.statistics);
         shown.drops.clone_from(&shown.net.net_dropped_reasons);
-        shown.statistics = Some(statistics);
     }
     if json { print_json(&shown) } else { print(&text(&shown)) }
 }
@@ -137,7 +131,7 @@ fn slice_of(lease: &Lease) -> String {
         return "its own".into();
     }
     let names: Vec<String> =
-        lease.members.iter().map(|m| m.name.clone().unwrap_or_else(|| short(m.id.as_str()))).collect();
+        lease.members.iter().map(|m| m.name.clone().unwrap_or_else(|| short(m.id.as_str()).to_owned())).collect();
     let count = match names.len() {
         1 => "1 member".to_owned(),
         n => format!("{n} members"),
@@ -154,11 +148,17 @@ fn text(shown: &Shown) -> String {
         Placed::Host => ", held on the host",
         Placed::Inside => ", held on its own device",
     };
+    let member = shown.member.as_ref();
+    let or_none = |text: Option<&str>| text.unwrap_or("-").to_owned();
+    let image = or_none(member.and_then(|member| member.names.image.as_deref()));
+    let pid = member.and_then(|member| member.pid).map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     let mut lines = vec![
         ("container", shown.member.as_ref().map_or(&lease.id, |member| &member.id).to_string()),
-        ("name", shown.member.as_ref().and_then(|member| member.name.clone()).unwrap_or_else(|| "-".into())),
+        ("name", or_none(member.and_then(|member| member.name.as_deref()))),
+        ("image", image),
         ("slice", slice_of(lease)),
         ("stage", shown.view["stage"].as_str().unwrap_or_default().to_owned()),
+        ("process", pid),
         ("block", format!("{} ({} ports)", lease.block, lease.block.size())),
         (
             "ports",
@@ -186,5 +186,5 @@ fn text(shown: &Shown) -> String {
             drops.iter().filter(|(_, n)| n.as_u64() != Some(0)).map(|(name, n)| format!("{name} {n}")).collect();
         lines.push(("dropped", if counted.is_empty() { "nothing".into() } else { counted.join(", ") }));
     }
-    lines.iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect()
+    described(&lines)
 }

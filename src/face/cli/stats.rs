@@ -14,11 +14,12 @@ use crate::lease::{Lease, Ledger};
 use crate::request::ContainerId;
 use crate::slice::account::{self, Finished};
 use crate::slice::ready::peek;
-use crate::stats::table::{bytes, columns, label};
+use crate::stats::table::{Cut, bytes, count, fitted, label};
 use crate::stats::{Groups, Monitored, Reported, collect};
 
-const HEADING: [&str; 8] =
-    ["CONTAINER", "RX PACKETS", "RX BYTES", "RX DROPPED", "TX PACKETS", "TX BYTES", "TX DROPPED", "ERRORS"];
+const HEADING: [&str; 8] = ["CONTAINER", "RX PKTS", "RX BYTES", "RX DROP", "TX PKTS", "TX BYTES", "TX DROP", "ERRORS"];
+/// The columns of numbers.
+const RIGHT: [usize; 7] = [1, 2, 3, 4, 5, 6, 7];
 
 pub fn run(config: &Config, args: &Stats) -> Result<()> {
     if args.finished {
@@ -76,19 +77,17 @@ fn finished(config: &Config, args: &Stats) -> Result<()> {
         .iter()
         .map(|one| {
             let of = |name: &str| one.monitored["statistics"][name].as_u64();
-            let errors = of("net_rx_errors").zip(of("net_tx_errors")).map(|(rx, tx)| rx + tx);
-            let mut row = cells(
-                &label(&id_of(one), one.monitored["name"].as_str()),
+            cells(
+                label(&id_of(one), one.monitored["name"].as_str()),
                 [of("net_rx_packets"), of("net_rx_bytes"), of("net_rx_dropped")],
                 [of("net_tx_packets"), of("net_tx_bytes"), of("net_tx_dropped")],
-                errors,
-            );
-            row.push(format!("{}s", one.finished.saturating_sub(one.created)));
-            row
+                lasted(one.finished.saturating_sub(one.created)),
+            )
         })
         .collect();
-    let heading: Vec<&str> = HEADING.into_iter().chain(["LASTED"]).collect();
-    print(&columns(&heading, &rows, &[1, 2, 3, 4, 5, 6, 7, 8]))
+    let mut heading = HEADING;
+    heading[7] = "LASTED";
+    print(&fitted(&heading, &rows, &RIGHT, &[(0, Cut::Front)]))
 }
 
 /// Everything that is known, one figure a line.
@@ -98,10 +97,10 @@ fn figures(samples: &[Monitored]) -> String {
         let statistics = serde_json::to_value(&sample.statistics).unwrap_or_default();
         let label = label(&sample.container_id, sample.name.as_deref());
         leaves("", &statistics, &mut |name, value| {
-            rows.push(vec![label.clone(), name.to_owned(), value]);
+            rows.push(vec![label.to_owned(), name.to_owned(), value]);
         });
     }
-    columns(&["CONTAINER", "FIGURE", "VALUE"], &rows, &[2])
+    fitted(&["CONTAINER", "FIGURE", "VALUE"], &rows, &[2], &[(0, Cut::Front), (1, Cut::Front)])
 }
 
 /// What is inside of something is named after it and a dot; an element of an array by its `id`.
@@ -126,10 +125,10 @@ fn table(samples: &[Monitored]) -> String {
     let row = |sample: &Monitored| {
         let s = &sample.statistics.net;
         cells(
-            &label(&sample.container_id, sample.name.as_deref()),
+            label(&sample.container_id, sample.name.as_deref()),
             [s.net_rx_packets, s.net_rx_bytes, s.net_rx_dropped],
             [s.net_tx_packets, s.net_tx_bytes, s.net_tx_dropped],
-            s.net_rx_errors.zip(s.net_tx_errors).map(|(rx, tx)| rx + tx),
+            number(s.net_rx_errors.zip(s.net_tx_errors).map(|(rx, tx)| rx + tx)),
         )
     };
     let mut rows: Vec<Vec<String>> = samples.iter().map(row).collect();
@@ -146,16 +145,42 @@ fn table(samples: &[Monitored]) -> String {
             "total",
             [sum(|n| n.net_rx_packets), sum(|n| n.net_rx_bytes), sum(|n| n.net_rx_dropped)],
             [sum(|n| n.net_tx_packets), sum(|n| n.net_tx_bytes), sum(|n| n.net_tx_dropped)],
-            sum(|n| n.net_rx_errors.zip(n.net_tx_errors).map(|(rx, tx)| rx + tx)),
+            number(sum(|n| n.net_rx_errors.zip(n.net_tx_errors).map(|(rx, tx)| rx + tx))),
         ));
     }
-    columns(&HEADING, &rows, &[1, 2, 3, 4, 5, 6, 7])
+    fitted(&HEADING, &rows, &RIGHT, &[(0, Cut::Front)])
 }
 
 /// Packets, bytes, dropped in each direction.
-fn cells(id: &str, rx: [Option<u64>; 3], tx: [Option<u64>; 3], errors: Option<u64>) -> Vec<String> {
-    let number = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+fn cells(id: &str, rx: [Option<u64>; 3], tx: [Option<u64>; 3], last: String) -> Vec<String> {
     let size = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), bytes);
     let way = |[packets, octets, dropped]: [Option<u64>; 3]| [number(packets), size(octets), number(dropped)];
-    [id.to_owned()].into_iter().chain(way(rx)).chain(way(tx)).chain([number(errors)]).collect()
+    [id.to_owned()].into_iter().chain(way(rx)).chain(way(tx)).chain([last]).collect()
+}
+
+fn number(n: Option<u64>) -> String {
+    n.map_or_else(|| "-".to_owned(), count)
+}
+
+/// How long a container was there, in its two largest units: `42s`, `5m7s`, `3h59m`, `12d1h`.
+fn lasted(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{minutes}m{}s", seconds % 60),
+        3600..86_400 => format!("{hours}h{}m", minutes % 60),
+        _ => format!("{days}d{}h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_a_container_lasted_is_short() {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (307, "5m7s"), (14_399, "3h59m"), (1_040_000, "12d0h")] {
+            assert_eq!(lasted(seconds), text);
+        }
+    }
 }

@@ -10,7 +10,7 @@ use super::{print, stats};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::refusal::unknown;
-use crate::stats::table::{bytes, columns, label};
+use crate::stats::table::{Cut, bytes, fitted, label};
 use crate::stats::{Monitored, Reported};
 
 /// The columns by which containers can be sorted.
@@ -67,7 +67,7 @@ fn page(before: &[Monitored], now: &[Monitored], sort: &str) -> String {
     let cpu = lines.iter().filter_map(|l| l.cpu).reduce(|a, b| a + b);
     let label = format!("total ({})", lines.len());
     rows.push(row(&Line { id: String::new(), label, rx, tx, drops, cpu, memory }));
-    columns(&["CONTAINER", "RX/S", "TX/S", "DROPS/S", "CPU", "MEMORY"], &rows, &[1, 2, 3, 4, 5])
+    fitted(&["CONTAINER", "RX/S", "TX/S", "DROPS/S", "CPU", "MEMORY"], &rows, &[1, 2, 3, 4, 5], &[(0, Cut::Front)])
 }
 
 fn line(before: &Monitored, now: &Monitored) -> Line {
@@ -79,7 +79,7 @@ fn line(before: &Monitored, now: &Monitored) -> Line {
     };
     Line {
         id: now.container_id.clone(),
-        label: label(&now.container_id, now.name.as_deref()),
+        label: label(&now.container_id, now.name.as_deref()).to_owned(),
         rx: rate(then.net_rx_bytes, net.net_rx_bytes),
         tx: rate(then.net_tx_bytes, net.net_tx_bytes),
         drops: rate(then.net_rx_dropped, net.net_rx_dropped) + rate(then.net_tx_dropped, net.net_tx_dropped),

@@ -11,23 +11,27 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{SndBuf, TcpUserTimeout};
+use nix::sys::socket::{Backlog, listen, setsockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep, timeout};
 
+use super::crowd::{Crowd, Seat};
+use super::hosts::Came;
 use super::listen::Socket;
 use crate::error::{Error, Result};
 use crate::ports::PortSet;
 
-/// Connections at once. Who comes when there are as many waits in the socket's queue.
+/// Connections at once.
 const MOST: usize = 256;
 /// How long a client may take to send a request, and to send the next one.
 const ASKING: Duration = Duration::from_secs(10);
@@ -50,11 +54,11 @@ pub async fn serve(
     end: impl Future<Output = ()>,
     farewell: Duration,
 ) -> Result<()> {
-    let room = Arc::new(Semaphore::new(MOST));
+    let crowd = Arc::new(Crowd::new(MOST));
     let graceful = Arc::new(GracefulShutdown::new());
     let mut accepting = JoinSet::new();
     for socket in sockets {
-        let door = Door { room: room.clone(), watched: graceful.clone(), router: router.clone() };
+        let door = Door { crowd: crowd.clone(), watched: graceful.clone(), router: router.clone() };
         // the names of unix sockets are taken away by whoever holds `sockets`
         match socket {
             Socket::Tcp(listener) => {
@@ -70,13 +74,14 @@ pub async fn serve(
                         }
                         // an answer's end must not wait for the client's acknowledgement of its beginning
                         let _ = stream.set_nodelay(true);
-                        return Ok(stream);
+                        let own = stream.local_addr().ok().map(|own| own.ip());
+                        return Ok((stream, Came::Tcp(own)));
                     }
                 }));
             }
             Socket::Unix { listener, .. } => {
                 let listener = listener.try_clone().and_then(UnixListener::from_std).map_err(unusable)?;
-                accepting.spawn(door.keep(async move || Ok(listener.accept().await?.0)));
+                accepting.spawn(door.keep(async move || Ok((listener.accept().await?.0, Came::Unix))));
             }
         }
     }
@@ -92,8 +97,10 @@ fn unusable(e: io::Error) -> Error {
     Error::Failed(format!("cannot wait for connections: {e}"))
 }
 
-/// Connections inherit both: else the kernel would keep whole answers that nobody fetches, as long as the client wants.
+/// Connections inherit both options: else the kernel would keep whole answers that nobody fetches, as long as the client wants.
 fn bound(listener: &impl AsFd) -> nix::Result<()> {
+    // std's queue is short: whoever finds it full tries again after a second
+    listen(listener, Backlog::MAXCONN)?;
     setsockopt(listener, SndBuf, &UNFETCHED)?;
     setsockopt(listener, TcpUserTimeout, &(FETCHING.as_millis() as u32))
 }
@@ -106,20 +113,19 @@ fn is_here(stream: &TcpStream, peer: SocketAddr) -> bool {
 
 /// What one listening socket needs.
 struct Door {
-    room: Arc<Semaphore>,
+    crowd: Arc<Crowd>,
     watched: Arc<GracefulShutdown>,
     router: Router,
 }
 
 impl Door {
-    async fn keep<S>(self, mut accept: impl AsyncFnMut() -> io::Result<S>)
+    async fn keep<S>(self, mut accept: impl AsyncFnMut() -> io::Result<(S, Came)>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        // never closed
-        while let Ok(place) = self.room.clone().acquire_owned().await {
+        loop {
             match accept().await {
-                Ok(stream) => self.converse(stream, place),
+                Ok((stream, came)) => self.converse(stream, came, self.crowd.seat().await),
                 Err(e) => {
                     log::warn!("cannot take a connection: {e}");
                     sleep(RECOVERY).await;
@@ -128,25 +134,37 @@ impl Door {
         }
     }
 
-    fn converse<S>(&self, stream: S, place: OwnedSemaphorePermit)
+    fn converse<S>(&self, stream: S, came: Came, seat: Arc<Seat>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = TowerToHyperService::new(self.router.clone());
+        let router = TowerToHyperService::new(self.router.clone());
+        let answering = seat.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            answering.answers();
+            request.extensions_mut().insert(came);
+            let (answer, answering) = (router.call(request), answering.clone());
+            async move {
+                let answer = answer.await;
+                answering.answered();
+                answer
+            }
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(ASKING)
             .max_buf_size(HEAD)
             // a client may say that it has asked all it wants to
             .half_close(true)
-            .serve_connection(TokioIo::new(Bounded { stream, deadline: None }), service);
+            .serve_connection(TokioIo::new(Bounded { stream, seat: seat.clone(), deadline: None }), service);
         let connection = self.watched.watch(connection);
-        tokio::spawn(async move {
+        // the task does not run before this returns: one thread runs all
+        let task = tokio::spawn(async move {
             if let Err(e) = connection.await {
                 log::debug!("a connection ended: {e}");
             }
-            drop(place);
         });
+        seat.taken_by(task.abort_handle());
     }
 }
 
@@ -154,6 +172,7 @@ impl Door {
 /// gone, so that fetching a little now and then gains nothing.
 struct Bounded<S> {
     stream: S,
+    seat: Arc<Seat>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -199,6 +218,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = ready!(Pin::new(&mut self.stream).poll_flush(cx));
         self.deadline = None;
+        self.seat.flushed();
         Poll::Ready(flushed)
     }
 

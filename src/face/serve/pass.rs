@@ -21,7 +21,7 @@ use crate::ports::Pool;
 use crate::ports::PortSet;
 use crate::request::ContainerId;
 use crate::slice::ready::peek;
-use crate::stats::openmetrics::{self, HostFigures, Page};
+use crate::stats::metrics::{self, Format, HostFigures, Page};
 use crate::stats::{Groups, Monitored, Reported, collect};
 use crate::steer::layout::MAX_SLOTS;
 
@@ -30,8 +30,8 @@ use crate::steer::layout::MAX_SLOTS;
 pub enum Form {
     /// All containers as JSON.
     Statistics,
-    /// All containers for Prometheus.
-    Metrics,
+    /// All containers for Prometheus, in this format.
+    Metrics(Format),
     /// One container as JSON: the array with one element.
     One(ContainerId),
 }
@@ -97,7 +97,7 @@ impl Reader {
             .keys()
             .map(|form| match form {
                 Form::One(id) => Some(id),
-                Form::Statistics | Form::Metrics => None,
+                Form::Statistics | Form::Metrics(_) => None,
             })
             .collect();
         let read = self.read(only.as_deref()).inspect_err(|e| log::error!("{e}")).map_err(|e| e.to_string());
@@ -176,7 +176,7 @@ fn render(page: &Page, form: &Form) -> Result<Option<Bytes>> {
     };
     match form {
         Form::Statistics => json(&page.containers),
-        Form::Metrics => openmetrics::render(page.clone()).map(|text| Some(text.into())),
+        Form::Metrics(format) => metrics::render(page.clone(), *format).map(|text| Some(text.into())),
         Form::One(id) => match page.containers.iter().position(|m| m.container_id == id.as_str()) {
             Some(at) => json(&page.containers[at..=at]),
             None => Ok(None),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::header::{CONNECTION, CONTENT_TYPE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::accept;
+use super::hosts::{Came, Hosts};
 use super::lock::locked;
 use super::pass::{Form, Passes};
 use crate::config::Config;
@@ -23,12 +25,11 @@ use crate::lease::view::view;
 use crate::lease::{Lease, Leases};
 use crate::request::ContainerId;
 use crate::slice::ready::peek;
-use crate::stats::openmetrics;
 
 /// The longest time to make an answer. A kernel that needs longer is stuck.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const JSON: &str = "application/json";
-const TEXT: &str = "text/plain; charset=utf-8";
+const PLAIN: &str = "text/plain; charset=utf-8";
 
 #[derive(Clone)]
 struct Server {
@@ -53,7 +54,7 @@ pub fn router(passes: Passes, leases: Arc<Mutex<Leases>>, config: Arc<Config>) -
         .route("/healthz", get(health))
         .fallback(|| async { plain_text(StatusCode::NOT_FOUND, "there is nothing here") })
         .method_not_allowed_fallback(|| async { plain_text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD") })
-        .layer(middleware::from_fn(within_bounds))
+        .layer(middleware::from_fn_with_state(Arc::new(Hosts::of(&config.serve_hosts)), within_bounds))
         .with_state(Server { passes, leases, config })
 }
 
@@ -68,8 +69,13 @@ async fn statistics(State(server): State<Server>, Query(filter): Query<Filter>) 
     server.answer_from_pass(form, JSON).await
 }
 
-async fn metrics(State(server): State<Server>) -> Response {
-    server.answer_from_pass(Form::Metrics, openmetrics::CONTENT_TYPE).await
+async fn metrics(State(server): State<Server>, headers: HeaderMap) -> Response {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = accept::preferred(accepted);
+    let mut answer = server.answer_from_pass(Form::Metrics(format), format.content_type()).await;
+    // what stands between must not give one client the other's format
+    answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    answer
 }
 
 async fn containers(State(server): State<Server>) -> Response {
@@ -103,8 +109,12 @@ async fn health(State(server): State<Server>) -> Response {
     }
 }
 
-/// Refuses a request that has a body, and answers with an error when the answer takes too long.
-async fn within_bounds(request: Request, next: Next) -> Response {
+/// Refuses a request that is meant for another host or has a body, and answers with an error when the answer takes too long.
+async fn within_bounds(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
+    let came = request.extensions().get().copied().unwrap_or(Came::Tcp(None));
+    if let Err(why) = hosts.check(came, request.uri(), request.headers()) {
+        return plain_text(StatusCode::MISDIRECTED_REQUEST, &why);
+    }
     if !request.body().is_end_stream() {
         let mut refused = plain_text(StatusCode::PAYLOAD_TOO_LARGE, "no request here has a body");
         refused.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -167,5 +177,5 @@ fn no_such_container() -> Response {
 }
 
 fn plain_text(status: StatusCode, line: &str) -> Response {
-    (status, [(CONTENT_TYPE, TEXT)], format!("{line}\n")).into_response()
+    (status, [(CONTENT_TYPE, PLAIN)], format!("{line}\n")).into_response()
 }
