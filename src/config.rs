@@ -7,6 +7,7 @@
 
 mod limits;
 mod rates;
+mod runtime;
 mod value;
 
 use crate::error::{Error, Result};
@@ -21,6 +22,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::de::DeTable;
+
+pub use runtime::{Mode, Runtime};
 
 /// Read when nothing else is named, and it may be absent.
 pub const DEFAULT_FILE: &str = "/etc/portslice/portslice.toml";
@@ -115,6 +118,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// What `portslice doctor` need not tell again: the operator knows, and leaves it as it is.
     pub accepted_findings: Vec<Acceptable>,
+    /// What `portslice-runtime` does. The last key: in the file it is a table.
+    pub runtime: Runtime,
 }
 
 /// A finding of `portslice doctor` that may be as the operator wants it.
@@ -196,6 +201,7 @@ impl Default for Config {
             log_level: LogLevel::default(),
             file: None,
             accepted_findings: Vec::new(),
+            runtime: Runtime::default(),
         }
     }
 }

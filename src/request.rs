@@ -18,7 +18,7 @@ pub use labels::Labels;
 use crate::cpus::{CpuLimit, Cpus};
 use crate::error::{Error, Result};
 
-use crate::ports::BlockSize;
+use crate::ports::{Block, BlockSize};
 use crate::rate::Limit;
 use crate::refusal::{one_line, quoted, unknown};
 use std::fmt;
@@ -78,6 +78,8 @@ pub struct Request {
     pub labels: Labels,
     /// Settings under /proc/sys/net that the container brings along (`ipv4/tcp_ecn`): they are left alone.
     pub own_settings: Vec<String>,
+    /// What its bundle has written into `ipv4/ip_local_port_range`, as its runtime would.
+    pub port_range: Option<String>,
     /// Whether it certainly has no power over its network namespace, so that a limit may be kept inside. Not something
     /// that can be asked for: whoever reads the bundle knows.
     pub cannot_tamper: bool,
@@ -89,6 +91,8 @@ pub struct Request {
     pub joins_namespace: bool,
     /// Whether it gets nothing unless its network namespace has a slice already: a container of a pod that asks for nothing.
     pub only_joins: bool,
+    /// Whether it gets nothing unless its network namespace has no network yet: it did not ask, the operator gives all a slice.
+    pub only_bare: bool,
     /// Where its bundle is, when a runtime told: whoever detaches the container has to name the same one.
     pub bundle: Option<PathBuf>,
     /// The name people know it by.
@@ -116,11 +120,13 @@ impl Request {
             limit_local: None,
             labels,
             own_settings: Vec::new(),
+            port_range: None,
             cannot_tamper: false,
             sandbox: false,
             powerless: false,
             joins_namespace: false,
             only_joins: false,
+            only_bare: false,
             bundle: None,
             name: None,
             engine: None,
@@ -142,6 +148,20 @@ impl Request {
             }
         }
         Ok(request)
+    }
+
+    /// Refuses a bundle that sets the ephemeral ports of its namespace to anything but `block`, which its container has: under
+    /// runc, which writes after our hook, it would silently win.
+    pub fn fits(&self, block: Option<Block>) -> Result<()> {
+        let same = |range: &str| block.is_some_and(|block| range == format!("{} {}", block.begin(), block.end()));
+        match &self.port_range {
+            Some(range) if !same(range) => Err(Error::invalid(
+                "linux.sysctl net.ipv4.ip_local_port_range of the bundle",
+                "a container's ephemeral ports are the block it leases; remove it, and ask for a size with the \
+                 annotation portslice/ephemeral-ports",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Sets one of [`KEYS`] from its text. `place` is where it was found and what the refusal calls it. A refusal leaves

@@ -13,9 +13,12 @@ use crate::error::{Error, Result};
 use crate::host::process::name_by_conmon;
 use crate::log;
 use crate::oci::engine::identify;
-use crate::oci::{State, bundle};
+use crate::oci::{Bundle, State, bundle};
 use crate::request::Request;
 use crate::slice::{self, By, Container};
+
+/// The argument of a hook that the shim added for a container that did not ask: it is left alone unless its namespace is bare.
+pub(super) const ONLY_BARE: &str = "--only-bare";
 
 /// Gives a container that is being created its slice, or its place in the slice of its pod.
 pub fn prestart() -> ExitCode {
@@ -26,24 +29,30 @@ pub fn prestart() -> ExitCode {
                 "no pid; register portslice-prestart as prestart or createRuntime, where the container exists",
             )
         })?;
+        let only_bare = std::env::args_os().skip(1).any(|argument| argument == ONLY_BARE);
         let (only_joins, engine) =
             (state.joins_a_pod() && !state.asks(), identify(&state.annotations, state.bundle.as_deref()));
         let mut request = Request::from_annotations(state.id, state.annotations)?;
         if let Some(path) = &state.bundle {
-            let bundle = bundle::read(path)?;
-            request.own_settings = bundle.own_settings;
-            request.bundle_cpus = bundle.cpus;
-            request.cannot_tamper = bundle.tamper_proof;
-            request.powerless = bundle.powerless;
-            request.joins_namespace = bundle.joins_namespace;
-            request.sandbox = bundle.sandbox;
+            of_bundle(&mut request, bundle::read(path)?);
         }
-        request.only_joins = only_joins;
+        (request.only_joins, request.only_bare) = (only_joins, only_bare);
         request.bundle = state.bundle;
         request.name = engine.container.or_else(|| name_by_conmon().filter(|_| engine.name == Some("podman")));
         request.engine = engine.name.map(str::to_owned);
         slice::attach(config, &request, Container::Pid(pid), &prepare).map(drop)
     })
+}
+
+/// Completes a request by what the container's bundle says.
+pub(super) fn of_bundle(request: &mut Request, bundle: Bundle) {
+    request.own_settings = bundle.own_settings;
+    request.port_range = bundle.port_range;
+    request.bundle_cpus = bundle.cpus;
+    request.cannot_tamper = bundle.tamper_proof;
+    request.powerless = bundle.powerless;
+    request.joins_namespace = bundle.joins_namespace;
+    request.sandbox = bundle.sandbox;
 }
 
 /// Takes a container that ended out of its slice.

@@ -5,6 +5,7 @@ pub mod cli;
 mod command;
 pub mod follow;
 pub mod hook;
+pub mod runtime;
 pub mod serve;
 
 use std::io::{Write, stderr};
