@@ -30,6 +30,7 @@ mod reserved;
 mod runtimes;
 mod scale;
 mod serve;
+mod shim;
 mod statistics;
 mod tamper;
 mod told;

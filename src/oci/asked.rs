@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::edit::{BLOCK, RESOLVER};
 use crate::error::{Error, Result};
-use crate::refusal::{quoted, unknown};
+use crate::refusal::{nearest, quoted};
 use crate::request::{KEYS, PREFIX};
 
 /// What the variables begin with that ask for something: `PORTSLICE_EGRESS_RATE` is `portslice/egress-rate`.
@@ -169,10 +169,14 @@ impl Spec {
 /// The key that a variable means: `EGRESS_RATE` is `egress-rate`.
 fn key_of(name: &str, rest: &str) -> Result<String> {
     let key = rest.to_ascii_lowercase().replace('_', "-");
-    if KEYS.contains(&key.as_str()) && rest.bytes().all(|byte| !byte.is_ascii_lowercase() && byte != b'-') {
+    let variable = |key: &str| format!("{VARIABLE}{}", key.to_ascii_uppercase().replace('-', "_"));
+    if KEYS.contains(&key.as_str()) && variable(&key) == name {
         return Ok(key);
     }
-    let why = format!("{}; write it in capitals, with _ for -", unknown("key", &key, &KEYS));
+    let why = match nearest(&key, &KEYS) {
+        Some(near) => format!("unknown variable; did you mean {}?", variable(near)),
+        None => format!("unknown variable; known are {}", KEYS.map(variable).join(", ")),
+    };
     Err(Error::invalid(format!("environment variable {}", quoted(name)), why))
 }
 
@@ -205,7 +209,9 @@ mod tests {
 
     #[test]
     fn what_asks_for_nothing_known_is_refused_by_name() {
-        for (name, says) in [("PORTSLICE_PROTS", "did you mean ports"), ("PORTSLICE_Ports", "capitals")] {
+        for (name, says) in
+            [("PORTSLICE_PROTS", "did you mean PORTSLICE_PORTS?"), ("PORTSLICE_Ports", "did you mean PORTSLICE_PORTS?")]
+        {
             let spec = json!({"process": {"env": [format!("{name}=1")]}}).to_string();
             let line = Asked::read(spec.as_bytes()).unwrap_err().to_string();
             assert!(line.contains(name) && line.contains(says) && !line.contains('\n'), "{line}");

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Hook, HookBuilder, Mount, MountBuilder};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::object::Object;
 use crate::cpu::values::PERIOD;
@@ -139,25 +139,26 @@ fn hook(hooks: &Hooks, program: &str, more: &[String]) -> Hook {
     builder.timeout(PATIENCE).build().expect("a hook needs nothing but its path")
 }
 
-/// What a program finds out without asking anybody: `PORT0`, `PORT1`, `PORTS` (Marathon's names) and [`BLOCK`].
+/// What a program finds out without asking anybody: [`BLOCK`], `PORT0`, `PORT1` and `PORTS` (Marathon's names).
 ///
-/// A variable that the container brings along is the container's, unless an earlier edit wrote it; the block is a fact.
+/// A variable that the container brings along is the container's; the block is a fact. What an earlier edit wrote stands behind
+/// the block that it wrote.
 fn environment(there: Vec<Box<RawValue>>, granted: &Granted) -> Vec<Box<RawValue>> {
-    let name = |entry: &RawValue| {
-        let entry: Option<String> = serde_json::from_str(entry.get()).ok();
-        entry.map(|entry| entry.split_once('=').map_or(entry.clone(), |(name, _)| name.to_owned())).unwrap_or_default()
-    };
-    let again = there.iter().any(|entry| name(entry) == BLOCK);
+    let mut edited = false;
+    let mut names = Vec::new();
     let mut all = there;
     all.retain(|entry| {
-        let name = name(entry);
-        name != BLOCK && !(again && is_ours(&name))
-    });
-    let known: Vec<String> = all.iter().map(|entry| name(entry)).collect();
-    for (key, value) in variables(granted) {
-        if !known.contains(&key) {
-            all.extend(serde_json::value::to_raw_value(&format!("{key}={value}")).ok());
+        let entry: String = serde_json::from_str(entry.get()).unwrap_or_default();
+        let name = entry.split('=').next().unwrap_or_default();
+        edited |= name == BLOCK;
+        let stays = name != BLOCK && !(edited && is_ours(name));
+        if stays {
+            names.push(name.to_owned());
         }
+        stays
+    });
+    for (name, value) in variables(granted).into_iter().filter(|(name, _)| !names.contains(name)) {
+        all.extend(to_raw_value(&format!("{name}={value}")).ok());
     }
     all
 }
@@ -169,13 +170,13 @@ fn is_ours(name: &str) -> bool {
 fn variables(granted: &Granted) -> Vec<(String, String)> {
     let ports: Vec<u16> = granted.ports.ranges().iter().flat_map(|range| range.begin()..=range.end()).collect();
     let each = ports.iter().take(COUNTED as usize).enumerate().map(|(n, port)| (format!("PORT{n}"), port.to_string()));
-    let mut all: Vec<(String, String)> = each.collect();
+    let block = granted.block.map(|block| (BLOCK.to_owned(), block.to_string()));
+    let mut all: Vec<(String, String)> = block.into_iter().chain(each).collect();
     if granted.ports.len() > COUNTED {
         all.push(("PORTS".into(), granted.ports.to_string()));
     } else if !ports.is_empty() {
         all.push(("PORTS".into(), ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",")));
     }
-    all.extend(granted.block.map(|block| (BLOCK.to_owned(), block.to_string())));
     all
 }
 
