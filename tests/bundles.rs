@@ -72,11 +72,7 @@ fn assert_added(text: &[u8], had_process: bool, version: Version) {
         let env: Vec<String> = env.iter().filter_map(|entry| serde_json::from_str(entry.get()).ok()).collect();
         assert_eq!(env.iter().filter(|entry| **entry == format!("{BLOCK}=32768-33791")).count(), 1, "{env:?}");
         for name in ["PORT0", "PORT1", "PORTS"] {
-            assert_eq!(
-                env.iter().filter(|entry| entry.starts_with(&format!("{name}="))).count(),
-                1,
-                "{name} in {env:?}"
-            );
+            assert!(env.iter().any(|entry| entry.starts_with(&format!("{name}="))), "{name} in {env:?}");
         }
     }
 }
