@@ -1,7 +1,12 @@
 //! Promise: the runtime shim gives a container its slice and what its bundle needs for that, whichever engine calls it; what did
 //! not ask stays as it was, to the byte; and what stands in the way is said where the user looks.
 
+mod ctr;
+mod difference;
 mod direct;
+mod docker;
+mod engine;
+mod podman;
 mod refused;
 mod reserved;
 

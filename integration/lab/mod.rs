@@ -16,6 +16,7 @@ pub mod container;
 pub mod containerd;
 pub mod delay;
 pub mod dns;
+pub mod docker;
 pub mod engine;
 pub mod flow;
 pub mod frame;

@@ -54,6 +54,21 @@ impl<'h> Podman<'h> {
         command
     }
 
+    /// From now on this is its runtime, and it has no hooks.
+    pub fn by_runtime(&self, runtime: &Path) {
+        self.by_name(&runtime.to_string_lossy());
+        for hook in std::fs::read_dir(self.place.at("hooks.d")).expect("hooks.d").flatten() {
+            std::fs::remove_file(hook.path()).expect("a hook");
+        }
+    }
+
+    /// From now on this is its runtime; its hooks stay.
+    pub fn by_name(&self, runtime: &str) {
+        let engine = format!("[engine]\nruntime = \"named\"\n[engine.runtimes]\nnamed = [{runtime:?}]\n");
+        std::fs::write(self.place.at("containers.conf"), format!("{CONTAINERS_CONF}{engine}"))
+            .expect("containers.conf");
+    }
+
     /// Runs one command of Podman to its end.
     pub fn call(&self, args: &[&str]) -> Output {
         run::run(&mut self.command(args), COMMAND_LIMIT)

@@ -55,12 +55,14 @@ pub fn in_namespace(config: &Config, netns: NetnsId) -> Result<Option<Lease>> {
     Ok(None)
 }
 
-/// Is `bundle` the one that the member's runtime named? Engines reach theirs by links (/var/run), and runtimes resolve them.
+/// Is `bundle` that of a member for which a slice is reserved? Engines reach theirs by links (/var/run), and runtimes resolve them.
 pub fn same_bundle(member: &Member, bundle: Option<&Path>) -> bool {
     match (member.bundle.as_deref(), bundle) {
         (Some(one), Some(other)) => {
             one == other || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
         }
-        (one, other) => one == other,
+        // Reserved by somebody who was told the id alone.
+        (None, _) => true,
+        (Some(_), None) => false,
     }
 }

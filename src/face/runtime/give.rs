@@ -30,8 +30,10 @@ const RESOLVER: &str = "/etc/resolv.conf";
 pub struct Target<'a> {
     /// Its id, as it was given.
     pub id: &'a str,
-    /// Its bundle, without links on the way.
-    pub bundle: &'a Path,
+    /// Its bundle, without links on the way, where that is known: whoever takes up what is leased has to name the same one.
+    pub bundle: Option<&'a Path>,
+    /// A directory of the container, from which relative paths of its bundle lead.
+    pub directory: &'a Path,
     /// Who creates it: what is leased is leased for as long as that runs.
     pub worker: Worker,
 }
@@ -105,8 +107,8 @@ fn request(text: &[u8], asked: &Asked, target: &Target<'_>) -> Result<Request> {
     // What an earlier edit of the same bundle wrote is replaced.
     request.fits(asked.earlier_block.as_deref().and_then(block_of))?;
     request.port_range = None;
-    let engine = engine::identify(&asked.annotations, Some(target.bundle));
-    request.bundle = Some(target.bundle.to_owned());
+    let engine = engine::identify(&asked.annotations, Some(target.directory));
+    request.bundle = target.bundle.map(Path::to_owned);
     (request.name, request.engine) = (engine.container, engine.name.map(str::to_owned));
     Ok(request)
 }
@@ -151,7 +153,7 @@ fn edits(config: &Config, request: &Request, asked: &Asked, target: &Target<'_>)
     Edit {
         annotations: asked.by_environment().iter().filter_map(of_us).collect(),
         cpu: (!request.sandbox).then(|| (settings(&cpu, &policy, version), version)),
-        resolver: if asked.has_resolver { None } else { resolver(asked.root.as_deref(), target.bundle) },
+        resolver: if asked.has_resolver { None } else { resolver(asked.root.as_deref(), target.directory) },
         ..Edit::default()
     }
 }

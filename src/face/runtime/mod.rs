@@ -70,7 +70,7 @@ fn edited(create: &Create, call: &Call) -> Result<Option<Given>> {
         Err(_) => return Ok(None),
         Ok(text) => text,
     };
-    let target = Target { id: &create.id, bundle: &bundle, worker: Worker::current() };
+    let target = Target { id: &create.id, bundle: Some(&bundle), directory: &bundle, worker: Worker::current() };
     let Some((given, text)) = give::give(&text, &target, &|| load(call))? else { return Ok(None) };
     let beside = path.with_file_name(format!(".config.json-{}", std::process::id()));
     if let Err(e) = file::replace_contents(&path, &beside, &text) {

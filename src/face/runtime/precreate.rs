@@ -1,7 +1,7 @@
 //! Podman's `precreate` hook: the bundle's config.json comes on stdin, and goes edited to stdout (oci-hooks(5)).
 //!
-//! Podman says nothing else of the container. Its id and the place of its bundle are told by what is mounted from there:
-//! `.../overlay-containers/ID/userdata/...`. Podman itself is who creates the container, so what is leased is leased for as long
+//! Podman says nothing else of the container. Its id is told by what is mounted from a directory of its own:
+//! `.../overlay-containers/ID/userdata/...`, of which it has two, and the bundle may be in either. Podman itself is who creates the container, so what is leased is leased for as long
 //! as Podman, this hook's parent, runs.
 
 use std::io::{Read, Write, stdin, stdout};
@@ -35,19 +35,19 @@ pub fn run(call: &Call) -> Result<()> {
 /// attaches will do without.
 fn edited(text: &[u8], call: &Call) -> Result<Option<(Given, Vec<u8>)>> {
     let Some(asked) = Asked::read(text)? else { return Ok(None) };
-    let Some((id, bundle)) = asked.sources.iter().find_map(|source| told_by(source)) else { return Ok(None) };
+    let Some((id, directory)) = asked.sources.iter().find_map(|source| told_by(source)) else { return Ok(None) };
     let Some(worker) = Worker::of(nix::unistd::getppid().as_raw() as u32) else { return Ok(None) };
-    give(text, &Target { id, bundle, worker }, &|| load(call))
+    give(text, &Target { id, bundle: None, directory, worker }, &|| load(call))
 }
 
-/// Id and bundle, of a file in a container's own directory.
+/// The id, and a container's own directory, by a file in that.
 fn told_by(source: &Path) -> Option<(&str, &Path)> {
-    let bundle = source.ancestors().find(|path| path.file_name().is_some_and(|name| name == "userdata"))?;
-    let mut above = bundle.parent()?.components().rev();
+    let directory = source.ancestors().find(|path| path.file_name().is_some_and(|name| name == "userdata"))?;
+    let mut above = directory.parent()?.components().rev();
     let (id, storage) = (above.next()?, above.next()?);
     let (Component::Normal(id), Component::Normal(storage)) = (id, storage) else { return None };
     let is_ours = storage.to_str()?.ends_with("-containers");
-    Some((id.to_str().filter(|_| is_ours)?, bundle))
+    Some((id.to_str().filter(|_| is_ours)?, directory))
 }
 
 #[cfg(test)]
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mount_tells_whose_bundle_it_is() {
+    fn a_mount_tells_whose_directory_it_is() {
         let told =
             |path: &str| told_by(Path::new(path)).map(|(id, bundle)| (id.to_owned(), bundle.display().to_string()));
         let bundle = "/run/containers/storage/overlay-containers/3f2a/userdata";
