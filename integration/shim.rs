@@ -6,6 +6,7 @@ mod difference;
 mod direct;
 mod docker;
 mod engine;
+mod overhead;
 mod podman;
 mod refused;
 mod reserved;

@@ -101,6 +101,12 @@ impl<'h> Containerd<'h> {
         Ok(Pod { containerd: self, id, config })
     }
 
+    /// The environment that leads `ctr` here.
+    pub fn env(&self) -> [(&'static str, String); 2] {
+        let socket = self.place.at("socket").to_string_lossy().into_owned();
+        [("CONTAINERD_ADDRESS", socket), ("CONTAINERD_SNAPSHOTTER", "native".to_owned())]
+    }
+
     /// Runs `ctr ARGS...`, whose containers are apart from those of pods.
     pub fn ctr(&self, args: &[&str]) -> run::Output {
         let mut command = self.place.host.ns.command("ctr");

@@ -35,7 +35,7 @@ impl<'h> Docker<'h> {
         // That of the host's network stays for the next container that shares it.
         let (data, shared) = (place.at("data"), place.at("exec/netns/default"));
         let place = place.keeps_mounted(data).keeps_mounted(shared);
-        let config = json!({"runtimes": {"portslice": {"path": runtime}}, "features": {"buildkit": false}});
+        let config = json!({"runtimes": {"portslice": {"path": runtime}}, "features": {"buildkit": false}, "cgroup-parent": place.cgroup()});
         std::fs::write(place.at("daemon.json"), config.to_string()).expect("daemon.json");
         let daemon = start(&place);
         let docker = Docker { place, daemon };
@@ -53,14 +53,18 @@ impl<'h> Docker<'h> {
     /// Runs one command of the client to its end.
     pub fn call(&self, args: &[&str]) -> Output {
         let mut command = self.place.host.ns.command("/usr/bin/docker");
-        command.arg("--host").arg(format!("unix://{}", self.place.at("socket").display())).args(args);
-        run::run(command.env("DOCKER_CONFIG", self.place.at("client")), COMMAND_LIMIT)
+        run::run(command.args(args).envs(self.env()), COMMAND_LIMIT)
+    }
+
+    /// The environment that leads the client here.
+    pub fn env(&self) -> [(&'static str, String); 2] {
+        let socket = format!("unix://{}", self.place.at("socket").display());
+        [("DOCKER_HOST", socket), ("DOCKER_CONFIG", self.place.at("client").to_string_lossy().into_owned())]
     }
 
     /// Starts a container under the runtime `portslice` that runs a line of shell.
     pub fn run(&self, name: &str, options: &[&str], line: &str) -> Output {
-        let parent = self.place.cgroup();
-        let fixed = ["run", "--detach", "--name", name, "--runtime", "portslice", "--cgroup-parent", &parent];
+        let fixed = ["run", "--detach", "--name", name, "--runtime", "portslice"];
         let network: &[&str] =
             if options.iter().any(|o| o.starts_with("--network")) { &[] } else { &["--network", "none"] };
         self.call(&[&fixed, network, options, &[IMAGE, "sh", "-c", line]].concat())

@@ -1,6 +1,6 @@
 //! containerd without Kubernetes: `ctr run --runc-binary`.
 
-use super::engine::{Asked, FIRST, Shimmed, lease_of, refusals, two_containers};
+use super::engine::{Asked, FIRST, Shimmed, lease_of, refusals, run_page, two_containers};
 use super::*;
 use crate::lab::containerd::Containerd;
 use crate::lab::engine::IMAGE;
@@ -71,5 +71,16 @@ fn a_namespace_that_exists_already() {
         ns.kill();
         assert!(eventually(|| host.portslice(["gc"]).ok().code == Some(0) && host.ids().is_empty()), "{what}");
         assert_gone(what, host);
+    });
+}
+
+#[test]
+fn the_page_says_what_works() {
+    const PAGE: &str = include_str!("../../docs/engines/containerd.md");
+    with("ctr-page", "runc", |what, shimmed, containerd, _| {
+        let options = format!("ctr run --cgroup {}/page ", containerd.for_ctr());
+        let altered = |block: &str| block.replace("ctr run ", &options);
+        run_page(shimmed, PAGE, &containerd.env(), altered, |_| assert_gone(what, &shimmed.host));
+        assert!(log(&shimmed.host).contains("ports 31000-31001"), "{what}: {}", log(&shimmed.host));
     });
 }

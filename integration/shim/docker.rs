@@ -1,6 +1,6 @@
 //! Docker 20.10, which knows neither annotations nor CDI: the shim is its door, and the environment what a person can say.
 
-use super::engine::{Asked, Shimmed, lease_of, refusals, two_containers};
+use super::engine::{Asked, Shimmed, lease_of, refusals, run_page, two_containers};
 use super::*;
 use crate::lab::docker::Docker;
 
@@ -102,5 +102,24 @@ fn a_daemon_that_is_killed_leaves_nothing() {
         (engine.start)("web", &[("ports", "31000")], &[], "exec sleep 1000").ok();
         (engine.remove)("web");
         assert_gone(what, &shimmed.host);
+    });
+}
+
+#[test]
+fn the_page_says_what_works() {
+    const PAGE: &str = include_str!("../../docs/engines/docker.md");
+    let config = PAGE.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a configuration");
+    let config: Value = serde_json::from_str(config).expect("JSON");
+    assert_eq!(
+        config,
+        json!({"runtimes": {"portslice": {"path": "/usr/bin/portslice-runtime"}}}),
+        "as the test's daemon has it"
+    );
+    with("docker-page", "runc", |what, shimmed, docker, _| {
+        docker.call(&["tag", crate::lab::engine::IMAGE, "busybox"]).ok();
+        run_page(shimmed, PAGE, &docker.env(), str::to_owned, |n| match n {
+            0 => assert_eq!(slice(what, &shimmed.host)["ports"], "31000-31001"),
+            _ => assert_gone(what, &shimmed.host),
+        });
     });
 }

@@ -133,3 +133,24 @@ pub fn refusals(what: &str, shimmed: &Shimmed, engine: &Asked<'_>) {
         (engine.remove)(name);
     }
 }
+
+/// Runs the commands of a page as they stand there, but for where the shim is; `altered` may say more. Returns what they said.
+pub fn run_page(
+    shimmed: &Shimmed,
+    page: &str,
+    env: &[(&str, String)],
+    altered: impl Fn(&str) -> String,
+    after: impl Fn(usize),
+) {
+    let host = &shimmed.host;
+    let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let programs = host::binary("portslice".as_ref()).parent().expect("a directory").display().to_string();
+    for (n, block) in blocks.enumerate() {
+        let block = altered(&block.replace("/usr/bin/portslice-runtime", &shimmed.runtime.to_string_lossy()));
+        let mut command = host.command(["sh", "-e", "-c", &block]);
+        command.envs(env.iter().map(|(key, value)| (key, value)));
+        command.env("PATH", format!("{programs}:/usr/sbin:/usr/bin:/sbin:/bin"));
+        run::run(&mut command, host::COMMAND_LIMIT).ok();
+        after(n);
+    }
+}
