@@ -70,10 +70,13 @@ impl Shimmed {
 pub const FIRST: &str = "busybox tr '\\0' '\\n' </proc/1/environ; echo RANGE=$(cat /proc/sys/net/ipv4/ip_local_port_range); \
                          cat /etc/resolv.conf";
 
+/// Starts a container: its name, what it asks for (`ports`, `31000`), further options of the engine, a line of shell.
+type Start<'a> = dyn Fn(&str, &[(&str, &str)], &[&str], &str) -> Output + 'a;
+
 /// How an engine is asked.
 pub struct Asked<'a> {
-    /// Name, what it asks for (`ports`, `31000`), further options, a line of shell.
-    pub start: &'a dyn Fn(&str, &[(&str, &str)], &[&str], &str) -> Output,
+    /// Starts a container.
+    pub start: &'a Start<'a>,
     /// Runs a line of shell in it.
     pub exec: &'a dyn Fn(&str, &str) -> Output,
     /// Its first process.

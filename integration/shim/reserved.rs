@@ -46,11 +46,11 @@ fn it_is_leased_while_its_creator_lives_and_no_longer() {
         out.refused(4, "leased to container");
         host.portslice(["gc"]).ok();
         host.portslice(["sync"]).ok();
-        assert_eq!(host.ids(), [bundle.id.clone()], "{reclaim}: its creator lives");
+        assert_eq!(host.ids(), std::slice::from_ref(&bundle.id), "{reclaim}: its creator lives");
         // Another bundle of the same id ended somewhere: nothing of ours.
         let other = json!({"id": bundle.id, "status": "stopped", "bundle": "/elsewhere"}).to_string();
         host.hook("portslice-poststop", other).ok();
-        assert_eq!(host.ids(), [bundle.id.clone()], "{reclaim}: another bundle");
+        assert_eq!(host.ids(), std::slice::from_ref(&bundle.id), "{reclaim}: another bundle");
         end(creator);
         assert_eq!(slice(reclaim, &host)["stage"], "gone", "{reclaim}");
         match reclaim {
