@@ -1,5 +1,7 @@
 //! Attach: give a container its slice, or let it join the slice of the namespace it lives in.
 
+mod reserved;
+
 use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -7,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::container::without_namespace;
 use super::ready::{Preparer, locked_as_given, ready};
 use super::refused::{InTheWay, refused};
-use super::state::{State, same_bundle, state};
+use super::state::{State, state};
 use super::turn::Turn;
 use super::wanted::{self, Wanted, assignable, span};
 use super::{Container, end, join, reclaim, run};
@@ -16,7 +18,6 @@ use crate::error::{Error, Result};
 use crate::host::facts::{self, Facts};
 use crate::host::process::Worker;
 use crate::host::sysctl::Proc;
-use crate::lease::ledger::unix_now;
 use crate::lease::lock::{self, Lock};
 use crate::lease::record::{FORMAT, Found};
 use crate::lease::{Asked, Desk, Dropped, Lease, Ledger, Member, Stage, Terms};
@@ -329,30 +330,6 @@ impl<'a> Attach<'a> {
         Ok(if lease.stage == Stage::Reserved { Entered::Reserved(lease) } else { Entered::New(lease) })
     }
 
-    /// A lease of this id was reserved: for this container, by whoever edited its bundle, or for another one that is being
-    /// created elsewhere.
-    fn take_up(&self, known: Lease, host: &Host, surveyed: Option<&Surveyed>) -> Result<Entered> {
-        let request = self.wanted.request;
-        let Some(member) = known.members.first().filter(|member| same_bundle(member, request.bundle.as_deref())) else {
-            let worked = known.worker.is_alive();
-            return Ok(if worked { Entered::Worked(Box::new(known)) } else { Entered::InTheWay(Box::new(known)) });
-        };
-        if self.differs(&known, member) {
-            return Ok(Entered::InTheWay(Box::new(known)));
-        }
-        if limits::need_shaper(&self.terms) && host.shaper.is_none() {
-            return Ok(Entered::Unshaped);
-        }
-        if self.is_altered(&Desk::of(&host.maps), surveyed) {
-            return Ok(Entered::Altered);
-        }
-        let member = Member { ports: member.ports.clone(), ..self.wanted.member.clone() };
-        let mut lease = Lease { terms: self.terms.clone(), members: vec![member], ..self.placed(known) };
-        self.survey_into(&mut lease, host, surveyed)?;
-        Desk::of(&host.maps).stamp(&lease);
-        self.record(lease, host)
-    }
-
     fn join(&self, lease: Lease, lock: &Lock, host: &Host) -> Result<Entered> {
         match join::goal(&self.wanted, &lease, host) {
             Ok(goal) if limits::need_shaper(&goal.terms) && host.shaper.is_none() => Ok(Entered::Unshaped),
@@ -439,20 +416,6 @@ impl<'a> Attach<'a> {
             host_loopback: self.wanted.request.host_loopback.unwrap_or(self.wanted.config.host_loopback),
             worker: self.worker,
         }))
-    }
-
-    /// A lease for this container in its namespace, by this process.
-    fn placed(&self, lease: Lease) -> Lease {
-        let netns = self.netns.as_ref();
-        Lease {
-            netns: netns.map(|netns| netns.path.clone()).unwrap_or_default(),
-            netns_id: self.netns_id(),
-            shared: self.wanted.request.joins_namespace,
-            stage: if netns.is_some() { Stage::Attaching } else { Stage::Reserved },
-            created: unix_now(),
-            worker: self.worker,
-            ..lease
-        }
     }
 
     fn in_the_way<'s>(&'s self, host: &'s Host) -> InTheWay<'s> {
