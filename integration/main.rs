@@ -36,6 +36,7 @@ mod reserved;
 mod runtimes;
 mod scale;
 mod serve;
+mod shim;
 mod statistics;
 mod tamper;
 mod told;

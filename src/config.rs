@@ -9,6 +9,7 @@ mod host_name;
 mod limits;
 mod profile;
 mod rates;
+mod runtime;
 mod value;
 
 pub use profile::{DEFAULT_PROFILE, Profile};
@@ -28,6 +29,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 pub use host_name::HostName;
+pub use runtime::{Mode, Runtime};
 
 /// Read when nothing else is named, and it may be absent.
 pub const DEFAULT_FILE: &str = "/etc/portslice/portslice.toml";
@@ -126,6 +128,8 @@ pub struct Config {
     pub accepted_findings: Vec<Acceptable>,
     /// What containers ask for that name one of these profiles, as those that are given a CDI device do.
     pub profile: BTreeMap<String, Profile>,
+    /// What `portslice-runtime` does. The last key: in the file it is a table.
+    pub runtime: Runtime,
 }
 
 /// A finding of `portslice doctor` that may be as the operator wants it.
@@ -209,6 +213,7 @@ impl Default for Config {
             file: None,
             accepted_findings: Vec::new(),
             profile: BTreeMap::new(),
+            runtime: Runtime::default(),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
 /// No configuration, bundle or record comes near it: 16 MiB.
@@ -33,6 +33,19 @@ pub fn replace(path: &Path, beside: &Path, bytes: &[u8]) -> io::Result<()> {
         .and_then(|mut file| file.write_all(bytes))
         .and_then(|()| fs::rename(beside, path));
     written.inspect_err(|_| {
+        let _ = fs::remove_file(beside);
+    })
+}
+
+/// The same for a file of somebody else: it keeps its owner and its mode.
+pub fn replace_contents(path: &Path, beside: &Path, bytes: &[u8]) -> io::Result<()> {
+    let meta = fs::metadata(path)?;
+    let written = File::create_new(beside).and_then(|mut file| {
+        file.set_permissions(meta.permissions())?;
+        fchown(&file, Some(meta.uid()), Some(meta.gid()))?;
+        file.write_all(bytes)
+    });
+    written.and_then(|()| fs::rename(beside, path)).inspect_err(|_| {
         let _ = fs::remove_file(beside);
     })
 }

@@ -5,12 +5,12 @@
 //! Data flows one way: a face decodes its input into a [`request`], a verb of [`mod@slice`] carries it out, the face
 //! encodes the outcome. Imports only go down this list.
 //!
-//! * [`face`]: the ways in. The hooks, the CNI and the netavark plugin, the command line, the server and the service that
-//!   follows the host; each decodes, calls one verb, encodes.
+//! * [`face`]: the ways in. The hooks, the runtime shim, the CNI and the netavark plugin, the command line, the server and
+//!   the service that follows the host; each decodes, calls one verb, encodes.
 //! * [`doctor`]: looks at everything that could be in the way and says how to mend it.
 //! * [`register`]: telling container engines about portslice: merging into their configuration, and taking that back.
-//! * [`oci`]: the state document and the bundle, as hooks are given them, which engine is behind them, and how engines are
-//!   told of the hooks (CDI).
+//! * [`oci`]: the state document and the bundle, as hooks are given them, which engine is behind them, editing a bundle, and
+//!   how engines are told of the hooks (CDI).
 //! * [`mod@slice`]: the verbs, and the one loop over steps. The only place where order matters.
 //! * [`wire`]: carrying out steps: one file a kind of step, each looked at, performed and undone there.
 //! * [`stats`]: one container's counters as a value, and its renderings.

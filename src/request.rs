@@ -22,7 +22,7 @@ pub use names::Names;
 use crate::cpus::{CpuLimit, Cpus};
 use crate::error::{Error, Result};
 
-use crate::ports::BlockSize;
+use crate::ports::{Block, BlockSize};
 use crate::rate::Limit;
 use crate::refusal::{one_line, quoted, unknown};
 use std::fmt;
@@ -82,6 +82,8 @@ pub struct Request {
     pub labels: Labels,
     /// Settings under /proc/sys/net that the container brings along (`ipv4/tcp_ecn`): they are left alone.
     pub own_settings: Vec<String>,
+    /// What its bundle has written into `ipv4/ip_local_port_range`, as its runtime would.
+    pub port_range: Option<String>,
     /// Whether it certainly has no power over its network namespace, so that a limit may be kept inside. Not something
     /// that can be asked for: whoever reads the bundle knows.
     pub cannot_tamper: bool,
@@ -96,6 +98,8 @@ pub struct Request {
     /// Whether sockets of the processes that this one descends from are not in its way: an engine keeps a published port bound
     /// while it has the container made.
     pub caller_holds_ports: bool,
+    /// Whether it gets nothing unless its network namespace has no network yet: it did not ask, the operator gives all a slice.
+    pub only_bare: bool,
     /// Where its bundle is, when a runtime told: whoever detaches the container has to name the same one.
     pub bundle: Option<PathBuf>,
     /// The name people know it by.
@@ -130,12 +134,14 @@ impl Request {
             limit_local: None,
             labels,
             own_settings: Vec::new(),
+            port_range: None,
             cannot_tamper: false,
             sandbox: false,
             powerless: false,
             joins_namespace: false,
             only_joins: false,
             caller_holds_ports: false,
+            only_bare: false,
             bundle: None,
             name: None,
             engine: None,
@@ -160,6 +166,20 @@ impl Request {
             }
         }
         Ok(request)
+    }
+
+    /// Refuses a bundle that sets the ephemeral ports of its namespace to anything but `block`, which its container has: under
+    /// runc, which writes after our hook, it would silently win.
+    pub fn fits(&self, block: Option<Block>) -> Result<()> {
+        let same = |range: &str| block.is_some_and(|block| range == format!("{} {}", block.begin(), block.end()));
+        match &self.port_range {
+            Some(range) if !same(range) => Err(Error::invalid(
+                "linux.sysctl net.ipv4.ip_local_port_range of the bundle",
+                "a container's ephemeral ports are the block it leases; remove it, and ask for a size with the \
+                 annotation portslice/ephemeral-ports",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Sets one of [`KEYS`] from its text. `place` is where it was found and what the refusal calls it. A refusal leaves

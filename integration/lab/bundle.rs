@@ -118,6 +118,11 @@ pub struct Runtime<'h> {
 }
 
 impl Host {
+    /// A program with the root directory of another runtime.
+    pub fn runtime_at(&self, program: &str, root: &Path) -> Runtime<'_> {
+        Runtime { host: self.deref(), program: program.into(), root: root.into() }
+    }
+
     /// "runc", "crun", or a binary of the build such as "portslice-runtime".
     pub fn runtime(&self, program: &str) -> Runtime<'_> {
         let path =
@@ -127,6 +132,11 @@ impl Host {
 }
 
 impl Runtime<'_> {
+    /// Its root directory.
+    pub fn root(&self) -> PathBuf {
+        self.root.clone()
+    }
+
     /// The command `PROGRAM --root DIR ARGS...` in the host's namespaces.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = self.host.ns.command(&self.program);

@@ -143,6 +143,25 @@ impl<'h> Containerd<'h> {
         (conditions.iter().any(is_ready), serde_json::from_str(&config).expect("JSON"))
     }
 
+    /// The environment that leads `ctr` here.
+    pub fn env(&self) -> [(&'static str, String); 2] {
+        let socket = self.place.at("socket").to_string_lossy().into_owned();
+        [("CONTAINERD_ADDRESS", socket), ("CONTAINERD_SNAPSHOTTER", "native".to_owned())]
+    }
+
+    /// Runs `ctr ARGS...`, whose containers are apart from those of pods.
+    pub fn ctr(&self, args: &[&str]) -> run::Output {
+        let mut command = self.place.host.ns.command("ctr");
+        command.arg("--address").arg(self.place.at("socket")).args(args);
+        run::run(&mut command, COMMAND_LIMIT)
+    }
+
+    /// Makes the image known to `ctr`, and returns the cgroup under which its containers are to be.
+    pub fn for_ctr(&self) -> String {
+        self.ctr(&["image", "import", "--snapshotter", "native", &self.place.at("image.tar").to_string_lossy()]).ok();
+        self.place.cgroup()
+    }
+
     /// The ids of all sandboxes.
     #[track_caller]
     pub fn pods(&self) -> Vec<String> {

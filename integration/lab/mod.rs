@@ -18,6 +18,7 @@ pub mod containerd;
 pub mod debian13;
 pub mod delay;
 pub mod dns;
+pub mod docker;
 pub mod docs;
 pub mod engine;
 pub mod flow;

@@ -122,6 +122,24 @@ impl<'h> Podman<'h> {
         });
     }
 
+    /// From now on this is its runtime, and it has no hooks.
+    pub fn by_runtime(&self, runtime: &Path) {
+        self.by_name(&runtime.to_string_lossy());
+        for hook in std::fs::read_dir(self.place.at("hooks.d")).expect("hooks.d").flatten() {
+            std::fs::remove_file(hook.path()).expect("a hook");
+        }
+    }
+
+    /// From now on this is its runtime; its hooks stay.
+    pub fn by_name(&self, runtime: &str) {
+        let path = self.place.at("containers.conf");
+        let known = std::fs::read_to_string(&path).expect("containers.conf");
+        // the table [engine] is the last one, unless a network follows
+        let engine = "[engine]\nruntime = \"named\"\n";
+        let named = known.replacen("[engine]\n", engine, 1) + &format!("[engine.runtimes]\nnamed = [{runtime:?}]\n");
+        std::fs::write(&path, named).expect("containers.conf");
+    }
+
     /// Runs one command of Podman to its end.
     pub fn call(&self, args: &[&str]) -> Output {
         run::run(&mut self.command(args), COMMAND_LIMIT)

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::host::process::name_by_conmon;
 use crate::log;
 use crate::oci::engine::identify;
-use crate::oci::{State, bundle};
+use crate::oci::{Bundle, State, bundle};
 use crate::request::{PREFIX, Request};
 use crate::slice::{self, By, Container};
 
@@ -26,8 +26,9 @@ pub fn prestart() -> ExitCode {
                 "no pid; register portslice-prestart as prestart or createRuntime, where the container exists",
             )
         })?;
+        let arguments = arguments();
         let bundle = state.bundle.as_deref().map(bundle::read).transpose()?;
-        let named = bundle::profile_in(arguments().iter().map(String::as_str))?;
+        let named = bundle::profile_in(arguments.iter().map(String::as_str))?;
         let profile = named.or_else(|| bundle.as_ref().and_then(|bundle| bundle.profile.clone()));
         let (only_joins, engine) = (
             state.joins_a_pod() && !state.asks() && profile.is_none(),
@@ -39,17 +40,13 @@ pub fn prestart() -> ExitCode {
         };
         let mut request = Request::from_annotations(state.id, asked)?;
         let mut hostname = None;
-        if let Some(bundle) = bundle {
-            request.own_settings = bundle.own_settings;
-            request.bundle_cpus = bundle.cpus;
-            request.cannot_tamper = bundle.tamper_proof;
-            request.powerless = bundle.powerless;
-            request.joins_namespace = bundle.joins_namespace;
-            request.sandbox = bundle.sandbox;
+        if let Some(mut bundle) = bundle {
             // Docker passes no name on. Who names the host names the container; else the name is the id's beginning.
-            hostname = bundle.hostname;
+            hostname = bundle.hostname.take();
+            of_bundle(&mut request, bundle);
         }
         request.only_joins = only_joins;
+        request.only_bare = arguments.iter().any(|argument| argument == bundle::ONLY_BARE);
         request.bundle = state.bundle;
         request.names = engine.names;
         if let Some(told) = match engine.name {
@@ -79,6 +76,17 @@ fn with_profile(profile: &Profile, mut annotations: Vec<(String, String)>) -> Ve
         }
     }
     annotations
+}
+
+/// Completes a request by what the container's bundle says.
+pub(super) fn of_bundle(request: &mut Request, bundle: Bundle) {
+    request.own_settings = bundle.own_settings;
+    request.port_range = bundle.port_range;
+    request.bundle_cpus = bundle.cpus;
+    request.cannot_tamper = bundle.tamper_proof;
+    request.powerless = bundle.powerless;
+    request.joins_namespace = bundle.joins_namespace;
+    request.sandbox = bundle.sandbox;
 }
 
 /// Takes a container that ended out of its slice.

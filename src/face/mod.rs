@@ -7,6 +7,7 @@ mod command;
 pub mod follow;
 pub mod hook;
 pub mod netavark;
+pub mod runtime;
 pub mod serve;
 
 use std::io::{Write, stderr};

@@ -1,12 +1,17 @@
 //! Who a process is, beyond a number that may be given out again; and what this one may do.
 
-use std::ffi::c_void;
+use std::ffi::{CString, OsString, c_void};
 use std::fmt;
 use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::ptr::NonNull;
 
 use nix::sys::mman::{MmapAdvise, madvise};
+use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::unistd::execv;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -54,6 +59,22 @@ impl fmt::Display for Worker {
 pub fn command_of(pid: u32) -> Option<String> {
     let text = fs::read(format!("/proc/{pid}/comm")).ok()?;
     Some(one_line(&String::from_utf8_lossy(&text))).filter(|name| !name.is_empty())
+}
+
+/// Becomes another program, with `words` behind its own name. Returns only if that fails.
+///
+/// Environment, signal mask and open files stay as they were given to this one. So does what a broken pipe does: Rust's start-up
+/// code ignores that signal, which a container would inherit.
+pub fn become_program(program: &Path, words: &[OsString]) -> Error {
+    let argv = std::iter::once(program.as_os_str()).chain(words.iter().map(OsString::as_os_str));
+    let argv: Result<Vec<CString>, _> = argv.map(|word| CString::new(word.as_bytes())).collect();
+    // SAFETY: the default action is no handler of ours.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    let failed = match &argv {
+        Ok(argv) => execv(&argv[0], argv).unwrap_err().into(),
+        Err(e) => io::Error::other(e.to_string()),
+    };
+    Error::file("execute", program)(failed)
 }
 
 /// The name of the container whose hook this is, told by Podman's monitor: `conmon ... -n NAME` is the parent of the runtime

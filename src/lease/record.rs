@@ -25,6 +25,9 @@ pub const FORMATS: Known = Known { oldest: 1, newest: FORMAT };
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
+    /// Leased for a container whose namespace does not exist yet. It holds for as long as its worker runs, which creates the
+    /// container; the hook takes it up.
+    Reserved,
     /// Leased, not wired yet.
     Attaching,
     /// Everything works.
@@ -39,6 +42,7 @@ impl Stage {
     /// As in JSON.
     pub fn name(self) -> &'static str {
         match self {
+            Stage::Reserved => "reserved",
             Stage::Attaching => "attaching",
             Stage::Attached => "attached",
             Stage::Changing => "changing",

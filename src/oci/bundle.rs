@@ -1,15 +1,14 @@
 //! What a hook reads from the bundle: which settings of the network namespace it brings along, how many CPUs it has, and
 //! whether the container has power over its network namespace.
 //!
-//! runc applies `linux.sysctl` after our hook, crun before it, so what the bundle sets is left alone, and a range of
-//! ephemeral ports other than the block is refused: under runc it would silently win.
+//! runc applies `linux.sysctl` after our hook, crun before it, so what the bundle sets is left alone. A range of ephemeral ports
+//! is not among those settings: whether it is the block's, only whoever leases can tell.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::cpus::Cpus;
@@ -22,6 +21,8 @@ use crate::refusal::{one_line, quoted};
 pub struct Bundle {
     /// Keys of `linux.sysctl` below net, as paths under /proc/sys/net (`ipv4/tcp_ecn`).
     pub own_settings: Vec<String>,
+    /// What it sets `net.ipv4.ip_local_port_range` to, with one blank between the numbers.
+    pub port_range: Option<String>,
     /// Its CPUs by `linux.resources`: the quota if there is one, else the shares, 1024 to a CPU. A `cpu.max` under `unified`
     /// stands above the quota under `cpu`, since runtimes write it later.
     pub cpus: Option<Cpus>,
@@ -51,6 +52,9 @@ pub struct Bundle {
     pub hostname: Option<String>,
 }
 
+/// The argument of a hook that the shim added for a container that did not ask: it is left alone unless its namespace is bare.
+pub const ONLY_BARE: &str = "--only-bare";
+
 /// What our hook's program is called.
 pub const PRESTART: &str = "portslice-prestart";
 
@@ -58,6 +62,9 @@ pub const PRESTART: &str = "portslice-prestart";
 pub fn profile_in<'a>(mut arguments: impl Iterator<Item = &'a str>) -> Result<Option<String>> {
     let mut profile = None;
     while let Some(argument) = arguments.next() {
+        if argument == ONLY_BARE {
+            continue;
+        }
         let name = match argument.strip_prefix("--profile=") {
             None if argument == "--profile" => arguments.next(),
             name => name,
@@ -87,7 +94,12 @@ pub fn read(bundle: &Path) -> Result<Bundle> {
             Spec::default()
         }
     };
-    spec.understood()
+    Ok(spec.understood())
+}
+
+/// The same from the text of a config.json.
+pub fn parse(text: &[u8]) -> serde_json::Result<Bundle> {
+    Ok(serde_json::from_slice::<Spec>(text)?.understood())
 }
 
 #[derive(Default, Deserialize)]
@@ -118,7 +130,7 @@ struct Hook {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Linux {
-    sysctl: Option<BTreeMap<String, IgnoredAny>>,
+    sysctl: Option<BTreeMap<String, Value>>,
     resources: Option<Resources>,
     namespaces: Option<Vec<Namespace>>,
 }
@@ -155,25 +167,26 @@ struct Process {
 }
 
 impl Spec {
-    fn understood(self) -> Result<Bundle> {
+    fn understood(self) -> Bundle {
         let (tamper_proof, sandbox) = (self.is_tamper_proof(), self.is_sandbox());
         let (powerless, joins_namespace) = (self.is_powerless(), self.joins("network"));
         let profile = self.profile();
         let hostname = self.hostname.map(|name| one_line(&name)).filter(|name| !name.is_empty());
         let linux = self.linux.unwrap_or_default();
         let cpus = linux.resources.and_then(|resources| resources.cpus());
-        let keys = linux.sysctl.unwrap_or_default().into_keys();
-        // sysctl(8): either separator, as long as it is the same throughout
-        let own_settings: Vec<String> =
-            keys.filter_map(|key| Some(key.replace('.', "/").strip_prefix("net/")?.to_owned())).collect();
-        if own_settings.iter().any(|key| key == "ipv4/ip_local_port_range") {
-            return Err(Error::invalid(
-                "linux.sysctl net.ipv4.ip_local_port_range of the bundle",
-                "a container's ephemeral ports are the block it leases; remove it, and ask for a size with the \
-                 annotation portslice/ephemeral-ports",
-            ));
+        let (mut own_settings, mut port_range) = (Vec::new(), None);
+        for (key, value) in linux.sysctl.unwrap_or_default() {
+            // sysctl(8): either separator, as long as it is the same throughout
+            match key.replace('.', "/").strip_prefix("net/") {
+                Some("ipv4/ip_local_port_range") => {
+                    let words: Vec<&str> = value.as_str().unwrap_or_default().split_whitespace().collect();
+                    port_range = Some(words.join(" "));
+                }
+                Some(setting) => own_settings.push(setting.to_owned()),
+                None => {}
+            }
         }
-        Ok(Bundle { own_settings, cpus, tamper_proof, powerless, joins_namespace, sandbox, profile, hostname })
+        Bundle { own_settings, port_range, cpus, tamper_proof, powerless, joins_namespace, sandbox, profile, hostname }
     }
 
     fn profile(&self) -> Option<String> {
@@ -256,7 +269,7 @@ mod tests {
     use serde_json::json;
 
     fn bundle(spec: Value) -> Bundle {
-        serde_json::from_value::<Spec>(spec).unwrap().understood().unwrap()
+        serde_json::from_value::<Spec>(spec).unwrap().understood()
     }
 
     /// A spec that is tamper-proof; the tests break it.
@@ -329,13 +342,12 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_found_and_a_range_of_ports_is_refused() {
+    fn settings_are_found_and_a_range_of_ports_is_apart() {
         let spec = |key: &str| json!({"linux": {"sysctl": {key: "1", "kernel.msgmax": "1"}}});
         assert_eq!(bundle(spec("net.ipv4.tcp_ecn")).own_settings, ["ipv4/tcp_ecn"]);
         assert_eq!(bundle(spec("net/core/somaxconn")).own_settings, ["core/somaxconn"]);
-        let range: Spec = serde_json::from_value(spec("net.ipv4.ip_local_port_range")).unwrap();
-        let line = range.understood().unwrap_err().to_string();
-        assert!(line.contains("portslice/ephemeral-ports") && !line.contains('\n'), "{line}");
+        let ranged = bundle(json!({"linux": {"sysctl": {"net/ipv4/ip_local_port_range": "32768\t33791"}}}));
+        assert_eq!((ranged.own_settings.len(), ranged.port_range.as_deref()), (0, Some("32768 33791")));
     }
 
     #[test]

@@ -9,8 +9,9 @@ use super::{Desk, Plan};
 use crate::error::{Error, Result};
 
 /// The files as they are shipped.
-const HOOKS: [(&str, &str); 3] = [
+const HOOKS: [(&str, &str); 4] = [
     ("50-portslice-prestart.json", include_str!("../../config/oci-hooks.d/50-portslice-prestart.json")),
+    ("50-portslice-precreate.json", include_str!("../../config/oci-hooks.d/50-portslice-precreate.json")),
     ("50-portslice-poststop.json", include_str!("../../config/oci-hooks.d/50-portslice-poststop.json")),
     ("50-portslice-poststop-pod.json", include_str!("../../config/oci-hooks.d/50-portslice-poststop-pod.json")),
 ];

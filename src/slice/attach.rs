@@ -1,50 +1,35 @@
 //! Attach: give a container its slice, or let it join the slice of the namespace it lives in.
 
-use std::path::Path;
+mod reserved;
+
+use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::container::without_namespace;
 use super::ready::{Preparer, locked_as_given, ready};
 use super::refused::{InTheWay, refused};
 use super::state::{State, state};
 use super::turn::Turn;
 use super::wanted::{self, Wanted, assignable, span};
-use super::{end, join, reclaim, run};
+use super::{Container, end, join, reclaim, run};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::facts::{self, Facts};
 use crate::host::process::{Worker, in_the_hosts_user_namespace};
 use crate::host::sysctl::Proc;
-use crate::lease::ledger::unix_now;
 use crate::lease::lock::{self, Lock};
 use crate::lease::record::{FORMAT, Found};
 use crate::lease::{Asked, Desk, Dropped, Lease, Ledger, Member, Stage, Terms};
 use crate::net::diag::{self, Holder};
+use crate::net::netns::NetnsId;
 use crate::net::{Netlink, Netns};
 use crate::plan::grant;
 use crate::plan::slice::{Surroundings, settings, slice};
 use crate::plan::{Action, Verb, limits};
 use crate::ports::PortSet;
 use crate::request::Request;
-use crate::wire::{Host, Site, Survey, queue};
-
-/// Where the container's namespace is.
-#[derive(Clone, Copy, Debug)]
-pub enum Container<'a> {
-    /// The namespace of a process.
-    Pid(u32),
-    /// A path to the namespace.
-    Path(&'a Path),
-}
-
-impl Container<'_> {
-    fn open(self) -> Result<(Netns, Option<u32>)> {
-        match self {
-            Container::Pid(pid) => Ok((Netns::of_pid(pid)?, Some(pid))),
-            Container::Path(path) => Ok((Netns::open(path)?, None)),
-        }
-    }
-}
+use crate::wire::{Host, Site, Survey, intend_cpu, queue};
 
 /// Leases and wires. Attaching what is attached already is a check that changes nothing. On failure the host is as it
 /// was before. Returns the lease of the slice in which the container is a member; `None` for a container of a pod that asks
@@ -68,13 +53,16 @@ struct Attach<'a> {
     wanted: Wanted<'a>,
     ledger: Ledger,
     proc: Proc,
-    netns: Netns,
+    /// Its namespace; `None` where that is still expected.
+    netns: Option<Netns>,
     netlink: Netlink,
     facts: Facts,
     /// The bandwidth, for a slice of its own.
     terms: Terms,
     /// The slice that it joins is limited on the host.
     shaped: bool,
+    /// Who works on it: this process, or whoever creates a container that is expected.
+    worker: Worker,
     /// The search for sockets of the host, while it runs.
     looking: Option<JoinHandle<Result<Vec<Holder>>>>,
 }
@@ -93,6 +81,8 @@ enum Entered {
     Nothing,
     /// A slice of its own was granted.
     New(Box<Lease>),
+    /// A slice was granted to a container that is expected.
+    Reserved(Box<Lease>),
     /// It has its place in the slice of its namespace; what is left to do.
     Joined(Box<Turn>),
     /// The slice is to be limited on the host, which is not made ready for that.
@@ -115,11 +105,16 @@ impl<'a> Attach<'a> {
     fn begin(config: &'a Config, request: &'a Request, container: Container<'_>) -> Result<Self> {
         in_the_hosts_user_namespace()?;
         let (netns, pid) = container.open()?;
-        if netns.id == Netns::current()?.id {
-            return Err(Error::unsupported(
-                format!("container {} has no network namespace of its own", request.id),
-                "give it one (linux.namespaces in the bundle; docker and podman: --network none), or leave portslice out",
-            ));
+        let worker = match container {
+            Container::Expected(worker) => worker,
+            _ => Worker::current(),
+        };
+        if netns.as_ref().is_some_and(|netns| Netns::current().is_ok_and(|here| here.id == netns.id)) {
+            return Err(without_namespace(&request.id));
+        }
+        let ledger = Ledger::at(&config.state_dir);
+        if request.port_range.is_some() && netns.is_some() {
+            request.fits(ledger.of_member(&request.id)?.map(|lease| lease.block))?;
         }
         let mut netlink = Netlink::route()?;
         let proc = Proc::private();
@@ -130,19 +125,23 @@ impl<'a> Attach<'a> {
         });
         let facts = Facts::read(&mut netlink, &proc, config.uplink.as_deref())?;
         grant::check_host(config, &facts)?;
-        let member = wanted::member(config, request, pid)?;
+        let mut member = wanted::member(request, pid);
+        if netns.is_some() {
+            intend_cpu(config, &mut member)?;
+        }
         let asked = Asked { egress: request.egress, ingress: request.ingress, limit_local: request.limit_local };
         let known = limits::Known { tamper_proof: request.cannot_tamper, cpus: member.cpus() };
         let terms = limits::terms(config, &asked, known, &facts::machine(config, &facts.uplink.name))?;
         Ok(Attach {
             wanted: Wanted { config, request, member, holders: Vec::new(), used: PortSet::empty() },
-            ledger: Ledger::at(&config.state_dir),
+            ledger,
             proc,
             netns,
             netlink,
             facts,
             terms,
             shaped: false,
+            worker,
             looking: Some(looking),
         })
     }
@@ -155,10 +154,12 @@ impl<'a> Attach<'a> {
             let surveyed = self.survey(&host)?;
             self.found()?;
             let waited = start.elapsed() > lock::PATIENCE;
-            match self.enter(&host, &surveyed)? {
-                Entered::Already(lease) => return Ok(Some(*lease)),
+            match self.enter(&host, surveyed.as_ref())? {
+                Entered::Already(lease) | Entered::Reserved(lease) => return Ok(Some(*lease)),
                 Entered::Nothing => return Ok(None),
-                Entered::New(lease) => return self.wire(*lease, &host, surveyed.survey).map(Some),
+                Entered::New(lease) => {
+                    return self.wire(*lease, &host, surveyed.map(|surveyed| surveyed.survey)).map(Some);
+                }
                 Entered::Joined(turn) => {
                     let lease = turn.carry_out(&self.ledger, &host, &self.proc)?;
                     log::info!("{}: joined the slice of {}", self.wanted.request.id, lease.id);
@@ -202,8 +203,8 @@ impl<'a> Attach<'a> {
             self.same(&lease)?;
             return Ok(Vec::new());
         }
-        for slot in desk.in_namespace(self.netns.id.ino) {
-            if let Some(lease) = desk.record(slot)?.filter(|lease| lease.netns_id == self.netns.id) {
+        for slot in self.slots_here(&desk) {
+            if let Some(lease) = desk.record(slot)?.filter(|lease| lease.netns_id == self.netns_id()) {
                 let goal = join::goal(&self.wanted, &lease, &host).map_err(|e| refused(e, &self.in_the_way(&host)))?;
                 let turn = Turn::plan(lease, goal);
                 return Ok(turn.actions(&host));
@@ -224,10 +225,21 @@ impl<'a> Attach<'a> {
     }
 
     /// What stands in its namespace.
-    fn survey(&self, host: &Host) -> Result<Surveyed> {
-        let traces = Desk::of(&host.maps).traces(self.netns.id.ino);
-        let survey = Survey::of(&self.netns, &self.proc, &host.given.copied, &self.wanted.request.own_settings)?;
-        Ok(Surveyed { survey, traces })
+    fn survey(&self, host: &Host) -> Result<Option<Surveyed>> {
+        let Some(netns) = &self.netns else { return Ok(None) };
+        let traces = Desk::of(&host.maps).traces(netns.id.ino);
+        let survey = Survey::of(netns, &self.proc, &host.given.copied, &self.wanted.request.own_settings)?;
+        Ok(Some(Surveyed { survey, traces }))
+    }
+
+    /// Its namespace; nobody's while it is expected.
+    fn netns_id(&self) -> NetnsId {
+        self.netns.as_ref().map(|netns| netns.id).unwrap_or_default()
+    }
+
+    /// Leased slots whose namespace may be this one.
+    fn slots_here(&self, desk: &Desk<'_>) -> Vec<u16> {
+        self.netns.as_ref().map_or_else(Vec::new, |netns| desk.in_namespace(netns.id.ino))
     }
 
     /// Waits for what was looked for meanwhile.
@@ -244,21 +256,21 @@ impl<'a> Attach<'a> {
     /// made for it before.
     fn joins(&self) -> Result<bool> {
         let host = super::ready::peek(self.wanted.config)?;
-        Ok(host.is_some_and(|host| !Desk::of(&host.maps).in_namespace(self.netns.id.ino).is_empty()))
+        Ok(host.is_some_and(|host| !self.slots_here(&Desk::of(&host.maps)).is_empty()))
     }
 
     /// The decision, under the lock.
-    fn enter(&self, host: &Host, surveyed: &Surveyed) -> Result<Entered> {
+    fn enter(&self, host: &Host, surveyed: Option<&Surveyed>) -> Result<Entered> {
         let Some(lock) = locked_as_given(&self.ledger, host)? else { return Ok(Entered::Overtaken) };
         let desk = Desk::of(&host.maps);
         if let Some(known) = desk.of_member(&self.ledger, &self.wanted.request.id)? {
-            return self.meet(known, &lock, host);
+            return self.meet(known, &lock, host, surveyed);
         }
-        for slot in desk.in_namespace(self.netns.id.ino) {
-            let Some(lease) = desk.record(slot)?.filter(|lease| lease.netns_id == self.netns.id) else { continue };
+        for slot in self.slots_here(&desk) {
+            let Some(lease) = desk.record(slot)?.filter(|lease| lease.netns_id == self.netns_id()) else { continue };
             // A member that nothing but its slice's lease tells of: its link is lost.
             if lease.member(&self.wanted.request.id).is_some() {
-                return self.meet(lease, &lock, host);
+                return self.meet(lease, &lock, host, surveyed);
             }
             return match state(&lease, &self.ledger, host)? {
                 // A writer that was killed may have left the kernel a copy of what never came about.
@@ -268,37 +280,57 @@ impl<'a> Attach<'a> {
                 State::Dead => Ok(Entered::InTheWay(Box::new(lease))),
             };
         }
-        if self.wanted.request.only_joins {
+        let connected = surveyed.is_some_and(|surveyed| !surveyed.survey.is_bare());
+        if self.wanted.request.only_joins || (self.wanted.request.only_bare && connected) {
             return Ok(Entered::Nothing);
         }
         if let Some(other) = desk.lease(&self.ledger, &self.wanted.request.id)? {
-            return self.meet(other, &lock, host);
+            return self.meet(other, &lock, host, surveyed);
         }
         // The slice that it was to join ended meanwhile.
         if limits::need_shaper(&self.terms) && host.shaper.is_none() {
             return Ok(Entered::Unshaped);
         }
-        if surveyed.traces != desk.traces(self.netns.id.ino) {
+        if self.is_altered(&desk, surveyed) {
             return Ok(Entered::Altered);
         }
         match self.decide(&desk) {
             Ok(mut lease) => {
-                let wanted = settings(lease.block, &host.given.copied, &self.wanted.request.own_settings);
-                surveyed.survey.alone(&lease.device)?;
-                lease.found = surveyed.survey.found(&wanted);
-                lease.given = host.given.generation;
+                self.survey_into(&mut lease, host, surveyed)?;
                 run::fault();
                 desk.enter(&lease);
-                run::fault();
-                if let Err(e) = self.ledger.write(&lease, &host.maps.book) {
-                    let _ = self.ledger.erase(&lease, &host.maps.book);
-                    desk.cancel(&lease);
-                    return Err(e);
-                }
-                Ok(Entered::New(Box::new(lease)))
+                self.record(lease, host)
             }
             Err(refusal) => Ok(Entered::Refused(refusal)),
         }
+    }
+
+    /// Came or left a slice since its namespace was looked at?
+    fn is_altered(&self, desk: &Desk<'_>, surveyed: Option<&Surveyed>) -> bool {
+        surveyed.is_some_and(|surveyed| surveyed.traces != desk.traces(self.netns_id().ino))
+    }
+
+    /// Notes in a lease what stands in its namespace, and refuses one that is not as its bundle says.
+    fn survey_into(&self, lease: &mut Lease, host: &Host, surveyed: Option<&Surveyed>) -> Result<()> {
+        let Some(Surveyed { survey, .. }) = surveyed else { return Ok(()) };
+        self.wanted.request.fits(Some(lease.block))?;
+        let wanted = settings(lease.block, &host.given.copied, &self.wanted.request.own_settings);
+        survey.alone(&lease.device)?;
+        lease.found = survey.found(&wanted);
+        lease.given = host.given.generation;
+        Ok(())
+    }
+
+    /// Writes down a lease whose ports are its own already.
+    fn record(&self, lease: Lease, host: &Host) -> Result<Entered> {
+        run::fault();
+        if let Err(e) = self.ledger.write(&lease, &host.maps.book) {
+            let _ = self.ledger.erase(&lease, &host.maps.book);
+            Desk::of(&host.maps).cancel(&lease);
+            return Err(e);
+        }
+        let lease = Box::new(lease);
+        Ok(if lease.stage == Stage::Reserved { Entered::Reserved(lease) } else { Entered::New(lease) })
     }
 
     fn join(&self, lease: Lease, lock: &Lock, host: &Host) -> Result<Entered> {
@@ -312,12 +344,15 @@ impl<'a> Attach<'a> {
 
     /// A lease of this id exists. The live one for this namespace is the answer; a dead one is taken back; any other is
     /// somebody else's.
-    fn meet(&self, known: Lease, lock: &Lock, host: &Host) -> Result<Entered> {
+    fn meet(&self, known: Lease, lock: &Lock, host: &Host, surveyed: Option<&Surveyed>) -> Result<Entered> {
+        if known.stage == Stage::Reserved {
+            return self.take_up(known, host, surveyed);
+        }
         match state(&known, &self.ledger, host)? {
             State::Dead => Ok(Entered::InTheWay(Box::new(known))),
             State::Torn => Ok(Entered::Torn(Box::new(known))),
             State::Worked => Ok(Entered::Worked(Box::new(known))),
-            State::Live if known.netns_id != self.netns.id => Err(Error::Busy(format!(
+            State::Live if known.netns_id != self.netns_id() => Err(Error::Busy(format!(
                 "container {} is attached already, to the network namespace {}: choose another id, or detach it",
                 self.wanted.request.id,
                 known.netns.display()
@@ -354,7 +389,7 @@ impl<'a> Attach<'a> {
         let member = Member { ports: granted.ports, ..self.wanted.member.clone() };
         let uplink = self.facts.uplink.name.clone();
         let device = self.wanted.request.attachment.as_ref().map_or(&uplink, |network| &network.device).clone();
-        Ok(Lease {
+        Ok(self.placed(Lease {
             format: FORMAT,
             id: self.wanted.request.id.clone(),
             slot,
@@ -364,19 +399,19 @@ impl<'a> Attach<'a> {
             members: vec![member],
             before: None,
             dropped: Dropped::default(),
-            netns: self.netns.path.clone(),
-            netns_id: self.netns.id,
-            shared: self.wanted.request.joins_namespace,
+            netns: PathBuf::new(),
+            netns_id: NetnsId::default(),
+            shared: false,
             found: Found::default(),
             given: 0,
-            stage: Stage::Attaching,
-            created: unix_now(),
+            stage: Stage::Reserved,
+            created: 0,
             epoch: desk.cursor().epoch.wrapping_add(1),
             uplink: (device != uplink).then_some(uplink),
             device,
             host_loopback: self.wanted.request.host_loopback.unwrap_or(self.wanted.config.host_loopback),
-            worker: Worker::current(),
-        })
+            worker: self.worker,
+        }))
     }
 
     fn in_the_way<'s>(&'s self, host: &'s Host) -> InTheWay<'s> {
@@ -394,11 +429,11 @@ impl<'a> Attach<'a> {
     }
 
     /// Makes a granted lease work, or gives it back.
-    fn wire(mut self, lease: Lease, host: &Host, survey: Survey) -> Result<Lease> {
+    fn wire(mut self, lease: Lease, host: &Host, survey: Option<Survey>) -> Result<Lease> {
         let actions = self.actions(&lease, host);
         let mut site = Site::of(&lease, host, &self.proc, &mut self.netlink);
-        (site.fresh, site.container) = (true, Some(self.netns));
-        site.inner = Some(survey.netlink);
+        (site.fresh, site.container) = (true, self.netns);
+        site.inner = survey.map(|survey| survey.netlink);
         let mut done = run::forward(&mut site, &actions);
         let mut attached = Lease { stage: Stage::Attached, found: site.found.clone(), ..lease.clone() };
         attached.members.iter_mut().for_each(Member::trim);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::ready::{locked, peek};
 use super::reclaim::{forget, sweep};
-use super::state::{State, state};
+use super::state::{State, same_bundle, state};
 use super::turn::{Turn, settle};
 use super::wanted::worked;
 use super::{account, end};
@@ -16,7 +16,7 @@ use crate::host::facts;
 use crate::host::sysctl::Proc;
 use crate::lease::lock::{self, Lock};
 use crate::lease::record::cpus_of;
-use crate::lease::{Desk, Lease, Ledger, Member, Placed, State as Goal};
+use crate::lease::{Desk, Lease, Ledger, Member, Placed, Stage, State as Goal};
 use crate::net::Netlink;
 use crate::plan::{Action, limits};
 use crate::request::{Attachment, ContainerId};
@@ -114,6 +114,12 @@ pub fn plan(config: &Config, id: &ContainerId) -> Result<Vec<Action>> {
 fn look(config: &Config, id: &ContainerId, by: &By, ledger: &Ledger, host: &Host, lock: &Lock) -> Result<Found> {
     let Some(lease) = of(ledger, host, id, by)? else { return Ok(Found::Nothing) };
     let lease = Box::new(lease);
+    if lease.stage == Stage::Reserved {
+        // A runtime that could not create it says so, and runs still.
+        let ours = |bundle: &Option<PathBuf>| lease.members.iter().all(|member| same_bundle(member, bundle.as_deref()));
+        let entitled = matches!(by, By::Operator) || matches!(by, By::Runtime(bundle) if ours(bundle));
+        return Ok(if entitled { Found::Last(lease) } else { Found::Stranger });
+    }
     match state(&lease, ledger, host)? {
         State::Worked => return Ok(Found::Worked(lease)),
         State::Torn => return Ok(Found::Torn(lease)),

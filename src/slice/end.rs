@@ -21,6 +21,9 @@ pub fn actions(lease: &Lease, host: &Host) -> Vec<Action> {
 /// Ports stop being steered first, so they are free of packets at once and the device is inert. A namespace that is about to
 /// die takes its device along, asynchronously; only one that lives on has it removed, which waits some 30 ms.
 pub fn end(ledger: &Ledger, host: &Host, lease: &Lease) -> Result<bool> {
+    if lease.stage == Stage::Reserved {
+        return withdraw(ledger, host, lease);
+    }
     let Some((lease, torn)) = take(ledger, host, lease)? else { return Ok(false) };
     let (proc, mut netlink) = (Proc::default(), Netlink::route()?);
     let mut lines = Vec::new();
@@ -43,6 +46,19 @@ pub fn end(ledger: &Ledger, host: &Host, lease: &Lease) -> Result<bool> {
     run::fault();
     Desk::of(&host.maps).release(&lease);
     log::info!("{}: detached, slot {}, block {} is free", lease.id, lease.slot, lease.block);
+    Ok(true)
+}
+
+/// Takes back what was reserved and never came into use, unless somebody took it up; `false` then.
+fn withdraw(ledger: &Ledger, host: &Host, lease: &Lease) -> Result<bool> {
+    let Some(_lock) = locked(ledger, host)? else { return Ok(false) };
+    let desk = Desk::of(&host.maps);
+    let same = |now: &Lease| now.stage == Stage::Reserved && now.epoch == lease.epoch && now.worker == lease.worker;
+    let Some(now) = desk.lease(ledger, &lease.id)?.filter(same) else { return Ok(false) };
+    ledger.erase(&now, &host.maps.book)?;
+    run::fault();
+    desk.cancel(&now);
+    log::info!("{}: not created, block {} is free", now.id, now.block);
     Ok(true)
 }
 

@@ -127,6 +127,8 @@ impl<'a> Pass<'a> {
         for lease in self.behind()? {
             match state(&lease, self.ledger, self.host)? {
                 State::Live => {}
+                // It carries nothing yet, and whoever takes it up gives it what is so then.
+                State::Worked if lease.stage == Stage::Reserved => continue,
                 State::Worked => {
                     if lease.given != self.given.generation {
                         worked.push((lease.id, lease.worker));

@@ -10,6 +10,7 @@ pub mod account;
 pub mod attach;
 pub mod boot;
 pub mod change;
+mod container;
 pub mod detach;
 mod end;
 pub mod files;
@@ -28,6 +29,7 @@ mod turn;
 pub mod undo;
 mod wanted;
 
-pub use attach::{Container, attach};
+pub use attach::attach;
 pub use change::change;
+pub use container::{Container, without_namespace};
 pub use detach::{By, detach};

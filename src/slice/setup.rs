@@ -142,7 +142,8 @@ fn quiet(config: &Config, ledger: &Ledger, boot: &str) -> Result<Lock> {
         if !record.ready || programs::is_converted(&record) {
             return Ok(lock);
         }
-        let worked = |lease: &Lease| lease.stage != Stage::Attached && lease.worker.is_alive();
+        let worked =
+            |lease: &Lease| !matches!(lease.stage, Stage::Attached | Stage::Reserved) && lease.worker.is_alive();
         let Some(lease) = ledger.all()?.into_iter().find(worked) else { return Ok(lock) };
         if start.elapsed() > PATIENCE {
             return Err(Error::Busy(format!(

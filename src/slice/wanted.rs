@@ -2,7 +2,7 @@
 //! it takes of the host's ports.
 
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::host::process::{Worker, ancestors};
 use crate::lease::ledger::unix_now;
 use crate::lease::{Asked, CpuAsked, CpuTerms, Desk, Lease, Member};
@@ -10,7 +10,7 @@ use crate::net::diag::{Holder, sockets_of};
 use crate::plan::grant::Situation;
 use crate::ports::{PortRange, PortSet};
 use crate::request::{ContainerId, Request};
-use crate::wire::{cgroups_at, find_cgroups, intend_cpu};
+use crate::wire::{cgroups_at, find_cgroups};
 
 /// What it wants.
 pub struct Wanted<'a> {
@@ -110,9 +110,9 @@ pub fn span(ports: &PortSet) -> Option<PortRange> {
     PortRange::new(first.begin(), last.end())
 }
 
-/// The container as a member, with the CPU limits that it would get.
-pub fn member(config: &Config, request: &Request, pid: Option<u32>) -> Result<Member> {
-    let mut member = Member {
+/// The container as a member, without CPU limits.
+pub fn member(request: &Request, pid: Option<u32>) -> Member {
+    Member {
         id: request.id.clone(),
         name: request.name.clone(),
         engine: request.engine.clone(),
@@ -132,7 +132,5 @@ pub fn member(config: &Config, request: &Request, pid: Option<u32>) -> Result<Me
         sandbox: request.sandbox,
         labels: request.labels.clone(),
         created: unix_now(),
-    };
-    intend_cpu(config, &mut member)?;
-    Ok(member)
+    }
 }

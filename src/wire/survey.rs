@@ -44,6 +44,11 @@ impl Survey {
         })
     }
 
+    /// Has the namespace no network?
+    pub fn is_bare(&self) -> bool {
+        self.devices.is_empty()
+    }
+
     /// Refuses a namespace that another network is in than that of a slice whose device is called `device`.
     pub fn alone(&self, device: &str) -> Result<()> {
         self.devices.iter().find(|other| *other != device).map_or(Ok(()), |other| Err(occupied(other)))

@@ -1,0 +1,125 @@
+//! Docker 20.10, which knows neither annotations nor CDI: the shim is its door, and the environment what a person can say.
+
+use super::engine::{Asked, Shimmed, lease_of, refusals, run_page, two_containers};
+use super::*;
+use crate::lab::docker::Docker;
+
+fn with(name: &str, program: &str, test: impl Fn(&str, &Shimmed, &Docker<'_>, &Asked<'_>)) {
+    let shimmed = Shimmed::new(name, program, "");
+    let docker = shimmed.host.docker(&shimmed.runtime);
+    with_docker(program, &shimmed, &docker, test);
+}
+
+fn with_docker(
+    program: &str,
+    shimmed: &Shimmed,
+    docker: &Docker<'_>,
+    test: impl Fn(&str, &Shimmed, &Docker<'_>, &Asked<'_>),
+) {
+    let start = |name: &str, asks: &[(&str, &str)], options: &[&str], line: &str| {
+        let variable = |(key, value): &(&str, &str)| {
+            format!("--env=PORTSLICE_{}={value}", key.to_ascii_uppercase().replace('-', "_"))
+        };
+        let asks: Vec<String> = asks.iter().map(variable).collect();
+        docker.run(name, &asks.iter().map(String::as_str).chain(options.iter().copied()).collect::<Vec<_>>(), line)
+    };
+    let engine = Asked {
+        start: &start,
+        exec: &|name, line| docker.call(&["exec", name, "sh", "-c", line]),
+        pid: &|name| docker.inspect(name)["State"]["Pid"].as_u64().unwrap_or(0) as u32,
+        remove: &|name| {
+            let _ = docker.call(&["rm", "--force", name]);
+        },
+    };
+    test(program, shimmed, docker, &engine);
+}
+
+#[test]
+fn containers_of_docker() {
+    for program in ["runc", "crun"] {
+        with(&format!("docker-{program}"), program, |what, shimmed, _, engine| {
+            two_containers(&format!("docker, {what}"), shimmed, engine);
+            refusals(&format!("docker, {what}"), shimmed, engine);
+        });
+    }
+}
+
+#[test]
+fn what_docker_can_ask_for_otherwise() {
+    with("docker-options", "runc", |what, shimmed, docker, engine| {
+        let host = &shimmed.host;
+        let options: [&[&str]; 3] = [&["--restart=always"], &["--cap-add=NET_ADMIN"], &["--read-only"]];
+        for options in options {
+            let what = format!("{what}, {options:?}");
+            (engine.start)("web", &[("ports", "31000")], options, "exec sleep 1000").ok();
+            shimmed.assert_bundle(&what);
+            let lease = slice(&what, host);
+            assert_works(&what, host, (engine.pid)("web"), 31_000, &lease);
+            docker.call(&["restart", "--time", "0", "web"]).ok();
+            let again = slice(&what, host);
+            assert_eq!((&again["block"], &again["ports"]), (&lease["block"], &lease["ports"]), "{what}: restarted");
+            let old = (engine.pid)("web");
+            if options == ["--restart=always"] {
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(old as i32), nix::sys::signal::Signal::SIGKILL)
+                    .unwrap();
+                assert!(eventually(|| ![0, old].contains(&(engine.pid)("web"))), "{what}: it is not restarted");
+                let again = lease_of(&what, host, (engine.pid)("web"));
+                assert_eq!(
+                    (&again["block"], &again["ports"]),
+                    (&lease["block"], &lease["ports"]),
+                    "{what}: by its policy"
+                );
+            }
+            (engine.remove)("web");
+            assert_gone(&what, host);
+        }
+        let out = (engine.start)("hosted", &[("ports", "31000")], &["--network=host"], "exec sleep 1000");
+        assert!(out.stderr.matches("no network namespace of its own").count() == 1, "{what}: {out}");
+        (engine.remove)("hosted");
+        // One that joins another: a member with a port of its own.
+        (engine.start)("first", &[("ports", "31000")], &[], "exec sleep 1000").ok();
+        (engine.start)("second", &[("ports", "31001")], &["--network=container:first"], "exec sleep 1000").ok();
+        assert_eq!(slice(what, host)["members"].as_array().map(Vec::len), Some(2), "{what}: {:?}", host.list());
+        (engine.remove)("second");
+        (engine.remove)("first");
+        assert_gone(what, host);
+    });
+}
+
+#[test]
+fn a_daemon_that_is_killed_leaves_nothing() {
+    let shimmed = Shimmed::new("docker-killed", "runc", "");
+    let mut docker = shimmed.host.docker(&shimmed.runtime);
+    with_docker("killed", &shimmed, &docker, |what, shimmed, _, engine| {
+        (engine.start)("web", &[("ports", "31000")], &[], "exec sleep 1000").ok();
+        let _ = slice(what, &shimmed.host);
+    });
+    docker.killed();
+    with_docker("killed", &shimmed, &docker, |what, shimmed, _, engine| {
+        (engine.remove)("web");
+        shimmed.host.portslice(["gc"]).ok();
+        assert_gone(what, &shimmed.host);
+        (engine.start)("web", &[("ports", "31000")], &[], "exec sleep 1000").ok();
+        (engine.remove)("web");
+        assert_gone(what, &shimmed.host);
+    });
+}
+
+#[test]
+fn the_page_says_what_works() {
+    const PAGE: &str = include_str!("../../docs/engines/docker.md");
+    let config = PAGE.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a configuration");
+    let config: Value = serde_json::from_str(config).expect("JSON");
+    assert_eq!(
+        config,
+        json!({"runtimes": {"portslice": {"path": "/usr/bin/portslice-runtime"}}}),
+        "as the test's daemon has it"
+    );
+    with("docker-page", "runc", |what, shimmed, docker, _| {
+        docker.call(&["tag", crate::lab::engine::IMAGE, "busybox"]).ok();
+        run_page(shimmed, PAGE, &docker.env(), str::to_owned, |n| match n {
+            0 => assert_eq!(slice(what, &shimmed.host)["ports"], "31000-31001"),
+            _ => assert_gone(what, &shimmed.host),
+        });
+    });
+}

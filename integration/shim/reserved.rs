@@ -1,0 +1,110 @@
+//! What is leased before the container exists: for as long as somebody creates it.
+
+use super::*;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::process::{Child, Stdio};
+
+/// A runtime that never creates anything, as one that hangs.
+fn hanging(host: &Host) -> String {
+    let path = host.dir.join("hangs");
+    std::fs::write(&path, "#!/bin/sh\nexec sleep 1000\n").expect("script");
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("script");
+    path.to_string_lossy().into_owned()
+}
+
+fn create(runtime: &Runtime<'_>, bundle: &Bundle) -> Child {
+    let dir = bundle.dir.to_string_lossy().into_owned();
+    let mut command = runtime.command(&["create", "--bundle", &dir, &bundle.id]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().expect("the shim")
+}
+
+/// Ends the process that creates, as the kernel's killer would, and leaves nobody who could tell.
+fn end(mut child: Child) {
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL).expect("kill");
+    child.wait().expect("wait");
+}
+
+fn asking(host: &Host, name: &str, ports: &str) -> Bundle {
+    Bundle::new(host, name, &["sleep", "1000"]).annotation("portslice/ports", ports)
+}
+
+#[test]
+fn it_is_leased_while_its_creator_lives_and_no_longer() {
+    let host = Host::new("shim-reserved");
+    configure(&host, &hanging(&host), "");
+    let runtime = host.runtime("portslice-runtime");
+    let bundle = asking(&host, "slow", "31000");
+    for reclaim in ["gc", "another container", "the same container"] {
+        let creator = create(&runtime, &bundle);
+        let stage = || host.list().first().map(|lease| lease["stage"].clone());
+        assert!(eventually(|| stage() == Some(json!("reserved"))), "{reclaim}: {:?}; {}", host.list(), log(&host));
+        let lease = slice(reclaim, &host);
+        assert_eq!(lease["worker"]["pid"], creator.id(), "{reclaim}: who creates it: {lease}");
+        let out = host.try_bare("other", &["--ports", "31000"]).err().expect("the port is leased");
+        out.refused(4, "leased to container");
+        host.portslice(["gc"]).ok();
+        host.portslice(["sync"]).ok();
+        assert_eq!(host.ids(), std::slice::from_ref(&bundle.id), "{reclaim}: its creator lives");
+        // Another bundle of the same id ended somewhere: nothing of ours.
+        let other = json!({"id": bundle.id, "status": "stopped", "bundle": "/elsewhere"}).to_string();
+        host.hook("portslice-poststop", other).ok();
+        assert_eq!(host.ids(), std::slice::from_ref(&bundle.id), "{reclaim}: another bundle");
+        end(creator);
+        assert_eq!(slice(reclaim, &host)["stage"], "gone", "{reclaim}");
+        match reclaim {
+            "gc" => host.portslice(["gc"]).ok(),
+            "another container" => host.bare("other", &["--ports", "31000"]).detach(),
+            _ => {
+                let again = create(&runtime, &bundle);
+                assert!(eventually(|| stage() == Some(json!("reserved"))), "{reclaim}: {:?}", host.list());
+                let stopped = json!({"id": bundle.id, "status": "stopped", "bundle": bundle.dir}).to_string();
+                let out = host.hook("portslice-poststop", stopped).ok();
+                end(again);
+                out
+            }
+        };
+        assert_gone(reclaim, &host);
+    }
+}
+
+#[test]
+fn a_container_that_cannot_be_created_leaves_nothing() {
+    for program in ["runc", "crun"] {
+        let host = host(&format!("shim-fails-{program}"), program, "");
+        let runtime = host.runtime("portslice-runtime");
+        for (what, bundle) in [
+            (
+                "no such command",
+                asking(&host, "args", "31000").edit(|c| c["process"]["args"] = json!(["/nonexistent"])),
+            ),
+            ("a hook before ours", asking(&host, "before", "31000").hook("createRuntime", "/bin/false")),
+            ("a hook behind ours", asking(&host, "behind", "31000").hook("createContainer", "/bin/false")),
+            ("no root file system", asking(&host, "root", "31000").edit(|c| c["root"]["path"] = json!("/nonexistent"))),
+        ] {
+            let what = format!("{program}, {what}");
+            let out = runtime.run(&bundle);
+            assert!(out.code.is_some_and(|code| code != 0), "{what}: {out}");
+            // crun calls no poststop; its process is gone, and with it the lease.
+            host.portslice(["gc"]).ok();
+            assert_gone(&what, &host);
+        }
+        let again = runtime.start(&asking(&host, "again", "31000"));
+        assert_eq!(slice(program, &host)["ports"], "31000", "{program}");
+        again.delete().ok();
+        assert_gone(program, &host);
+    }
+}
+
+#[test]
+fn a_runtime_that_is_not_there_takes_nothing_along() {
+    let host = host("shim-no-runtime", "/nonexistent/crun", "");
+    let still = still::Still::of(&host);
+    let bundle = asking(&host, "none", "31000");
+    let before = std::fs::read(bundle.dir.join("config.json")).unwrap();
+    let out = host.runtime("portslice-runtime").run(&bundle);
+    out.refused(5, "no runtime is installed at /nonexistent/runc, /nonexistent/crun");
+    assert_eq!(std::fs::read(bundle.dir.join("config.json")).unwrap(), before);
+    still.check("no runtime");
+}
