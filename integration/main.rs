@@ -8,6 +8,7 @@ mod change;
 mod crash;
 mod doctor;
 mod dry_run;
+mod ended;
 mod fair;
 mod following;
 mod fragments;

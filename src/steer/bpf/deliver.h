@@ -157,6 +157,19 @@ static __noinline int drop(__u32 slot, __u32 why)
 	return DROP;
 }
 
+/* Container `n`, if its device is there. One that ended may still have its lease: what comes for it is the host's to
+ * refuse. */
+static __always_inline struct slot *running(__u32 n)
+{
+	struct bpf_devmap_val *device;
+	struct slot *s = slot_of(n);
+
+	if (!s || !s->ifindex)
+		return 0;
+	device = bpf_map_lookup_elem(&devices, &n);
+	return device && device->ifindex == s->ifindex ? s : 0;
+}
+
 /* An ingress limit sits on the host's end: redirect_peer would pass it by. */
 static __always_inline int limits(const struct slot *s, __u32 local)
 {
@@ -173,9 +186,9 @@ static __always_inline __u32 ingress_class(const struct slot *s)
 /* From the wire into container `n`. */
 static __always_inline int to_container(struct __sk_buff *skb, __u32 n, __u32 l4, __u32 tcp)
 {
-	struct slot *s = slot_of(n);
+	struct slot *s = running(n);
 
-	if (!s || !s->ifindex)
+	if (!s)
 		return PASS;
 	received(n, skb, l4, tcp);
 	if (limits(s, 0)) {
@@ -190,9 +203,9 @@ static __always_inline int to_container(struct __sk_buff *skb, __u32 n, __u32 l4
 static __always_inline int to_container_locally(struct __sk_buff *skb, const struct host *h, __u32 n, __u32 l4,
 						__u32 tcp, __u32 peer)
 {
-	struct slot *s = slot_of(n);
+	struct slot *s = running(n);
 
-	if (!s || !s->ifindex)
+	if (!s)
 		return PASS;
 	received(n, skb, l4, tcp);
 	if (peer && !limits(s, 1)) {
@@ -208,9 +221,9 @@ static __always_inline int to_container_locally(struct __sk_buff *skb, const str
 /* A copy for container `n`, the original for the host: it may have asked under the same echo id. */
 static __always_inline int copy_to_container(struct __sk_buff *skb, const struct host *h, __u32 n)
 {
-	struct slot *s = slot_of(n);
+	struct slot *s = running(n);
 
-	if (!s || !s->ifindex || bpf_skb_store_bytes(skb, 0, h->mac, sizeof(h->mac), 0) < 0)
+	if (!s || bpf_skb_store_bytes(skb, 0, h->mac, sizeof(h->mac), 0) < 0)
 		return PASS;
 	received(n, skb, 0, 0);
 	skb->priority = ingress_class(s);

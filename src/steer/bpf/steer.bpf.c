@@ -229,14 +229,14 @@ static __noinline int deliver(struct __sk_buff *skb, __u32 slot, struct packet *
 {
 	struct host *h = host_facts();
 	__u32 tcp = p->proto == PROTO_TCP;
+	int done;
 
 	if (!h)
 		return DROP;
 	if (is_loopback(&p->dst) || host_address(&p->dst)) {
 		sent(slot, skb, p->end - 8, tcp);
-		if (to && to < MAX_SLOTS)
-			return to_container_locally(skb, h, to, p->end - 8, tcp, 1);
-		return to_host(skb);
+		done = to && to < MAX_SLOTS ? to_container_locally(skb, h, to, p->end - 8, tcp, 1) : PASS;
+		return done == PASS ? to_host(skb) : done;
 	}
 	sent(slot, skb, p->end - 8, tcp);
 	return p->v6 ? to_world_v6(skb, h, slot, &p->dst) : to_world_v4(skb, h, slot, p->dst.w[3]);
