@@ -19,7 +19,10 @@ fn its_ports_are_refused_at_once_from_everywhere() {
     for container in [&a, &limited] {
         container.kill();
         let device = container.device();
-        assert!(wait::eventually(|| !host.links().iter().any(|link| Some(link) == device.as_ref())), "{device:?} stays");
+        assert!(
+            wait::eventually(|| !host.links().iter().any(|link| Some(link) == device.as_ref())),
+            "{device:?} stays"
+        );
     }
     assert_eq!(host.ids(), ["a", "b", "l"], "their leases are still there");
     for proto in BOTH {

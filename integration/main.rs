@@ -32,6 +32,7 @@ mod reserved;
 mod runtimes;
 mod scale;
 mod serve;
+mod silent;
 mod statistics;
 mod tamper;
 mod told;

@@ -37,6 +37,14 @@ static __always_inline int common(__u8 proto)
 	return proto == PROTO_TCP || proto == PROTO_UDP;
 }
 
+/* Does this begin a connection? */
+static __always_inline __u32 begins(__u8 proto, const void *l4, const void *end)
+{
+	const struct tcphdr *tcp = l4;
+
+	return proto == PROTO_TCP && (const void *)(tcp + 1) <= end && tcp->syn && !tcp->ack;
+}
+
 static __always_inline struct iphdr *plain_v4(void *data, void *end)
 {
 	struct iphdr *ip = data + ETH_HLEN;
@@ -239,7 +247,7 @@ static __noinline int deliver(struct __sk_buff *skb, __u32 slot, struct packet *
 		return done == PASS ? to_host(skb) : done;
 	}
 	sent(slot, skb, p->end - 8, tcp);
-	return p->v6 ? to_world_v6(skb, h, slot, &p->dst) : to_world_v4(skb, h, slot, p->dst.w[3]);
+	return p->v6 ? to_world_v6(skb, h, slot, &p->dst, 1) : to_world_v4(skb, h, slot, p->dst.w[3], 1);
 }
 
 /* Everything but plain TCP and UDP to the world that container `slot` sends, and every check it has to pass. */
@@ -330,7 +338,7 @@ PROGRAM(from_container)
 		if (s->flags & SLOT_SHAPED)
 			return to_shaper(skb, s, slot, 0);
 		sent(slot, skb, L4_V4, ip->protocol == PROTO_TCP);
-		return to_world_v4(skb, h, slot, ip->daddr);
+		return to_world_v4(skb, h, slot, ip->daddr, begins(ip->protocol, ip + 1, end));
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = plain_v6(data, end);
@@ -348,7 +356,7 @@ PROGRAM(from_container)
 		if (s->flags & SLOT_SHAPED)
 			return to_shaper(skb, s, slot, 0);
 		sent(slot, skb, L4_V6, ip->nexthdr == PROTO_TCP);
-		return to_world_v6(skb, h, slot, &dst);
+		return to_world_v6(skb, h, slot, &dst, begins(ip->nexthdr, ip + 1, end));
 	}
 	return drop(slot, skb->protocol == bpf_htons(ETH_P_ARP) ? R_NEIGHBOR : R_PROTOCOL);
 }
@@ -371,7 +379,17 @@ PROGRAM(after_shaper)
 
 		if (ip && !v4_is_loopback(ip->daddr) && !host_address_v4(h, ip->daddr)) {
 			sent(slot, skb, L4_V4, ip->protocol == PROTO_TCP);
-			return to_world_v4(skb, h, slot, ip->daddr);
+			return to_world_v4(skb, h, slot, ip->daddr, begins(ip->protocol, ip + 1, end));
+		}
+	} else {
+		struct ipv6hdr *ip = plain_v6(data, end);
+		union addr dst = {};
+
+		if (ip)
+			__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
+		if (ip && !is_loopback(&dst) && !host_address_v6(h, &dst)) {
+			sent(slot, skb, L4_V6, ip->nexthdr == PROTO_TCP);
+			return to_world_v6(skb, h, slot, &dst, begins(ip->nexthdr, ip + 1, end));
 		}
 	}
 	if (parse(skb, ETH_HLEN, v6, &p) < 0)
