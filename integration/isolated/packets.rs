@@ -4,6 +4,7 @@ use super::{FAMILIES, FOREIGN, H4, H6, HOST_PORT, P4, P6, PEER_PORT, forge, scen
 use crate::lab::frame::{self, V4};
 use crate::lab::*;
 use std::net::IpAddr;
+use std::time::Duration;
 
 #[test]
 fn foreign_protocols_go_nowhere() {
@@ -105,6 +106,32 @@ fn fragments_need_a_valid_first_one() {
         }
     }
     s.all_dropped(forgeries);
+}
+
+#[test]
+fn segments_that_would_be_larger_than_the_link_go_nowhere() {
+    let s = scene("iso-segments");
+    for (host, peer) in FAMILIES {
+        let headers = if host.is_ipv4() { 40 } else { 60 };
+        let send = |size: u16| {
+            let marker = frame::marker();
+            let body = [&marker[..], &[0; 4000]].concat();
+            let segment = frame::tcp_syn((host, s.a.ports[0]), (peer, PEER_PORT), &body);
+            let tap = crate::lab::tap::Tap::on(&s.host.peer, "wire");
+            let packet = s.addressed(frame::ethertype(host), &frame::ip(host, peer, frame::TCP, &segment));
+            crate::lab::tap::inject_segments(&s.a.ns, "eth0", &packet, size);
+            std::thread::sleep(Duration::from_millis(60));
+            tap.count(|seen| !seen.outgoing && frame::carries(&seen.bytes, &marker))
+        };
+        // the peer is a neighbour
+        assert_eq!(icmp::ping(&s.a.ns, peer, 1, Duration::from_millis(200)), [1]);
+        let before = s.a.drops("oversize");
+        assert_eq!(send(1500 - headers), 1, "{host}: segments that fill the link");
+        assert_eq!(s.a.drops("oversize"), before);
+        assert_eq!(send(1500 - headers + 1), 0, "{host}: segments that are a byte too large");
+        assert_eq!(send(1480), 0, "{host}: segments that fit without their headers");
+        assert_eq!(s.a.drops("oversize"), before + 2, "{host}");
+    }
 }
 
 #[test]

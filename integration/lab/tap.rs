@@ -45,6 +45,25 @@ pub fn try_inject(ns: &Ns, device: &str, frame: &[u8]) -> io::Result<()> {
     })
 }
 
+/// Puts a frame of many TCP segments on a device, as a virtual machine's driver would: whoever sends it has to cut it.
+#[track_caller]
+pub fn inject_segments(ns: &Ns, device: &str, frame: &[u8], size: u16) {
+    /// `struct virtio_net_hdr` (uapi/linux/virtio_net.h).
+    const WITH_HEADER: i32 = 15; // PACKET_VNET_HDR
+    const NEEDS_CHECKSUM: u8 = 1;
+    let v6 = frame[12..14] == frame::IPV6.to_be_bytes();
+    let start: u16 = if v6 { 54 } else { 34 };
+    let words = [start + 20, size, start, 16].map(u16::to_ne_bytes);
+    let header = [&[NEEDS_CHECKSUM, if v6 { 4 } else { 1 }][..], words.as_flattened()].concat();
+    ns.inside(|| {
+        let fd = packet_socket(device, 0);
+        sock::set(&fd, libc::SOL_PACKET, WITH_HEADER, 1i32).expect("PACKET_VNET_HDR");
+        let whole = [&header[..], frame].concat();
+        let sent = sock::send(&fd, &whole).unwrap_or_else(|e| panic!("in {}: segments on {device}: {e}", ns.name));
+        assert_eq!(sent, whole.len());
+    });
+}
+
 /// One captured frame.
 pub struct Seen {
     /// From the Ethernet header on.

@@ -13,6 +13,7 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
+#include <linux/tcp.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -197,6 +198,16 @@ struct {
 	__type(value, struct fragment_first);
 } fragments_in SEC(".maps");
 
+/* slot -> ifindex of the host's end of its pair; the kernel removes an entry together with its device.
+ * The value has room for a program (none here): the loader makes such values wherever the kernel takes them, since 5.8. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, MAX_SLOTS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct bpf_devmap_val);
+} devices SEC(".maps");
+
 /* The maps below belong to user space. Programs are bound to them without using them: the book tells whose a program
  * is, and keeps the leases when the state directory is lost. */
 
@@ -233,13 +244,3 @@ struct {
 } book SEC(".maps");
 
 ARRAY(tenants, MAX_SLOTS, struct tenant, BPF_F_MMAPABLE);
-
-/* slot -> ifindex of the host's end of its pair; the kernel removes an entry together with its device.
- * The value has room for a program (none here): the loader makes such values wherever the kernel takes them, since 5.8. */
-struct {
-	__uint(type, BPF_MAP_TYPE_DEVMAP);
-	__uint(max_entries, MAX_SLOTS);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-	__type(key, __u32);
-	__type(value, struct bpf_devmap_val);
-} devices SEC(".maps");

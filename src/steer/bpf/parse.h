@@ -19,6 +19,8 @@
 #define PROTO_SCTP 132
 #define PROTO_UDPLITE 136
 
+#define MAX_EXTENSIONS 24	/* headers between that of IPv6 and the transport's */
+
 #define FRAG_FIRST 1
 #define FRAG_LATER 2
 
@@ -104,6 +106,19 @@ static __always_inline __u8 icmp_kind(__u8 v6, __u8 type, __u8 code)
 	return ICMP_OTHER;
 }
 
+static __always_inline int is_extension(__u8 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS ||
+	       next == IPPROTO_FRAGMENT || next == IPPROTO_AH;
+}
+
+/* The protocol that tells datagrams with one id apart: in IPv4 that of the header. In IPv6 a first fragment may have
+ * extension headers of its own, which later ones do not repeat; there addresses and id are all (RFC 8200 4.5). */
+static __always_inline __u8 datagram_proto(const struct packet *p)
+{
+	return p->v6 ? 0 : p->proto;
+}
+
 /* Fills `p` from the IP header at `off`. Returns 0, or -1 when the header is cut short or contradicts itself. */
 static __noinline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct packet *p)
 {
@@ -124,14 +139,14 @@ static __noinline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct p
 			return -1;
 		p->proto = ip.nexthdr;
 		off += sizeof(ip);
-		/* RFC 8200 4.1: at most one of each, destination options twice; six is every legal chain */
-#pragma unroll
-		for (int i = 0; i < 6; i++) {
+		/* RFC 8200 4.1 has six at most, but asks receivers to take any number, as Linux does */
+		for (int i = 0;; i++) {
 			__u8 next = p->proto;
 
-			if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
-			    next != IPPROTO_FRAGMENT && next != IPPROTO_AH)
+			if (!is_extension(next))
 				break;
+			if (i == MAX_EXTENSIONS)
+				return -1;
 			if (bpf_skb_load_bytes(skb, off, head, 8) < 0)
 				return -1;
 			p->proto = head[0];

@@ -20,20 +20,29 @@
 
 #define L4_V4 (ETH_HLEN + sizeof(struct iphdr))
 #define L4_V6 (ETH_HLEN + sizeof(struct ipv6hdr))
+#define VLAN_ID 0x0fff
 #define KEEP 0x70736c6f		/* mark: inner_eth gave this to lo, inner_lo must not send it back */
 
 enum origin { FROM_WIRE, FROM_LO };
 
 /* Is a frame from the wire not the uplink's? One for another MAC, or for many, is dropped by the host's stack, so it has
- * to get there. A tagged one belongs to a VLAN device of the host. */
+ * to get there. A tagged one belongs to a VLAN device of the host; a tag of VLAN 0 is but a priority. */
 static __always_inline int not_for_uplink(const struct __sk_buff *skb)
 {
-	return skb->pkt_type != 0 /* PACKET_HOST */ || skb->vlan_present;
+	return skb->pkt_type != 0 /* PACKET_HOST */ || (skb->vlan_present && skb->vlan_tci & VLAN_ID);
 }
 
 static __always_inline int common(__u8 proto)
 {
 	return proto == PROTO_TCP || proto == PROTO_UDP;
+}
+
+/* Does this begin a connection? */
+static __always_inline __u32 begins(__u8 proto, const void *l4, const void *end)
+{
+	const struct tcphdr *tcp = l4;
+
+	return proto == PROTO_TCP && (const void *)(tcp + 1) <= end && tcp->syn && !tcp->ack;
 }
 
 static __always_inline struct iphdr *plain_v4(void *data, void *end)
@@ -94,7 +103,7 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 		key.dst = p.dst;
 		key.id = p.frag_id;
 		key.origin = origin;
-		key.proto = p.proto;
+		key.proto = datagram_proto(&p);
 	}
 	if (p.frag == FRAG_LATER) {
 		slot = fragment_owner(&key);
@@ -228,17 +237,17 @@ static __noinline int deliver(struct __sk_buff *skb, __u32 slot, struct packet *
 {
 	struct host *h = host_facts();
 	__u32 tcp = p->proto == PROTO_TCP;
+	int done;
 
 	if (!h)
 		return DROP;
 	if (is_loopback(&p->dst) || host_address(&p->dst)) {
 		sent(slot, skb, p->end - 8, tcp);
-		if (to && to < MAX_SLOTS)
-			return to_container_locally(skb, h, to, p->end - 8, tcp, 1);
-		return to_host(skb);
+		done = to && to < MAX_SLOTS ? to_container_locally(skb, h, to, p->end - 8, tcp, 1) : PASS;
+		return done == PASS ? to_host(skb) : done;
 	}
 	sent(slot, skb, p->end - 8, tcp);
-	return p->v6 ? to_world_v6(skb, h, slot, &p->dst) : to_world_v4(skb, h, slot, p->dst.w[3]);
+	return p->v6 ? to_world_v6(skb, h, slot, &p->dst, 1) : to_world_v4(skb, h, slot, p->dst.w[3], 1);
 }
 
 /* Everything but plain TCP and UDP to the world that container `slot` sends, and every check it has to pass. */
@@ -282,7 +291,7 @@ static __noinline int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 		if (looped && !to && !(s->flags & SLOT_HOST_LOOPBACK))
 			return drop(slot, R_HOST_LOOPBACK);
 	} else {
-		if (oversize(skb, h))
+		if (oversize(skb, h, p.end - 8, p.proto == PROTO_TCP))
 			return drop(slot, R_OVERSIZE);
 		if (v6 ? unreachable_v6(h, &p.dst) : unreachable_v4(h, p.dst.w[3]))
 			return drop(slot, R_UNREACHABLE);
@@ -320,7 +329,8 @@ PROGRAM(from_container)
 		struct iphdr *ip = plain_v4(data, end);
 
 		if (!ip || host_address_v4(h, ip->saddr) != ADDRESS_OF_UPLINK || v4_is_loopback(ip->daddr) ||
-		    host_address_v4(h, ip->daddr) || oversize(skb, h) ||
+		    host_address_v4(h, ip->daddr) ||
+		    oversize(skb, h, L4_V4, ip->protocol == PROTO_TCP) ||
 		    !(h->flags & HOST_NEXTHOP_V4) || !h->v4_gw)
 			return outbound(skb, slot, 0);
 		if (port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
@@ -328,7 +338,7 @@ PROGRAM(from_container)
 		if (s->flags & SLOT_SHAPED)
 			return to_shaper(skb, s, slot, 0);
 		sent(slot, skb, L4_V4, ip->protocol == PROTO_TCP);
-		return to_world_v4(skb, h, slot, ip->daddr);
+		return to_world_v4(skb, h, slot, ip->daddr, begins(ip->protocol, ip + 1, end));
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = plain_v6(data, end);
@@ -339,14 +349,14 @@ PROGRAM(from_container)
 		__builtin_memcpy(&src, &ip->saddr, sizeof(src));
 		__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
 		if (host_address_v6(h, &src) != ADDRESS_OF_UPLINK || is_loopback(&dst) || host_address_v6(h, &dst) ||
-		    oversize(skb, h) || !(h->flags & HOST_NEXTHOP_V6) || !h->v6_gw.d[0])
+		    oversize(skb, h, L4_V6, ip->nexthdr == PROTO_TCP) || !(h->flags & HOST_NEXTHOP_V6) || !h->v6_gw.d[0])
 			return outbound(skb, slot, 1);
 		if (port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
 			return drop(slot, R_SOURCE_PORT);
 		if (s->flags & SLOT_SHAPED)
 			return to_shaper(skb, s, slot, 0);
 		sent(slot, skb, L4_V6, ip->nexthdr == PROTO_TCP);
-		return to_world_v6(skb, h, slot, &dst);
+		return to_world_v6(skb, h, slot, &dst, begins(ip->nexthdr, ip + 1, end));
 	}
 	return drop(slot, skb->protocol == bpf_htons(ETH_P_ARP) ? R_NEIGHBOR : R_PROTOCOL);
 }
@@ -369,7 +379,17 @@ PROGRAM(after_shaper)
 
 		if (ip && !v4_is_loopback(ip->daddr) && !host_address_v4(h, ip->daddr)) {
 			sent(slot, skb, L4_V4, ip->protocol == PROTO_TCP);
-			return to_world_v4(skb, h, slot, ip->daddr);
+			return to_world_v4(skb, h, slot, ip->daddr, begins(ip->protocol, ip + 1, end));
+		}
+	} else {
+		struct ipv6hdr *ip = plain_v6(data, end);
+		union addr dst = {};
+
+		if (ip)
+			__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
+		if (ip && !is_loopback(&dst) && !host_address_v6(h, &dst)) {
+			sent(slot, skb, L4_V6, ip->nexthdr == PROTO_TCP);
+			return to_world_v6(skb, h, slot, &dst, begins(ip->nexthdr, ip + 1, end));
 		}
 	}
 	if (parse(skb, ETH_HLEN, v6, &p) < 0)

@@ -124,7 +124,7 @@ static __always_inline struct fragment_cell *fragment_cell(__u32 n, __u32 i)
 
 static __always_inline int same_datagram(const struct fragment_cell *c, __u32 epoch, const struct packet *p)
 {
-	return c->id == p->frag_id && c->epoch == epoch && c->proto == p->proto && same(&c->dst, &p->dst);
+	return c->id == p->frag_id && c->epoch == epoch && c->proto == datagram_proto(p) && same(&c->dst, &p->dst);
 }
 
 /* A first fragment of container `n` passed: its later ones may follow, to the same place. They take the cells in
@@ -146,7 +146,7 @@ static __noinline int fragment_sent(__u32 n, __u32 epoch, const struct packet *p
 	c->id = p->frag_id;
 	c->epoch = epoch;
 	c->to = to;
-	c->proto = p->proto;
+	c->proto = datagram_proto(p);
 	return 0;
 }
 
