@@ -20,13 +20,17 @@ use crate::ports::Pool;
 use crate::ports::{PortRange, PortSet};
 use crate::rate::{PerCpu, Rate, Size};
 use crate::refusal::{one_line, quoted, unknown};
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::ErrorKind;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
-use toml::de::DeTable;
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
 
 pub use host_name::HostName;
 pub use runtime::{Mode, Runtime};
@@ -115,6 +119,7 @@ pub struct Config {
     #[serde(deserialize_with = "value::period", serialize_with = "value::milliseconds")]
     pub rate_statistics_interval: Duration,
     /// The server: names of this host, beside its own and its addresses, under which it is asked over TCP.
+    #[serde(skip_deserializing)]
     pub serve_hosts: Vec<HostName>,
     /// Absolute; `None`: the journal and stderr. In the file, "" is `None`.
     #[serde(deserialize_with = "value::absolute_or_none", serialize_with = "value::or_empty")]
@@ -125,23 +130,36 @@ pub struct Config {
     #[serde(skip)]
     pub file: Option<PathBuf>,
     /// What `portslice doctor` need not tell again: the operator knows, and leaves it as it is.
+    #[serde(skip_deserializing)]
     pub accepted_findings: Vec<Acceptable>,
     /// What containers ask for that name one of these profiles, as those that are given a CDI device do.
+    #[serde(skip_deserializing)]
     pub profile: BTreeMap<String, Profile>,
     /// What `portslice-runtime` does. The last key: in the file it is a table.
+    #[serde(skip_deserializing)]
     pub runtime: Runtime,
 }
 
 /// A finding of `portslice doctor` that may be as the operator wants it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Acceptable {
     /// The host's firewall does not see the traffic of containers.
     Firewall,
     /// Containers may not reach the resolver of the host's resolv.conf.
     Resolver,
-    /// The uplink carries so many addresses that they slow down every start.
+    /// The uplink has more addresses than containers carry.
     Addresses,
+}
+
+impl FromStr for Acceptable {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let all = [Acceptable::Firewall, Acceptable::Resolver, Acceptable::Addresses];
+        let found = all.into_iter().find(|finding| finding.name() == text);
+        found.ok_or_else(|| unknown("finding", text, &all.map(Acceptable::name)))
+    }
 }
 
 impl Acceptable {
@@ -238,18 +256,30 @@ impl Config {
     /// and the rule.
     pub fn parse(text: &str, origin: &str) -> Result<Config> {
         let file = Source { text, origin };
-        let parsed = DeTable::parse(text).map_err(|error| file.syntax(&error))?;
-        let table = parsed.get_ref();
+        let mut parsed = DeTable::parse(text).map_err(|error| file.syntax(&error))?;
+        let places: Vec<Place> = parsed.get_ref().iter().map(|(key, value)| Place::of(key, value)).collect();
         let known = keys();
-        let known: Vec<&str> = known.iter().map(String::as_str).collect();
-        let unknown_keys = table.keys().filter(|key| !known.contains(&key.get_ref().as_ref()));
-        if let Some(key) = unknown_keys.min_by_key(|key| key.span().start) {
-            return Err(file.refuse(key.span().start, key.get_ref(), unknown("key", key.get_ref(), &known)));
+        let unknown_keys = places.iter().filter(|place| !known.contains(&place.key.as_str()));
+        if let Some(place) = unknown_keys.min_by_key(|place| place.at) {
+            return Err(file.refuse(place.at, &place.key, unknown("key", &place.key, &known)));
         }
-        let config: Config = toml::from_str(text).map_err(|error| file.value(table, &error))?;
+        // Lists and tables are read by hand: what a derived reader of each would add, every hook would have to carry.
+        let refuse = |misread: Misread| file.refuse(misread.at, &misread.key, misread.why);
+        let take = |key: &str| parsed.get_mut().remove_entry(key);
+        let [hosts, accepted, profile, runtime] = ["serve_hosts", "accepted_findings", "profile", "runtime"].map(take);
+        let config = Config::deserialize(toml::de::Deserializer::from(parsed));
+        let config = Config {
+            serve_hosts: hosts.map_or(Ok(Vec::new()), |(key, value)| list(&key, &value)).map_err(refuse)?,
+            accepted_findings: accepted.map_or(Ok(Vec::new()), |(key, value)| list(&key, &value)).map_err(refuse)?,
+            profile: profile.map_or(Ok(BTreeMap::new()), |(key, value)| profile::read(&key, &value)).map_err(refuse)?,
+            runtime: runtime
+                .map_or(Ok(Runtime::default()), |(key, value)| Runtime::read(&key, &value))
+                .map_err(refuse)?,
+            ..config.map_err(|error| file.value(&places, &error))?
+        };
         config.agree().map_err(|(keys, why)| {
-            let place = keys.iter().find_map(|key| Some((table.get_key_value(key.as_str())?.0.span().start, key)));
-            let (at, key) = place.unwrap_or((0, &keys[0]));
+            let there = |key: &String| places.iter().find(|place| place.key == *key);
+            let (at, key) = keys.iter().find_map(there).map_or((0, &keys[0]), |place| (place.at, &place.key));
             file.refuse(at, key, why)
         })?;
         Ok(config)
@@ -284,7 +314,6 @@ impl Config {
             let why = format!("ephemeral_ports ({pool}) holds no aligned block of {size} ports; {advice}");
             return Err((["ephemeral_ports_per_container", "ephemeral_ports"].map(String::from).to_vec(), why));
         }
-        self.profiles_agree()?;
         self.rates_agree()?;
         self.limits_agree()
     }
@@ -303,6 +332,59 @@ impl From<LogLevel> for log::LevelFilter {
 
 /// Why keys do not agree, after the keys that can mend it, the likeliest first.
 type Disagreement = (Vec<String>, String);
+
+/// Where a key stands in the text.
+struct Place {
+    key: String,
+    at: usize,
+    /// Of key and value, the end included. Of a table, the value begins before the key, with the bracket.
+    span: RangeInclusive<usize>,
+}
+
+impl Place {
+    fn of(key: &Key<'_>, value: &Value<'_>) -> Self {
+        let (at, value) = (key.span(), value.span());
+        let span = at.start.min(value.start)..=at.end.max(value.end);
+        Place { key: key.get_ref().to_string(), at: at.start, span }
+    }
+}
+
+/// A part of a table that is not what it has to be.
+struct Misread {
+    /// Where the key begins in the text.
+    at: usize,
+    key: String,
+    why: String,
+}
+
+/// A key of the file, and its value.
+type Key<'a> = Spanned<DeString<'a>>;
+type Value<'a> = Spanned<DeValue<'a>>;
+
+impl Misread {
+    fn of(key: &Key<'_>, why: impl Into<String>) -> Self {
+        Misread { at: key.span().start, key: key.get_ref().to_string(), why: why.into() }
+    }
+}
+
+/// The entries of a table.
+fn entries<'t, 'a>(
+    key: &Key<'_>,
+    value: &'t Value<'a>,
+) -> std::result::Result<impl Iterator<Item = (&'t Key<'a>, &'t Value<'a>)> + use<'t, 'a>, Misread> {
+    let table = value.get_ref().as_table();
+    table.map(DeTable::iter).ok_or_else(|| Misread::of(key, "it is a table: write [KEY] on a line of its own"))
+}
+
+/// The items of a list, which are texts.
+fn list<T: FromStr<Err = String>>(key: &Key<'_>, value: &Value<'_>) -> std::result::Result<Vec<T>, Misread> {
+    let items = value.get_ref().as_array().ok_or_else(|| Misread::of(key, "it is a list: write it in brackets"))?;
+    let item = |value: &Value<'_>| match value.get_ref().as_str() {
+        Some(text) => text.parse().map_err(|why: String| Misread::of(key, why)),
+        None => Err(Misread::of(key, "its items are strings: write them in quotes")),
+    };
+    items.iter().map(item).collect()
+}
 
 /// The file being read, for messages.
 struct Source<'a> {
@@ -331,23 +413,44 @@ impl Source<'_> {
     }
 
     /// A value its key cannot have.
-    fn value(&self, table: &DeTable<'_>, error: &toml::de::Error) -> Error {
+    fn value(&self, places: &[Place], error: &toml::de::Error) -> Error {
         let at = error.span().map_or(0, |span| span.start);
-        // Of a table, the value begins before the key, with the bracket.
-        let entry = table.iter().find(|(key, value)| {
-            let (key, value) = (key.span(), value.span());
-            (key.start.min(value.start)..=key.end.max(value.end)).contains(&at)
-        });
-        let (at, key) = entry.map_or((at, "?"), |(key, _)| (key.span().start, key.get_ref().as_ref()));
+        let place = places.iter().find(|place| place.span.contains(&at));
+        let (at, key) = place.map_or((at, "?"), |place| (place.at, &place.key));
         self.refuse(at, key, one_line(error.message()))
     }
 }
 
-/// The keys, taken from the struct itself so that there is no second list to forget.
-fn keys() -> Vec<String> {
-    match serde_json::to_value(Config::default()) {
-        Ok(serde_json::Value::Object(fields)) => fields.into_iter().map(|(key, _)| key).collect(),
-        _ => Vec::new(),
+/// The keys, taken from the struct itself so that there is no second list to forget, and those that are read by hand.
+fn keys() -> Vec<&'static str> {
+    let mut fields: &[&str] = &[];
+    let _ = Config::deserialize(Fields(&mut fields));
+    fields.iter().copied().chain(["serve_hosts", "accepted_findings", "profile", "runtime"]).collect()
+}
+
+/// Notes which fields a struct asks for, and gives it none.
+struct Fields<'a>(&'a mut &'static [&'static str]);
+
+impl<'de> Deserializer<'de> for Fields<'_> {
+    type Error = serde::de::value::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> std::result::Result<V::Value, Self::Error> {
+        Err(serde::de::Error::custom("only a struct has fields"))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> std::result::Result<V::Value, Self::Error> {
+        *self.0 = fields;
+        self.deserialize_any(visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
     }
 }
 

@@ -237,6 +237,8 @@ fn podman_has_hooks_where_it_looks_for_them() {
     system.program("usr/bin/podman", &PODMAN.replace("4.3.1", "5.4.2"));
     assert_eq!(round(&system, "podman", driver).as_deref(), Some(Path::new("/usr/bin/portslice-netavark")));
     fs::remove_file(system.0.join("usr/bin/portslice-netavark")).unwrap();
+    fs::remove_file(system.0.join("usr/libexec/portslice/portslice-runtime")).unwrap();
+    system.program("usr/bin/portslice-runtime", "#!/bin/sh\n");
     // A package has them already: that is as good, and not ours to remove.
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/oci-hooks.d");
     for entry in fs::read_dir(shipped).unwrap().flatten() {
@@ -357,7 +359,7 @@ fn what_others_changed_since_stays() {
     let before = system.all();
     assert!(system.setup(&["cdi"]).ok().starts_with("nothing to do\n"));
     assert_eq!(system.all(), before);
-    for program in ["portslice-prestart", "portslice-poststop"] {
+    for program in ["portslice-prestart", "portslice-poststop", "portslice-runtime"] {
         system.program(&format!("opt/portslice/{program}"), "#!/bin/sh\n");
     }
     let before = system.all();
@@ -408,7 +410,7 @@ fn a_file_that_cannot_be_written_takes_the_others_back() {
     assert_eq!(system.all(), before);
     fs::remove_dir(system.0.join(place)).unwrap();
     system.setup(&["podman"]).ok();
-    for program in ["portslice-prestart", "portslice-poststop"] {
+    for program in ["portslice-prestart", "portslice-poststop", "portslice-runtime"] {
         system.program(&format!("opt/portslice/{program}"), "#!/bin/sh\n");
     }
     fs::create_dir_all(system.0.join(place)).unwrap();

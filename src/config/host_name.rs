@@ -4,9 +4,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 
-use crate::refusal::{from_text, quoted};
+use crate::refusal::quoted;
 
 /// A host's name or address, without a port and in lower case; `*` stands for every host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,12 +48,6 @@ impl fmt::Display for HostName {
 impl Serialize for HostName {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for HostName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        from_text(deserializer, "a host's name such as \"metrics.example.org\"")
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Config, DEFAULT_FILE, Disagreement};
+use super::{Config, DEFAULT_FILE, Key, Misread, Value, entries};
 use crate::error::{Error, Result};
 use crate::refusal::{one_line, quoted, unknown};
 use crate::request::{ContainerId, Request};
@@ -13,6 +13,21 @@ pub type Profile = BTreeMap<String, String>;
 
 /// The profile that is meant where none is named. It may be absent, and then asks for nothing.
 pub const DEFAULT_PROFILE: &str = "default";
+
+/// Reads `[profile.NAME]`, all of them: texts under keys.
+pub(super) fn read(key: &Key<'_>, value: &Value<'_>) -> std::result::Result<BTreeMap<String, Profile>, Misread> {
+    let mut profiles = BTreeMap::new();
+    for (name, table) in entries(key, value)? {
+        let mut profile = Profile::new();
+        for (asked, text) in entries(name, table)? {
+            let text =
+                text.get_ref().as_str().ok_or_else(|| Misread::of(asked, "it is a string: write it in quotes"))?;
+            profile.insert(asked.get_ref().to_string(), text.to_owned());
+        }
+        profiles.insert(name.get_ref().to_string(), profile);
+    }
+    Ok(profiles)
+}
 
 impl Config {
     /// The profile of this name.
@@ -40,6 +55,11 @@ impl Config {
         let id: ContainerId = "any".parse()?;
         let file = self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE)).to_string_lossy();
         for (name, profile) in &self.profile {
+            if !is_name(name) {
+                let rule = "write up to 64 letters and digits, with _ - . : between them";
+                let why = format!("{} is no name of a profile; {rule}", quoted(name));
+                return Err(Error::invalid(format!("{} key profile", one_line(&file)), why));
+            }
             let mut request = Request::new(id.clone());
             for (key, value) in profile {
                 request.set(key, value, &format!("{} key profile.{name}.{}", one_line(&file), one_line(key)))?;
@@ -47,17 +67,12 @@ impl Config {
         }
         Ok(())
     }
+}
 
-    /// A profile is the name of a CDI device: letters and digits, between them also `_`, `-`, `.` and `:`.
-    pub(super) fn profiles_agree(&self) -> Result<(), Disagreement> {
-        let end = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
-        let inner = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.:".contains(byte);
-        let good = |name: &str| {
-            let bytes = name.as_bytes();
-            end(bytes.first()) && end(bytes.last()) && bytes.iter().all(inner) && bytes.len() <= 64
-        };
-        let Some(name) = self.profile.keys().find(|name| !good(name)) else { return Ok(()) };
-        let rule = "write up to 64 letters and digits, with _ - . : between them";
-        Err((vec!["profile".to_owned()], format!("{} is no name of a profile; {rule}", quoted(name))))
-    }
+/// Is it the name of a CDI device? Letters and digits, between them also `_`, `-`, `.` and `:`.
+fn is_name(name: &str) -> bool {
+    let end = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let inner = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.:".contains(byte);
+    let bytes = name.as_bytes();
+    end(bytes.first()) && end(bytes.last()) && bytes.iter().all(inner) && bytes.len() <= 64
 }

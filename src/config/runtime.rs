@@ -6,11 +6,12 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-use toml::Table;
+use serde::Serialize;
+use toml::de::DeTable;
 
-use super::{DEFAULT_FILE, named, value};
+use super::{DEFAULT_FILE, Key, Misread, Value, entries, list, named, value};
 use crate::error::{Error, Result};
+use crate::refusal::unknown;
 
 /// Where the runtimes of distributions are, and those that people install themselves.
 const PATHS: [&str; 8] = [
@@ -25,18 +26,16 @@ const PATHS: [&str; 8] = [
 ];
 
 /// The table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Runtime {
     /// Which containers the shim acts on.
     pub mode: Mode,
     /// Where the low-level runtime is looked for, in this order: absolute paths, since engines call with no PATH.
-    #[serde(deserialize_with = "value::absolutes")]
     pub path: Vec<PathBuf>,
 }
 
 /// Which containers the shim acts on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Those that ask, by annotation or environment.
@@ -63,9 +62,27 @@ impl Runtime {
         if !text.contains("runtime") {
             return Runtime::default().path;
         }
-        let table = text.parse::<Table>().unwrap_or_default();
-        let runtime = table.get("runtime").and_then(|runtime| runtime.clone().try_into::<Runtime>().ok());
-        runtime.unwrap_or_default().path
+        let table = DeTable::parse(&text).ok();
+        let entry = table.as_ref().and_then(|table| table.get_ref().get_key_value("runtime"));
+        entry.and_then(|(key, value)| Runtime::read(key, value).ok()).unwrap_or_default().path
+    }
+
+    /// Reads `[runtime]`.
+    pub(super) fn read(key: &Key<'_>, value: &Value<'_>) -> std::result::Result<Runtime, Misread> {
+        let mut runtime = Runtime::default();
+        for (key, entry) in entries(key, value)? {
+            match (key.get_ref().as_ref(), entry.get_ref().as_str()) {
+                ("mode", Some("asked")) => runtime.mode = Mode::Asked,
+                ("mode", Some("all")) => runtime.mode = Mode::All,
+                ("mode", _) => return Err(Misread::of(key, "it is \"asked\" or \"all\"")),
+                ("path", _) => {
+                    let paths: Vec<value::Absolute> = list(key, entry)?;
+                    runtime.path = paths.into_iter().map(|path| path.0).collect();
+                }
+                (other, _) => return Err(Misread::of(key, unknown("key", other, &["mode", "path"]))),
+            }
+        }
+        Ok(runtime)
     }
 
     /// The runtime itself: the first of `paths` that is there, and is not this program.

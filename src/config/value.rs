@@ -6,7 +6,7 @@
 use crate::cpus::Cpus;
 use crate::refusal::{from_text, quoted};
 use serde::de::{Error, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -28,12 +28,6 @@ impl FromStr for Absolute {
 
 pub(super) fn absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
     from_text(deserializer, "an absolute path").map(|Absolute(path)| path)
-}
-
-/// A list of absolute paths.
-pub(super) fn absolutes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    texts.iter().map(|text| text.parse().map(|Absolute(path)| path).map_err(D::Error::custom)).collect()
 }
 
 /// `T`, or nothing for the empty string.
