@@ -5,7 +5,7 @@
 
 use std::thread;
 
-use super::inhabitants;
+use super::cgroup::{Reading, Usage};
 use super::sample::{Monitored, sample};
 use super::sources::Sources;
 use crate::error::{Error, Result};
@@ -28,7 +28,7 @@ pub fn collect(leases: &[Lease], from: &Sources<'_>) -> Result<Vec<Monitored>> {
             for (n, member) in members_of(lease).enumerate() {
                 let mut one = sample(lease, member, from, &mut netlink);
                 if unplaced == Some(n) {
-                    inhabitants::enter(&mut one, lease, from);
+                    enter_inhabitants(&mut one, lease, from);
                 }
                 samples.push(one);
             }
@@ -48,4 +48,15 @@ pub fn collect(leases: &[Lease], from: &Sources<'_>) -> Result<Vec<Monitored>> {
         }
         Ok(all)
     })
+}
+
+/// Enters what the processes in the slice's namespace use whose cgroups nobody told. All processes of the host are looked at,
+/// once for all slices: nothing for who holds a lock, or has a container wait.
+fn enter_inhabitants(into: &mut Monitored, lease: &Lease, from: &Sources<'_>) {
+    let processes = from.holders.processes(lease.netns_id);
+    let Reading { usage, notes } = from.inhabitants.read(lease, processes, from.groups.pids_and_tids);
+    let own = &into.statistics.usage;
+    let (cpus_limit, cpus_soft_limit) = (own.cpus_limit, own.cpus_soft_limit);
+    into.statistics.usage = Usage { cpus_limit, cpus_soft_limit, ..usage };
+    into.troubles.extend(notes);
 }

@@ -10,8 +10,6 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use super::cgroup::{self, Reading};
-use super::sample::Monitored;
-use super::sources::Sources;
 use crate::cpu::{Finder, Place, Roots};
 use crate::lease::Lease;
 
@@ -19,36 +17,26 @@ use crate::lease::Lease;
 #[derive(Debug, Default)]
 pub struct Inhabitants(OnceLock<Option<Finder>>);
 
-/// Enters what the processes in the slice's namespace use, but for those of members whose cgroups are known. All processes of
-/// the host are looked at, once for all slices: nothing for who holds a lock, or has a container wait.
-pub fn enter(into: &mut Monitored, lease: &Lease, from: &Sources<'_>) {
-    let Reading { usage, notes } = read(lease, from);
-    let own = &into.statistics.usage;
-    let (cpus_limit, cpus_soft_limit) = (own.cpus_limit, own.cpus_soft_limit);
-    into.statistics.usage = cgroup::Usage { cpus_limit, cpus_soft_limit, ..usage };
-    into.troubles.extend(notes);
-}
-
-fn read(lease: &Lease, from: &Sources<'_>) -> Reading {
-    let processes = from.holders.processes(lease.netns_id);
-    let known: Vec<&Path> = lease.members.iter().filter_map(|member| directory(member.cgroups.as_ref()?)).collect();
-    let places = from.inhabitants.places(processes, &known);
-    let count = from.groups.pids_and_tids;
-    let mut readings = places.iter().map(|place| cgroup::read(place, count));
-    let mut total = match readings.next() {
-        Some(first) => first.unwrap_or_else(failed),
-        None if known.is_empty() && count => Reading { usage: counted(processes), ..Reading::default() },
-        None => Reading::default(),
-    };
-    for reading in readings {
-        let reading = reading.unwrap_or_else(failed);
-        total.usage = total.usage.plus(&reading.usage);
-        total.notes.extend(reading.notes);
-    }
-    total
-}
-
 impl Inhabitants {
+    /// What `processes`, all of them in the slice's namespace, use but for those of members whose cgroups are known. `count`
+    /// them, too?
+    pub fn read(&self, lease: &Lease, processes: &[u32], count: bool) -> Reading {
+        let known: Vec<&Path> = lease.members.iter().filter_map(|member| directory(member.cgroups.as_ref()?)).collect();
+        let places = self.places(processes, &known);
+        let mut readings = places.iter().map(|place| cgroup::read(place, count));
+        let mut total = match readings.next() {
+            Some(first) => first.unwrap_or_else(failed),
+            None if known.is_empty() && count => Reading { usage: counted(processes), ..Reading::default() },
+            None => Reading::default(),
+        };
+        for reading in readings {
+            let reading = reading.unwrap_or_else(failed);
+            total.usage = total.usage.plus(&reading.usage);
+            total.notes.extend(reading.notes);
+        }
+        total
+    }
+
     /// The cgroups that hold no processes but these, and are neither `known` nor below one another.
     fn places(&self, processes: &[u32], known: &[&Path]) -> Vec<Place> {
         if processes.is_empty() {

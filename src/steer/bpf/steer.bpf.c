@@ -21,7 +21,6 @@
 #define L4_V4 (ETH_HLEN + sizeof(struct iphdr))
 #define L4_V6 (ETH_HLEN + sizeof(struct ipv6hdr))
 #define VLAN_ID 0x0fff
-#define KEEP 0x70736c6f		/* mark: inner_eth gave this to lo, inner_lo must not send it back */
 
 enum origin { FROM_WIRE, FROM_LO };
 
@@ -400,103 +399,7 @@ PROGRAM(after_shaper)
 	return deliver(skb, slot, &p, to);
 }
 
-/* Has this namespace a socket that would take a packet to `dst`:`dport`? */
-static __noinline int listens(struct __sk_buff *skb, struct packet *p)
-{
-	struct bpf_sock_tuple t = {};
-	struct bpf_sock *sk;
-	__u32 size;
-
-	if (p->v6) {
-		__builtin_memcpy(t.ipv6.saddr, &p->src, 16);
-		__builtin_memcpy(t.ipv6.daddr, &p->dst, 16);
-		t.ipv6.sport = bpf_htons(p->sport);
-		t.ipv6.dport = bpf_htons(p->dport);
-		size = sizeof(t.ipv6);
-	} else {
-		t.ipv4.saddr = p->src.w[3];
-		t.ipv4.daddr = p->dst.w[3];
-		t.ipv4.sport = bpf_htons(p->sport);
-		t.ipv4.dport = bpf_htons(p->dport);
-		size = sizeof(t.ipv4);
-	}
-	if (p->proto == PROTO_TCP)
-		sk = bpf_skc_lookup_tcp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
-	else if (p->proto == PROTO_UDP)
-		sk = bpf_sk_lookup_udp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
-	else
-		return 0;
-	if (!sk)
-		return 0;
-	bpf_sk_release(sk);
-	return 1;
-}
-
-PROGRAM(inner_lo)
-{
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	__u32 slot = skb->tc_classid, v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
-	struct slot *s = slot_of(slot);
-	struct packet p = {};
-	__be16 *port = 0;
-
-	if (!s || skb->mark == KEEP || (!v6 && skb->protocol != bpf_htons(ETH_P_IP)))
-		return PASS;
-	if (v6) {
-		struct ipv6hdr *ip = plain_v6(data, end);
-
-		if (ip)
-			port = (__be16 *)(ip + 1);
-	} else {
-		struct iphdr *ip = plain_v4(data, end);
-
-		if (ip)
-			port = (__be16 *)(ip + 1);
-	}
-	if (port && port_slot(bpf_ntohs(port[1])) == slot)
-		return PASS;
-	if (parse(skb, ETH_HLEN, v6, &p) < 0)
-		return PASS;
-	if (is_error(&p)) {
-		struct packet inner = {};
-
-		/* about a packet that one of its own sockets sent: look it up the other way round */
-		if (parse(skb, p.end, v6, &inner) < 0 || inner.frag == FRAG_LATER)
-			return PASS;
-		p = inner;
-		p.src = inner.dst;
-		p.dst = inner.src;
-		p.sport = inner.dport;
-		p.dport = inner.sport;
-	} else if (p.frag == FRAG_LATER) {
-		return fragment_follows(slot, s->epoch, &p) < 0 ? PASS : bpf_redirect(s->inner, 0);
-	}
-	if (!has_ports(p.proto) || port_slot(p.dport) == slot || listens(skb, &p))
-		return PASS;
-	if (is_loopback(&p.dst) && !(s->flags & SLOT_HOST_LOOPBACK) && !port_slot(p.dport))
-		return PASS;
-	if (p.frag)
-		fragment_sent(slot, s->epoch, &p, port_slot(p.dport));
-	return bpf_redirect(s->inner, 0);
-}
-
-PROGRAM(inner_eth)
-{
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct ipv6hdr *ip = data + ETH_HLEN;
-	__u8 zero[ETH_ALEN] = {};
-	__u32 *dst;
-
-	if (skb->protocol != bpf_htons(ETH_P_IPV6) || (void *)(ip + 1) > end)
-		return PASS;
-	dst = (__u32 *)&ip->daddr;
-	if (dst[0] || dst[1] || dst[2] || dst[3] != bpf_htonl(1))
-		return PASS;
-	skb->mark = KEEP;
-	if (bpf_skb_store_bytes(skb, 0, zero, sizeof(zero), 0) < 0)
-		return DROP;
-	return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
-}
+#include "inner.h"
 
 /* On the uplink's root qdisc where that has a flow for each container: those name theirs by priority and do not come
  * here. The filter's own class is the host's flow. */
