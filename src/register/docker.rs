@@ -33,7 +33,7 @@ pub fn plan(desk: &Desk<'_>) -> Result<Plan> {
     let mut wanted = Vec::new();
     if devices {
         edits.push(Edit::new(&["features"], "cdi", true));
-        wanted.push(cdi::wanted(desk.system)?);
+        wanted.push(cdi::wanted(desk)?);
     }
     let base = desk.base(FILE)?;
     Document::parse(Format::Json, base.as_deref().unwrap_or_default(), FILE)?;

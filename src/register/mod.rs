@@ -52,6 +52,8 @@ pub struct Options {
     /// The directory of portslice's programs, as the engine is to be told. `None`: beside the running program, else
     /// `/usr/libexec/portslice`.
     pub programs: Option<PathBuf>,
+    /// The names of the configuration's profiles: each is a device.
+    pub profiles: Vec<String>,
     /// Change nothing, only say what would be.
     pub dry: bool,
 }
@@ -77,7 +79,7 @@ pub fn register(engine: Engine, options: &Options) -> Result<Outcome> {
     let system = System::new(options);
     let _lock = if options.dry { None } else { Some(record::lock(&system)?) };
     let record = Record::read(&system, engine)?;
-    let plan = engine.plan(&Desk { system: &system, record: &record })?;
+    let plan = engine.plan(&Desk { system: &system, record: &record, profiles: &options.profiles })?;
     let changes = files::compare(&system, &record, plan.wanted)?;
     let mut outcome = Outcome { diff: files::diff(&changes), ..Outcome::default() };
     if changes.iter().all(Change::is_none) {
@@ -188,6 +190,7 @@ impl Engine {
 struct Desk<'a> {
     system: &'a System,
     record: &'a Record,
+    profiles: &'a [String],
 }
 
 impl Desk<'_> {

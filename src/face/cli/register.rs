@@ -15,7 +15,8 @@ pub fn run(config: &Config, engine: Engine, args: &Setup) -> Result<()> {
             return Err(Error::invalid(option, "not an absolute path"));
         }
     }
-    let options = Options { root: args.root.clone(), programs: args.programs.clone(), dry: args.dry_run };
+    let profiles = config.profiles().map(str::to_owned).collect();
+    let options = Options { root: args.root.clone(), programs: args.programs.clone(), profiles, dry: args.dry_run };
     if args.verify {
         register::can_verify(engine, &options)?;
     }

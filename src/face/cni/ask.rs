@@ -54,6 +54,8 @@ pub fn asked(id: ContainerId, environment: &Environment, network: &Network) -> R
     let mappings: Vec<PortMapping> =
         [runtime.port_mappings, mesos.port_mappings].into_iter().flatten().flatten().collect();
     let (published, published_at) = published(&mappings)?;
+    // Podman binds the ports that it publishes while it has the plugin called.
+    request.caller_holds_ports = !published.is_empty();
     request.ports.set = request.ports.set.union(&published);
     if let Some(bandwidth) = &runtime.bandwidth {
         limit(&mut request, bandwidth)?;
