@@ -68,7 +68,7 @@ fn arguments() -> Vec<String> {
 }
 
 /// The annotations, and what a profile asks for besides.
-fn with_profile(profile: &Profile, mut annotations: Vec<(String, String)>) -> Vec<(String, String)> {
+pub(super) fn with_profile(profile: &Profile, mut annotations: Vec<(String, String)>) -> Vec<(String, String)> {
     for (key, value) in profile {
         let key = format!("{PREFIX}{key}");
         if !annotations.iter().any(|(known, _)| *known == key) {

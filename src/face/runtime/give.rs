@@ -9,7 +9,7 @@ use crate::config::{Config, Mode};
 use crate::cpu::{self, Policy, Version, settings};
 use crate::error::{Error, Result};
 use crate::face::command::prepare;
-use crate::face::hook::of_bundle;
+use crate::face::hook::{of_bundle, with_profile};
 use crate::host::process::Worker;
 use crate::lease::Lease;
 use crate::net::Netns;
@@ -68,7 +68,7 @@ pub fn give(text: &[u8], target: &Target<'_>, load: &dyn Fn() -> Result<Config>)
     if !asked.asks() {
         return without_asking(text, &asked, config);
     }
-    let request = request(text, &asked, target)?;
+    let request = request(text, &asked, target, &config)?;
     let (granted, lease) = grant(&config, &request, &asked, target.worker)?;
     let given = Given { config, lease };
     let edit = Edit { granted, ..edits(&given.config, &request, &asked, target) };
@@ -102,9 +102,14 @@ fn without_asking(text: &[u8], asked: &Asked, config: Config) -> Result<Option<(
 }
 
 /// The request, complete with what the bundle says.
-fn request(text: &[u8], asked: &Asked, target: &Target<'_>) -> Result<Request> {
-    let mut request = Request::from_annotations(target.id.parse()?, asked.annotations.iter().map(|(k, v)| (k, v)))?;
-    of_bundle(&mut request, bundle::parse(text).unwrap_or_default());
+fn request(text: &[u8], asked: &Asked, target: &Target<'_>, config: &Config) -> Result<Request> {
+    let bundle = bundle::parse(text).unwrap_or_default();
+    let mut pairs = asked.annotations.clone();
+    if let Some(name) = &bundle.profile {
+        pairs = with_profile(&config.profile(name)?, pairs);
+    }
+    let mut request = Request::from_annotations(target.id.parse()?, pairs)?;
+    of_bundle(&mut request, bundle);
     // What an earlier edit of the same bundle wrote is replaced.
     request.fits(asked.earlier_block.as_deref().and_then(block_of))?;
     request.port_range = None;
