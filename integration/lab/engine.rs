@@ -144,14 +144,14 @@ pub(super) fn hook(host: &Inner, name: &str) -> Value {
     json!({"path": binary(name.as_ref()), "env": env})
 }
 
-/// A directory with our hooks, as engines call them that give hooks no environment: this leads them to the host.
+/// A directory with our programs, as engines call them that give hooks no environment: this leads them to the host.
 pub(super) fn programs(host: &Inner) -> PathBuf {
     let directory = host.dir.join("programs");
     std::fs::create_dir_all(&directory).expect("programs");
-    for name in ["portslice-prestart", "portslice-poststop"] {
+    for name in ["portslice-prestart", "portslice-poststop", "portslice-runtime"] {
         let env: Vec<String> =
             host.env().into_iter().map(|(key, value)| format!("{key}={}", value.display())).collect();
-        let text = format!("#!/bin/sh\nexec env {} {}\n", env.join(" "), binary(name.as_ref()).display());
+        let text = format!("#!/bin/sh\nexec env {} {} \"$@\"\n", env.join(" "), binary(name.as_ref()).display());
         let file = host.dir.join("script");
         std::fs::write(&file, text).expect("a script");
         std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a script");

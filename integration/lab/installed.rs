@@ -49,7 +49,9 @@ impl<'h> Installed<'h> {
             let _ = std::fs::remove_file(&at);
             symlink(binary(name.as_ref()), at).unwrap_or_else(|e| panic!("{name}: {e}"));
         };
-        link("portslice", root("/usr/bin/portslice"));
+        for name in ["portslice", "portslice-runtime"] {
+            link(name, root("/usr/bin").join(name));
+        }
         LIBEXEC.iter().for_each(|name| link(name, root("/usr/libexec/portslice").join(name)));
         let config = std::fs::read_to_string(host.config_file()).expect("the host's configuration");
         let config = format!("state_dir = {:?}\n{config}", host.state_dir());

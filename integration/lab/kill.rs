@@ -46,7 +46,8 @@ pub fn at_every_step(
                 break;
             }
             (kills, last) = (kills + 1, n);
-            assert!(n < 500, "{call} never ends");
+            // setup looks at every BPF object of the machine, and others make theirs
+            assert!(n < 5000, "{call} never ends");
         }
         found += last;
     }
