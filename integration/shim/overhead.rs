@@ -5,7 +5,10 @@ use super::*;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-const ROUNDS: usize = 25;
+/// Enough to judge by, where there is time for it; otherwise the two are only called.
+fn rounds() -> usize {
+    if long() { 25 } else { 3 }
+}
 /// Timings on a busy machine miss a limit now and then; a real regression misses it every time.
 const SERIES: usize = 6;
 
@@ -38,12 +41,12 @@ fn lower_quartile(mut all: Vec<Duration>) -> f64 {
 fn assert_within(what: &str, within: impl Fn(f64, f64) -> bool, mut turn: impl FnMut() -> (Duration, Duration)) {
     let mut said = Vec::new();
     for _ in 0..SERIES {
-        let (direct, shim): (Vec<_>, Vec<_>) = (0..ROUNDS).map(|_| turn()).unzip();
+        let (direct, shim): (Vec<_>, Vec<_>) = (0..rounds()).map(|_| turn()).unzip();
         let (direct, shim) = (lower_quartile(direct), lower_quartile(shim));
         let line = format!("{what}: {direct:.2} ms directly, {shim:.2} ms by the shim");
         println!("{line}");
         said.push(line);
-        if within(direct, shim) || !optimized() {
+        if within(direct, shim) || !long() || !optimized() {
             return;
         }
     }
