@@ -19,7 +19,7 @@
 #define PROTO_SCTP 132
 #define PROTO_UDPLITE 136
 
-#define MAX_EXTENSIONS 24	/* headers between that of IPv6 and the transport's */
+#define MAX_EXTENSIONS 8	/* headers between that of IPv6 and the transport's; RFC 8200 4.1 has seven at most */
 
 #define FRAG_FIRST 1
 #define FRAG_LATER 2
@@ -139,14 +139,13 @@ static __noinline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct p
 			return -1;
 		p->proto = ip.nexthdr;
 		off += sizeof(ip);
-		/* RFC 8200 4.1 has six at most, but asks receivers to take any number, as Linux does */
-		for (int i = 0;; i++) {
+		/* unrolled: before Linux 6.7 the verifier takes a loop for endless whose counter is on the stack */
+#pragma unroll
+		for (int i = 0; i < MAX_EXTENSIONS; i++) {
 			__u8 next = p->proto;
 
 			if (!is_extension(next))
 				break;
-			if (i == MAX_EXTENSIONS)
-				return -1;
 			if (bpf_skb_load_bytes(skb, off, head, 8) < 0)
 				return -1;
 			p->proto = head[0];
@@ -168,6 +167,8 @@ static __noinline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct p
 				off += ((__u32)head[1] + 1) * 8;
 			}
 		}
+		if (is_extension(p->proto))
+			return -1;
 	} else {
 		struct iphdr ip;
 		__u16 field;
