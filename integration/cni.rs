@@ -6,7 +6,7 @@ mod recorded;
 mod tampered;
 
 use crate::lab::cni::Attachment;
-use crate::lab::probe::{BOTH, assert_reaches, assert_refused};
+use crate::lab::probe::{BOTH, Stranger, assert_reaches, assert_refused};
 use crate::lab::*;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -177,7 +177,7 @@ fn what_cannot_be_attached_is_refused_in_one_line() {
         let mapping = json!({"hostPort": host, "containerPort": container, "protocol": "tcp", "hostIP": ip});
         attachment.clone().with("runtimeConfig", json!({"portMappings": [mapping]}))
     };
-    let _taken = Echo::start(&host.ns, Proto::Tcp, SocketAddr::new(HOST4, 31_005));
+    let _taken = Stranger::at(&host.ns, 31_005);
     mapped(31_005, 31_005, "").call(&host, "ADD").failed(104, "port 31005 is in use by process");
     mapped(31_000, 80, "").call(&host, "ADD").failed(7, "host port 31000 for container port 80");
     mapped(31_000, 31_000, "10.77.0.9").call(&host, "ADD").failed(7, "hostIP 10.77.0.9");

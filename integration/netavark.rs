@@ -4,14 +4,13 @@
 mod debian13;
 
 use crate::lab::host::binary;
-use crate::lab::probe::assert_reaches;
+use crate::lab::probe::{Stranger, assert_reaches};
 use crate::lab::run::{self, Output};
 use crate::lab::still::{Still, assert_bare};
 use crate::lab::wait::eventually;
 use crate::lab::*;
 use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::process::{Child, Stdio};
 
 const CONTAINER: &str = include_str!("../tests/netavark/container.json");
 const POD: &str = include_str!("../tests/netavark/pod.json");
@@ -153,16 +152,6 @@ fn a_refused_setup_leaves_nothing() {
     call(&host, "teardown", &one, &recorded(CONTAINER)).ok();
 }
 
-/// Holds a TCP port of the host, as a process that nobody of the callers descends from.
-fn stranger(host: &Host, port: u16) -> Child {
-    let mut command = host.ns.command("busybox");
-    command.args(["nc", "-l", "-p", &port.to_string()]).stdin(Stdio::piped()).stdout(Stdio::null());
-    let child = command.spawn().expect("nc");
-    let listens = || host.ns.read("cat /proc/self/net/tcp /proc/self/net/tcp6").contains(&format!(":{port:04X} "));
-    assert!(eventually(listens), "nc does not listen on {port}");
-    child
-}
-
 /// Podman itself holds what it publishes. Whoever else does is in the way.
 #[test]
 fn the_callers_placeholder_is_not_in_use() {
@@ -177,10 +166,10 @@ fn the_callers_placeholder_is_not_in_use() {
     drop(held);
 
     let still = Still::of(&host);
-    let mut other = stranger(&host, 31_600);
+    let other = Stranger::at(&host.ns, 31_600);
     failed(&call(&host, "setup", &ns, &recorded(CONTAINER)), &["port 31600 is in use by process", "busybox", "TCP"]);
     still.check("refused");
-    other.kill().and_then(|()| other.wait()).expect("nc");
+    drop(other);
     // The command line descends from the same process, and no engine holds a port for it.
     let held = host.inside(|| TcpListener::bind(at(31_600)).expect("TCP"));
     let out = host.portslice(["attach", "x", "--netns", &ns.path().to_string_lossy(), "--ports", "31600"]);

@@ -44,6 +44,12 @@ fn asks(host: &Host, by: IpAddr, port: u16) -> Result<String, String> {
     })
 }
 
+/// What Podman came to, with what the hooks said where it failed.
+#[track_caller]
+fn started(host: &Host, out: run::Output) {
+    assert!(out.code == Some(0), "{out}; log:\n{}", log(host));
+}
+
 #[track_caller]
 pub fn assert_answers(what: &str, host: &Host, who: &str, port: u16) {
     for by in [HOST4, HOST6] {
@@ -186,8 +192,8 @@ fn a_pod_of_podman() {
     let host = host("podman-pod");
     let podman = host.podman();
     podman.pod("shop");
-    podman.run("a", &[&["--pod", "shop"], &A[..]].concat(), &serve("a", 31_000)).ok();
-    podman.run("b", &[&["--pod", "shop"], &B[..]].concat(), &serve("b", 31_010)).ok();
+    started(&host, podman.run("a", &[&["--pod", "shop"], &A[..]].concat(), &serve("a", 31_000)));
+    started(&host, podman.run("b", &[&["--pod", "shop"], &B[..]].concat(), &serve("b", 31_010)));
 
     let what = "two members";
     assert_both(what, &host, &podman);
@@ -235,7 +241,7 @@ fn a_pod_of_podman_that_asks_for_nothing() {
     let host = host("podman-untouched");
     let podman = host.podman();
     podman.pod("shop");
-    podman.run("a", &["--pod", "shop"], "exec sleep 1000").ok();
+    started(&host, podman.run("a", &["--pod", "shop"], "exec sleep 1000"));
     assert_eq!(host.ids(), [""; 0], "leases; log:\n{}", log(&host));
     assert_eq!(podman.call(&["exec", "a", "ls", "/sys/class/net"]).ok().stdout.trim(), "lo");
     podman.call(&["pod", "rm", "--force", "--time", "0", "shop"]).ok();
@@ -250,8 +256,8 @@ fn a_container_of_podman_in_the_namespace_of_another() {
     for first_asks in [true, false] {
         let what = if first_asks { "the first asks" } else { "the first asks for nothing" };
         let first: &[&str] = if first_asks { &A } else { &[] };
-        podman.run("a", &[&["--network", "none"], first].concat(), &serve("a", 31_000)).ok();
-        podman.run("b", &[&["--network", "container:a"], &B[..]].concat(), &serve("b", 31_010)).ok();
+        started(&host, podman.run("a", &[&["--network", "none"], first].concat(), &serve("a", 31_000)));
+        started(&host, podman.run("b", &[&["--network", "container:a"], &B[..]].concat(), &serve("b", 31_010)));
         if first_asks {
             assert_both(what, &host, &podman);
             assert_counted(what, &host, &slice(what, &host), &[0.5, 1.5]);

@@ -2,9 +2,11 @@
 
 use super::ns::Ns;
 use super::sock;
+use super::wait::eventually;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -162,6 +164,29 @@ impl Drop for Echo {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// A process that holds a TCP port in a namespace, and that nobody who makes containers descends from: an engine may hold
+/// the ports of a container itself meanwhile, and our plugins take a socket of whoever called them for that.
+pub struct Stranger(Child);
+
+impl Stranger {
+    /// Starts it, and waits until it listens.
+    pub fn at(ns: &Ns, port: u16) -> Stranger {
+        let mut command = ns.command("busybox");
+        command.args(["nc", "-l", "-p", &port.to_string()]).stdin(Stdio::piped()).stdout(Stdio::null());
+        let stranger = Stranger(command.spawn().expect("nc"));
+        let listens = || ns.read("cat /proc/self/net/tcp /proc/self/net/tcp6").contains(&format!(":{port:04X} "));
+        assert!(eventually(listens), "nc does not listen on {port}");
+        stranger
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -5,7 +5,7 @@
 //! of a bundle (`bundle`).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -20,6 +20,10 @@ const VARIABLE: &str = "PORTSLICE_";
 
 /// Variables of ours that ask for nothing: where programs find configuration and state, and what an edit tells a container.
 const OTHERS: [&str; 4] = ["PORTSLICE_CONFIG", "PORTSLICE_STATE_DIR", "PORTSLICE_LOG", BLOCK];
+
+/// A file that Podman writes for every container and mounts from the container's own directory; most others it takes from the
+/// first container of a pod (container_internal_common.go, makeBindMounts).
+pub const CONTAINER_ENVIRONMENT: &str = "/run/.containerenv";
 
 /// Which network namespace a bundle has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +52,8 @@ pub struct Asked {
     pub root: Option<PathBuf>,
     /// Whether something is mounted as its resolv.conf.
     pub has_resolver: bool,
-    /// Paths that the bundle mounts. Some engines tell by them where it is.
-    pub sources: Vec<PathBuf>,
+    /// What is mounted as [`CONTAINER_ENVIRONMENT`].
+    pub container_environment: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -125,16 +129,15 @@ impl Asked {
             }
         }
         let mounts = spec.mounts.unwrap_or_default();
-        let resolver =
-            |mount: &Mount| mount.destination.as_deref().is_some_and(|at| at == std::path::Path::new(RESOLVER));
+        let mounted = |at: &str| mounts.iter().find(|mount| mount.destination.as_deref() == Some(Path::new(at)));
         Ok(Some(Asked {
             by_environment: by_environment.len(),
             annotations: annotations.into_iter().chain(by_environment).collect(),
             network,
             earlier_block,
             root: spec.root.and_then(|root| root.path),
-            has_resolver: mounts.iter().any(resolver),
-            sources: mounts.into_iter().filter_map(|mount| mount.source).collect(),
+            has_resolver: mounted(RESOLVER).is_some(),
+            container_environment: mounted(CONTAINER_ENVIRONMENT).and_then(|mount| mount.source.clone()),
         }))
     }
 
@@ -230,6 +233,8 @@ mod tests {
         let plain = asked(json!({"annotations": null, "process": {"env": null}, "root": null, "mounts": null}));
         assert!(!plain.asks() && !plain.has_resolver && plain.root.is_none());
         let mounted = asked(json!({"mounts": [{"destination": "/etc/resolv.conf", "source": "/x"}, {}]}));
-        assert!(mounted.has_resolver && mounted.sources == [PathBuf::from("/x")]);
+        assert!(mounted.has_resolver && mounted.container_environment.is_none());
+        let told = asked(json!({"mounts": [{"source": "/y"}, {"destination": "/run/.containerenv", "source": "/x"}]}));
+        assert_eq!(told.container_environment, Some("/x".into()));
     }
 }

@@ -1,8 +1,9 @@
 //! Podman's `precreate` hook: the bundle's config.json comes on stdin, and goes edited to stdout (oci-hooks(5)).
 //!
-//! Podman says nothing else of the container. Its id is told by what is mounted from a directory of its own:
-//! `.../overlay-containers/ID/userdata/...`, of which it has two, and the bundle may be in either. Podman itself is who creates the container, so what is leased is leased for as long
-//! as Podman, this hook's parent, runs.
+//! Podman says nothing else of the container. Its id is told by the one file that is always mounted from its own directory,
+//! `.../overlay-containers/ID/userdata/.containerenv`: a container of a pod has others from that of the first one. The bundle
+//! may be elsewhere. Podman itself is who creates the container, so what is leased is leased for as long as Podman, this
+//! hook's parent, runs.
 
 use std::io::{Read, Write, stdin, stdout};
 use std::path::{Component, Path};
@@ -35,7 +36,7 @@ pub fn run(call: &Call) -> Result<()> {
 /// attaches will do without.
 fn edited(text: &[u8], call: &Call) -> Result<Option<(Given, Vec<u8>)>> {
     let Some(asked) = Asked::read(text)? else { return Ok(None) };
-    let Some((id, directory)) = asked.sources.iter().find_map(|source| told_by(source)) else { return Ok(None) };
+    let Some((id, directory)) = asked.container_environment.as_deref().and_then(told_by) else { return Ok(None) };
     let Some(worker) = Worker::of(nix::unistd::getppid().as_raw() as u32) else { return Ok(None) };
     give(text, &Target { id, bundle: None, directory, worker }, &|| load(call))
 }
@@ -56,11 +57,9 @@ mod tests {
 
     #[test]
     fn a_mount_tells_whose_directory_it_is() {
-        let told =
-            |path: &str| told_by(Path::new(path)).map(|(id, bundle)| (id.to_owned(), bundle.display().to_string()));
-        let bundle = "/run/containers/storage/overlay-containers/3f2a/userdata";
-        assert_eq!(told(&format!("{bundle}/hosts")), Some(("3f2a".to_owned(), bundle.to_owned())));
-        assert_eq!(told(&format!("{bundle}/run/secrets")), Some(("3f2a".to_owned(), bundle.to_owned())));
+        let told = |path: &str| told_by(Path::new(path)).map(|(id, at)| (id.to_owned(), at.display().to_string()));
+        let at = "/run/containers/storage/overlay-containers/3f2a/userdata";
+        assert_eq!(told(&format!("{at}/.containerenv")), Some(("3f2a".to_owned(), at.to_owned())));
         for other in ["/home/userdata/x", "/data/3f2a/userdata/x", "proc", "/"] {
             assert_eq!(told(other), None, "{other}");
         }
