@@ -116,11 +116,18 @@ impl Maps {
 
     /// The ports of `within` that somebody has.
     pub fn taken(&self, within: PortRange) -> PortSet {
+        /// Ports that are looked at together: nobody has most of them.
+        const TOGETHER: usize = 32;
         let mut taken = Runs::default();
         let words = &self.ports.all()[within.begin().into()..=within.end().into()];
-        for (port, word) in (within.begin()..=within.end()).zip(words) {
-            if Owner::of(word.load(Ordering::Acquire)).is_some() {
-                taken.add(port);
+        for (from, some) in (within.begin()..).step_by(TOGETHER).zip(words.chunks(TOGETHER)) {
+            if some.iter().fold(0, |any, word| any | word.load(Ordering::Relaxed)) == 0 {
+                continue;
+            }
+            for (port, word) in (from..).zip(some) {
+                if Owner::of(word.load(Ordering::Acquire)).is_some() {
+                    taken.add(port);
+                }
             }
         }
         taken.finish()
