@@ -10,6 +10,7 @@ mod cni;
 mod crash;
 mod doctor;
 mod dry_run;
+mod echo;
 mod ended;
 mod fair;
 mod following;

@@ -36,7 +36,18 @@ pub fn inject(ns: &Ns, device: &str, frame: &[u8]) {
     try_inject(ns, device, frame).unwrap_or_else(|e| panic!("in {}: frame on {device}: {e}", ns.name));
 }
 
-/// The same, for a frame the kernel may refuse itself.
+/// Puts many frames on a device, as fast as it takes them.
+#[track_caller]
+pub fn flood(ns: &Ns, device: &str, frames: impl Iterator<Item = Vec<u8>> + Send) {
+    ns.inside(|| {
+        let fd = packet_socket(device, 0);
+        for frame in frames {
+            sock::send(&fd, &frame).unwrap_or_else(|e| panic!("in {}: frame on {device}: {e}", ns.name));
+        }
+    });
+}
+
+/// The same as [`inject`], for a frame the kernel may refuse itself.
 pub fn try_inject(ns: &Ns, device: &str, frame: &[u8]) -> io::Result<()> {
     ns.inside(|| {
         let fd = packet_socket(device, 0);

@@ -23,8 +23,8 @@ pub(super) const MAPS: [&str; 12] = [
     "slots",
     "host",
     "fragments_out",
-    "echo_out",
-    "echo_ids",
+    "echoes",
+    "packets",
     "counters",
     "addresses",
     "fragments_in",
@@ -35,7 +35,10 @@ pub(super) const MAPS: [&str; 12] = [
 
 /// Maps that the kernel may lose without a container noticing: they tell for seconds where a part of a datagram, or an
 /// answer, goes.
-const PASSING: [&str; 4] = ["fragments_in", "fragments_out", "echo_out", "echo_ids"];
+const PASSING: [&str; 4] = ["fragments_in", "fragments_out", "echoes", "packets"];
+
+/// Maps of older layouts that this one does without.
+pub(super) const RETIRED: [&str; 2] = ["echo_out", "echo_ids"];
 
 /// Programs and links pinned under one directory of a bpffs.
 pub struct Programs {

@@ -61,6 +61,7 @@ impl Programs {
         for map in MAPS {
             rename(&self.map_beside(map), &self.directory().join(map))?;
         }
+        pins::RETIRED.iter().try_for_each(|map| pins::remove(&self.directory().join(map)))?;
         self.take_over(&NAMES)
     }
 

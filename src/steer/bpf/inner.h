@@ -44,7 +44,7 @@ PROGRAM(inner_lo)
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	__u32 slot = skb->tc_classid, v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
 	struct slot *s = slot_of(slot);
-	struct packet p = {};
+	struct packet *p;
 	__be16 *port = 0;
 
 	if (!s || skb->mark == KEEP || (!v6 && skb->protocol != bpf_htons(ETH_P_IP)))
@@ -62,28 +62,30 @@ PROGRAM(inner_lo)
 	}
 	if (port && port_slot(bpf_ntohs(port[1])) == slot)
 		return PASS;
-	if (parse(skb, ETH_HLEN, v6, &p) < 0)
+	p = packet(OUTER);
+	if (!p || parse(skb, ETH_HLEN, v6, p) < 0)
 		return PASS;
-	if (is_error(&p)) {
-		struct packet inner = {};
+	if (is_error(p)) {
+		struct packet *inner = packet(QUOTED);
 
 		/* about a packet that one of its own sockets sent: look it up the other way round */
-		if (parse(skb, p.end, v6, &inner) < 0 || inner.frag == FRAG_LATER)
+		if (!inner || parse(skb, p->end, v6, inner) < 0 || inner->frag == FRAG_LATER)
 			return PASS;
-		p = inner;
-		p.src = inner.dst;
-		p.dst = inner.src;
-		p.sport = inner.dport;
-		p.dport = inner.sport;
-	} else if (p.frag == FRAG_LATER) {
-		return fragment_follows(slot, s->epoch, &p) < 0 ? PASS : bpf_redirect(s->inner, 0);
+		p->src = inner->dst;
+		p->dst = inner->src;
+		p->sport = inner->dport;
+		p->dport = inner->sport;
+		p->proto = inner->proto;
+		p->frag = inner->frag;
+	} else if (p->frag == FRAG_LATER) {
+		return fragment_leaves_lo(slot, s->epoch, p) ? bpf_redirect(s->inner, 0) : PASS;
 	}
-	if (!has_ports(p.proto) || port_slot(p.dport) == slot || listens(skb, &p))
+	if (!has_ports(p->proto) || port_slot(p->dport) == slot || listens(skb, p))
 		return PASS;
-	if (is_loopback(&p.dst) && !(s->flags & SLOT_HOST_LOOPBACK) && !port_slot(p.dport))
+	if (is_loopback(&p->dst) && !(s->flags & SLOT_HOST_LOOPBACK) && !port_slot(p->dport))
 		return PASS;
-	if (p.frag)
-		fragment_sent(slot, s->epoch, &p, port_slot(p.dport));
+	if (p->frag)
+		fragment_left_lo(slot, s->epoch, p, port_slot(p->dport));
 	return bpf_redirect(s->inner, 0);
 }
 

@@ -19,13 +19,21 @@
 
 #define MAX_ADDRESSES 16384	/* of a host, on all its devices */
 #define MAX_SLOTS 4096		/* 65536 ports / 16, the smallest block; slot 0 is the host */
-#define FRAGMENT_CELLS 16	/* datagrams a container may have half sent at one time */
-/* How long a first fragment tells where later ones go, in ns. Senders send all of a datagram at once. The kernel would wait
- * 30 s for the rest, but by then an id may stand for another datagram: there are only 65 536 of them in IPv4. */
+/* Datagrams that a container may have half sent at one time, and their bytes: so much of a receiver's memory for reassembly is
+ * in its hands. Each processor of a container sends one datagram at a time. */
+#define FRAGMENT_CELLS 16
+#define FRAGMENT_BYTES 131072
+#define FRAGMENT_LOOPED 8	/* further cells, for what it sends through its own lo */
+/* How long a receiver waits for the rest of a datagram, in ns: the longer of Linux's two defaults (IP6_FRAG_TIMEOUT). */
+#define FRAGMENT_HELD 60000000000LL
+/* How long a first fragment tells where later ones go, in ns. Senders send all of a datagram at once. A receiver waits longer,
+ * but by then an id may stand for another datagram: there are only 65 536 of them in IPv4. */
 #define FRAGMENT_LIFETIME 5000000000LL
-#define ECHO_CELLS 16		/* (remote, id) pairs remembered per container */
-#define ECHO_WAYS 4		/* containers that may use one echo id at the same time */
-#define ECHO_LIFETIME 60	/* units of 2^30 ns; how long a silent echo id stays taken */
+#define FRAGMENT_BUCKETS 16384	/* of datagrams on their way to containers */
+#define FRAGMENT_WAYS 4		/* in each */
+#define ECHO_BUCKETS 1024	/* of (remote, id) pairs */
+#define ECHO_WAYS 64		/* containers that are remembered in each, and so get one answer */
+#define ECHO_LIFETIME 40	/* units of 2^28 ns: how long an answer may take. ping waits 10 s */
 
 /* host.flags */
 #define HOST_PEER_FROM_LO 1	/* kernel >= 6.15: redirect_peer drops the stale route of a packet from lo */
@@ -35,7 +43,7 @@
 #define HOST_NEXTHOP_V6 16
 #define HOST_FAIR 32		/* the uplink's root qdisc gives each container a flow of its own */
 
-#define COPY 0x10000		/* in struct fragment_first beside the slot: the host gets the packet as well */
+#define ANSWER 0x10000		/* in fragment_way.to: not a slot but a bucket of echoes */
 
 /* slot.flags */
 #define SLOT_THROUGH_QDISC 1	/* an ingress limit sits on the host veth: redirect_peer would skip it */
@@ -105,52 +113,55 @@ struct counters {
 	__u64 drops[REASONS];
 };
 
-struct fragment_key {		/* of a datagram on its way to a container */
-	union addr src, dst;
-	__u32 id;
-	__u16 origin;		/* 0 the wire, 1 host lo */
-	__u8 proto, pad;
+struct fragment_way {		/* where the first fragment of a datagram went; the first way of the last bucket: the seed */
+	__u64 tag;		/* of source, destination, id, protocol, and how it came */
+	__u64 seen;		/* ns; 0: of no datagram */
+	__u32 to;		/* slot, or ANSWER and bucket */
+	__u32 epoch;		/* of the slot's lease; or the answer's tag */
 };
 
-struct fragment_first {		/* where the first fragment of a datagram went */
-	__u32 slot;		/* and COPY */
-	__u32 epoch;		/* of the slot's lease */
-	__u64 seen;		/* ns */
+struct fragment_bucket {
+	struct fragment_way way[FRAGMENT_WAYS];
 };
 
 struct fragment_cell {		/* of a datagram a container is sending */
 	union addr dst;
-	__u64 seen;		/* ns */
+	__u64 seen;		/* its first fragment, ns */
 	__u32 id;
 	__u32 epoch;
 	__u16 to;		/* the slot it goes to, 0 the host or the world */
-	__u8 proto, pad;
-	__u32 turn;		/* in the first cell: which one is written next */
+	__u8 proto;
+	__u8 state;		/* FRAGMENT_* */
+	__u32 next;		/* offset at which the next fragment begins */
 };
 
-struct echo_way {		/* who uses an echo id */
-	__u16 slot, pad;
+struct fragment_cells {
+	struct fragment_cell cell[FRAGMENT_CELLS];
+	struct fragment_cell looped[FRAGMENT_LOOPED];
+};
+
+/* fragment_cell.state */
+#define FRAGMENT_DONE 0		/* its receiver has all of it */
+#define FRAGMENT_OPEN 1
+#define FRAGMENT_DOUBTFUL 2	/* its receiver may have refused a part, and wait for it */
+#define FRAGMENT_LEFT 3		/* begun anew: its receiver waits, and no part follows */
+
+struct echo_way {		/* who asked whom, under which id */
+	__u32 tag;		/* of remote and id, beside what chose the bucket */
 	__u32 epoch;
-	__u32 seen;		/* 2^30 ns units */
+	__u32 seen;		/* 2^28 ns units */
+	__u16 slot;		/* 0: nobody */
+	__u16 pad;
 };
 
-struct echo_ways {
+struct echo_bucket {
 	struct echo_way way[ECHO_WAYS];
-};
-
-struct echo_cell {		/* whom a container asked, under which id */
-	union addr remote;
-	__u32 epoch;
-	__u32 seen;
-	__u16 id, pad;
 };
 
 /* maps.rs asserts the same sizes */
 _Static_assert(sizeof(struct host) == 104, "struct host");
 _Static_assert(sizeof(struct slot) == 16, "struct slot");
 _Static_assert(sizeof(struct counters) == 8 * (4 + REASONS), "struct counters");
-_Static_assert(sizeof(struct fragment_key) == 40, "a key must have no holes");
-_Static_assert(sizeof(struct fragment_first) == 16, "a value must have no holes");
 
 #define ARRAY(name, entries, value_type, flags)          \
 	struct {                                         \
@@ -166,11 +177,11 @@ _Static_assert(sizeof(struct fragment_first) == 16, "a value must have no holes"
 ARRAY(ports, 65536, __u64, BPF_F_MMAPABLE);
 ARRAY(slots, MAX_SLOTS, struct slot, 0);
 ARRAY(host, 1, struct host, 0);
-/* The tables below are indexed by the slot of the container that writes them (or, echo_ids, hold one place per
- * container): nobody can push out or take over what another container left there. */
-ARRAY(fragments_out, MAX_SLOTS * FRAGMENT_CELLS, struct fragment_cell, 0);
-ARRAY(echo_out, MAX_SLOTS * ECHO_CELLS, struct echo_cell, 0);
-ARRAY(echo_ids, 65536, struct echo_ways, 0);
+/* Indexed by the slot of the container that writes it: nobody can push out or take over what another container left there. */
+ARRAY(fragments_out, MAX_SLOTS, struct fragment_cells, 0);
+/* Whoever has ways in a bucket gets no more of it at the cost of others: see track.h. */
+ARRAY(fragments_in, FRAGMENT_BUCKETS + 1, struct fragment_bucket, 0);
+ARRAY(echoes, ECHO_BUCKETS, struct echo_bucket, 0);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -188,15 +199,6 @@ struct {
 	__type(key, union addr);
 	__type(value, __u32);
 } addresses SEC(".maps");
-
-/* Written only by packets from the wire and from host processes, never by a container. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 8192);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-	__type(key, struct fragment_key);
-	__type(value, struct fragment_first);
-} fragments_in SEC(".maps");
 
 /* slot -> ifindex of the host's end of its pair; the kernel removes an entry together with its device.
  * The value has room for a program (none here): the loader makes such values wherever the kernel takes them, since 5.8. */

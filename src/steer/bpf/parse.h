@@ -32,7 +32,28 @@ struct packet {
 	__u32 end;		/* offset behind the transport header's first 8 bytes: where a quoted header begins */
 	__u16 sport, dport;	/* or the echo id in both */
 	__u8 proto, frag, icmp, v6;
+	__u32 frag_off, frag_len;	/* of a fragment: the bytes that it has of its datagram */
+	__u8 more, sound;	/* there are further ones; no receiver refuses it */
 };
+
+/* What a program knows of the packet in its hands, and of the one that an ICMP error quotes. Not on the stack: a verifier would
+ * follow each of the many ways through parse() to the end of the program, for what each tells of the values there. Programs of
+ * one processor do not interrupt each other. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct packet);
+} packets SEC(".maps");
+
+#define OUTER 0
+#define QUOTED 1
+
+static __always_inline struct packet *packet(__u32 which)
+{
+	return bpf_map_lookup_elem(&packets, &which);
+}
 
 static __always_inline int has_ports(__u8 proto)
 {
@@ -116,18 +137,52 @@ static __always_inline int is_extension(__u8 next)
  * extension headers of its own, which later ones do not repeat; there addresses and id are all (RFC 8200 4.5). */
 static __always_inline __u8 datagram_proto(const struct packet *p)
 {
-	return p->v6 ? 0 : p->proto;
+	return p->proto & (p->v6 - 1);	/* v6 is 1 or 0; without a branch, see track.h */
+}
+
+/* What a fragment has of its datagram. It is sound when its receiver takes it: its lengths are true and its header is whole.
+ * Without options only, which a receiver may not understand. */
+static __always_inline void fragment_v4(struct __sk_buff *skb, struct packet *p, __u32 start, struct iphdr *ip)
+{
+	__u32 header = (__u32)ip->ihl * 4, total = bpf_ntohs(ip->tot_len), field = bpf_ntohs(ip->frag_off);
+	__u32 sum = bpf_csum_diff(0, 0, (__be32 *)ip, sizeof(*ip), 0);
+
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	p->frag_off = (field & 0x1fff) * 8;
+	p->frag_len = total > header ? total - header : 0;
+	p->more = !!(field & 0x2000);
+	p->sound = header == sizeof(*ip) && sum == 0xffff && start + total <= skb->len && p->frag_len &&
+		   (!p->more || !(p->frag_len & 7));
+}
+
+/* The same for one whose fragment header is number `before` and ends at `off`. A first one has to hold the whole header of
+ * its transport (RFC 8200 4.5); 24 bytes are enough for that of TCP. */
+static __always_inline void fragment_v6(struct __sk_buff *skb, struct packet *p, __u32 start, __u32 off, __u32 payload,
+					__u32 field, __u32 before)
+{
+	__u32 end = start + sizeof(struct ipv6hdr) + payload;
+
+	p->frag_off = field & 0xfff8;
+	p->frag_len = end > off ? end - off : 0;
+	p->more = field & 1;
+	p->sound = !before && end <= skb->len && p->frag_len && (!p->more || !(p->frag_len & 7)) &&
+		   (p->frag_off || (p->frag_len >= 24 && !is_extension(p->proto)));
 }
 
 /* Fills `p` from the IP header at `off`. Returns 0, or -1 when the header is cut short or contradicts itself. */
 static __noinline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct packet *p)
 {
+	__u32 start = off;
 	__u8 head[8];
 
-	p->v6 = v6;
-	p->frag = 0;
+	p->v6 = !!v6;
+	p->frag = p->more = 0;
+	p->frag_id = p->frag_off = p->frag_len = 0;
+	p->end = 0;
 	p->icmp = ICMP_OTHER;
 	p->sport = p->dport = 0;
+	p->sound = 0;
 	if (v6) {
 		struct ipv6hdr ip;
 
@@ -153,6 +208,7 @@ static __noinline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct p
 				__u16 field = (__u16)head[2] << 8 | head[3];
 
 				__builtin_memcpy(&p->frag_id, head + 4, 4);
+				fragment_v6(skb, p, start, off + 8, bpf_ntohs(ip.payload_len), field, i);
 				if (field & 0xfff8) {
 					p->frag = FRAG_LATER;
 					return 0;
@@ -181,6 +237,8 @@ static __noinline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct p
 		p->frag_id = ip.id;
 		off += (__u32)ip.ihl * 4;
 		field = bpf_ntohs(ip.frag_off);
+		if (field & 0x3fff)
+			fragment_v4(skb, p, start, &ip);
 		if (field & 0x1fff) {
 			p->frag = FRAG_LATER;
 			return 0;

@@ -63,70 +63,105 @@ static __always_inline struct ipv6hdr *plain_v6(void *data, void *end)
 	return ip;
 }
 
-/* The slot an ICMP error concerns: the sender of the packet it quotes. Sets `copy` when the host may want it too. */
-static __noinline __u32 quoted_slot(struct __sk_buff *skb, struct packet *p, __u32 *copy)
-{
-	struct packet inner = {};
+/* Whom a packet on its way in is for. */
+struct receiver {
+	__u32 to;		/* as in fragment_way.to */
+	__u32 epoch;		/* tag of an answer */
+};
 
-	if (parse(skb, p->end, p->v6, &inner) < 0 || inner.frag == FRAG_LATER)
+static __always_inline void all_who_asked(struct receiver *r, const union addr *remote, __u32 id)
+{
+	__u64 digest = echo_digest(remote, id);
+
+	r->to = ANSWER | digest % ECHO_BUCKETS;
+	r->epoch = echo_tag(digest);
+}
+
+/* Whom an ICMP error concerns: the sender of the packet it quotes. */
+static __noinline int of_quoted(struct __sk_buff *skb, struct packet *p, struct receiver *r)
+{
+	struct packet *inner = packet(QUOTED);
+
+	if (!inner || parse(skb, p->end, p->v6, inner) < 0 || inner->frag == FRAG_LATER)
 		return 0;
-	if (!is_loopback(&inner.src) && host_address(&inner.src) != ADDRESS_OF_UPLINK)
+	if (!is_loopback(&inner->src) && host_address(&inner->src) != ADDRESS_OF_UPLINK)
 		return 0;
-	if (has_ports(inner.proto))
-		return port_slot(inner.sport);
-	if (inner.icmp != ICMP_ASK)
-		return 0;
-	*copy = COPY;
-	return echo_owner(&inner.dst, inner.sport);
+	if (has_ports(inner->proto))
+		r->to = port_slot(inner->sport);
+	else if (inner->icmp == ICMP_ASK)
+		all_who_asked(r, &inner->dst, inner->sport);
+	return 0;
+}
+
+static __noinline int copy_to_asker(struct __sk_buff *skb, struct host *h, struct echo_way *way, __u32 tag)
+{
+	__u32 n = echo_asker(way, tag);
+
+	return n && n < MAX_SLOTS ? copy_to_container(skb, h, n) : PASS;
+}
+
+/* An answer, or an error about a question: as on one host, all who asked so get it, and the host, which may have asked too. */
+static __noinline int to_askers(struct __sk_buff *skb, struct host *h, struct receiver *r)
+{
+	struct echo_bucket *b = echo_bucket(r->to);
+
+	if (!b)
+		return PASS;
+#pragma unroll
+	for (int i = 0; i < ECHO_WAYS; i++)
+		copy_to_asker(skb, h, &b->way[i], r->epoch);
+	return PASS;
 }
 
 /* Everything but plain TCP and UDP on its way in, from the wire or from host lo. */
 static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 {
 	struct host *h = host_facts();
-	struct fragment_key key = {};
-	struct packet p = {};
-	__u32 slot = 0, copy = 0, martian = 0;
+	struct receiver r = {};
+	struct packet *p = packet(OUTER);
+	__u32 martian = 0;
+	__u64 digest = 0;
+	struct slot *s;
 
-	if (!h || parse(skb, ETH_HLEN, v6, &p) < 0)
+	if (!h || !p || parse(skb, ETH_HLEN, v6, p) < 0)
 		return PASS;
-	if (host_address(&p.dst) != ADDRESS_OF_UPLINK && !(origin == FROM_LO && (is_loopback(&p.dst) || host_address(&p.dst))))
+	if (host_address(&p->dst) != ADDRESS_OF_UPLINK && !(origin == FROM_LO && (is_loopback(&p->dst) || host_address(&p->dst))))
 		return PASS;
 	if (origin == FROM_WIRE) {
 		if (not_for_uplink(skb))
 			return PASS;
-		martian = v6 ? martian_v6(h, &p.src) : martian_v4(h, p.src.w[3]);
+		martian = v6 ? martian_v6(h, &p->src) : martian_v4(h, p->src.w[3]);
 	}
-	if (p.frag) {
-		key.src = p.src;
-		key.dst = p.dst;
-		key.id = p.frag_id;
-		key.origin = origin;
-		key.proto = datagram_proto(&p);
-	}
-	if (p.frag == FRAG_LATER) {
-		slot = fragment_owner(&key);
-		copy = slot & COPY;
-		slot &= COPY - 1;
-	} else if (has_ports(p.proto)) {
-		slot = port_slot(p.dport);
-	} else if (is_error(&p)) {
-		slot = quoted_slot(skb, &p, &copy);
-	} else if (p.icmp == ICMP_ANSWER) {
-		slot = echo_owner(&p.src, p.sport);
-		copy = COPY;
+	if (p->frag)
+		digest = fragment_digest(p, origin);
+	if (p->frag == FRAG_LATER)
+		r.to = fragment_owner(digest, &r.epoch);
+	else if (has_ports(p->proto))
+		r.to = port_slot(p->dport);
+	else if (is_error(p))
+		of_quoted(skb, p, &r);
+	else if (p->icmp == ICMP_ANSWER)
+		all_who_asked(&r, &p->src, p->sport);
+	if (r.to & ANSWER) {
+		if (martian)
+			return PASS;
+		if (p->frag == FRAG_FIRST)
+			fragment_came(digest, r.to, r.epoch);
+		return to_askers(skb, h, &r);
 	}
 	if (martian)
-		return slot ? DROP : PASS;
-	if (p.frag == FRAG_FIRST)
-		fragment_came(&key, slot, copy);
-	if (!slot || slot >= MAX_SLOTS)
+		return r.to ? DROP : PASS;
+	s = r.to ? slot_of(r.to) : 0;
+	/* the slot may have got another tenant since the first one */
+	if (p->frag == FRAG_LATER && s && s->epoch != r.epoch)
 		return PASS;
-	if (copy)
-		return copy_to_container(skb, h, slot);
+	if (p->frag == FRAG_FIRST)
+		fragment_came(digest, s ? r.to : HOST, s ? s->epoch : 0);
+	if (!s || r.to >= MAX_SLOTS)
+		return PASS;
 	if (origin == FROM_WIRE)
-		return to_container(skb, slot, p.end - 8, p.proto == PROTO_TCP);
-	return to_container_locally(skb, h, slot, p.end - 8, p.proto == PROTO_TCP, h->flags & HOST_PEER_FROM_LO);
+		return to_container(skb, r.to, p->end - 8, p->proto == PROTO_TCP);
+	return to_container_locally(skb, h, r.to, p->end - 8, p->proto == PROTO_TCP, h->flags & HOST_PEER_FROM_LO);
 }
 
 PROGRAM(from_wire)
@@ -211,10 +246,15 @@ PROGRAM(from_lo)
 static __noinline int check_icmp(struct __sk_buff *skb, struct packet *p, __u32 slot, __u32 epoch, __u32 *to)
 {
 	__u32 local = is_loopback(&p->dst) || host_address(&p->dst);
-	struct packet inner = {};
+	struct packet *inner = packet(QUOTED);
 
-	if (p->icmp == ICMP_ASK)
-		return echo_claim(slot, epoch, &p->dst, p->sport) < 0 ? R_ECHO : -1;
+	if (p->icmp == ICMP_ASK) {
+		echo_asked(slot, epoch, &p->dst, p->sport);
+		return -1;
+	}
+	/* it is the host that is asked, and answers */
+	if (p->icmp == ICMP_ANSWER)
+		return R_ECHO;
 	if (p->icmp == ICMP_LINK)
 		return R_NEIGHBOR;
 	/* Nothing that stays on this host is too big. The receiver would believe it of every way to that address. */
@@ -222,12 +262,12 @@ static __noinline int check_icmp(struct __sk_buff *skb, struct packet *p, __u32 
 		return R_ICMP;
 	/* An error may only be about a packet that was sent to this container: from where the error goes, to an address
 	 * that containers carry, to one of its own ports. */
-	if (parse(skb, p->end, p->v6, &inner) < 0 || inner.frag == FRAG_LATER || !has_ports(inner.proto) ||
-	    port_slot(inner.dport) != slot || !same(&inner.src, &p->dst))
+	if (!inner || parse(skb, p->end, p->v6, inner) < 0 || inner->frag == FRAG_LATER || !has_ports(inner->proto) ||
+	    port_slot(inner->dport) != slot || !same(&inner->src, &p->dst))
 		return R_ICMP;
-	if (is_loopback(&inner.dst) ? !local : host_address(&inner.dst) != ADDRESS_OF_UPLINK)
+	if (is_loopback(&inner->dst) ? !local : host_address(&inner->dst) != ADDRESS_OF_UPLINK)
 		return R_ICMP;
-	*to = port_slot(inner.sport);
+	*to = port_slot(inner->sport);
 	return -1;
 }
 
@@ -254,50 +294,50 @@ static __noinline int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 {
 	struct host *h = host_facts();
 	struct slot *s = slot_of(slot);
-	struct packet p = {};
+	struct packet *p = packet(OUTER);
 	__u32 to = 0, local, looped;
 	int why;
 
-	if (!h || !s)
+	if (!h || !s || !p)
 		return DROP;
-	if (parse(skb, ETH_HLEN, v6, &p) < 0)
+	if (parse(skb, ETH_HLEN, v6, p) < 0)
 		return drop(slot, R_MALFORMED);
-	looped = is_loopback(&p.dst);
-	local = looped || host_address(&p.dst);
-	if (is_loopback(&p.src) ? !looped : host_address(&p.src) != ADDRESS_OF_UPLINK)
+	looped = is_loopback(&p->dst);
+	local = looped || host_address(&p->dst);
+	if (is_loopback(&p->src) ? !looped : host_address(&p->src) != ADDRESS_OF_UPLINK)
 		return drop(slot, R_SOURCE_ADDRESS);
 
-	if (p.frag == FRAG_LATER) {
-		why = fragment_follows(slot, s->epoch, &p);
+	if (p->frag == FRAG_LATER) {
+		why = fragment_follows(slot, s->epoch, p);
 		if (why < 0)
 			return drop(slot, R_FRAGMENT);
 		to = why;
-	} else if (has_ports(p.proto)) {
-		if (port_slot(p.sport) != slot)
+	} else if (has_ports(p->proto)) {
+		if (port_slot(p->sport) != slot)
 			return drop(slot, R_SOURCE_PORT);
-		to = port_slot(p.dport);
-	} else if (p.proto == (v6 ? PROTO_ICMP6 : PROTO_ICMP)) {
-		why = check_icmp(skb, &p, slot, s->epoch, &to);
+		to = port_slot(p->dport);
+	} else if (p->proto == (v6 ? PROTO_ICMP6 : PROTO_ICMP)) {
+		why = check_icmp(skb, p, slot, s->epoch, &to);
 		if (why >= 0)
 			return drop(slot, why);
 	} else {
-		return drop(slot, p.proto == PROTO_IGMP ? R_NEIGHBOR : R_PROTOCOL);
+		return drop(slot, p->proto == PROTO_IGMP ? R_NEIGHBOR : R_PROTOCOL);
 	}
-	if (p.frag == FRAG_FIRST)
-		fragment_sent(slot, s->epoch, &p, to);
+	if (p->frag == FRAG_FIRST && fragment_begins(slot, s->epoch, p, to) < 0)
+		return drop(slot, R_FRAGMENT);
 
 	if (local) {
 		if (looped && !to && !(s->flags & SLOT_HOST_LOOPBACK))
 			return drop(slot, R_HOST_LOOPBACK);
 	} else {
-		if (oversize(skb, h, p.end - 8, p.proto == PROTO_TCP))
+		if (oversize(skb, h, p->end - 8, p->proto == PROTO_TCP))
 			return drop(slot, R_OVERSIZE);
-		if (v6 ? unreachable_v6(h, &p.dst) : unreachable_v4(h, p.dst.w[3]))
+		if (v6 ? unreachable_v6(h, &p->dst) : unreachable_v4(h, p->dst.w[3]))
 			return drop(slot, R_UNREACHABLE);
 	}
 	if (s->flags & SLOT_SHAPED && !(local && s->flags & SLOT_SPARE_LOCAL))
 		return to_shaper(skb, s, slot, to);
-	return deliver(skb, slot, &p, to);
+	return deliver(skb, slot, p, to);
 }
 
 PROGRAM(from_container)
@@ -367,7 +407,7 @@ PROGRAM(after_shaper)
 	__u32 slot = skb->mark & 0xffff, to = skb->mark >> 16, v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
 	struct host *h = host_facts();
 	struct slot *s = slot_of(slot);
-	struct packet p = {};
+	struct packet *p;
 
 	/* the lease may have ended while it waited */
 	if (!h || !slot || !s || !s->ifindex)
@@ -391,12 +431,13 @@ PROGRAM(after_shaper)
 			return to_world_v6(skb, h, slot, &dst, begins(ip->nexthdr, ip + 1, end));
 		}
 	}
-	if (parse(skb, ETH_HLEN, v6, &p) < 0)
+	p = packet(OUTER);
+	if (!p || parse(skb, ETH_HLEN, v6, p) < 0)
 		return drop(slot, R_MALFORMED);
 	/* a port may have got another owner while the packet waited */
-	if (has_ports(p.proto) && p.frag != FRAG_LATER)
-		to = port_slot(p.dport);
-	return deliver(skb, slot, &p, to);
+	if (has_ports(p->proto) && p->frag != FRAG_LATER)
+		to = port_slot(p->dport);
+	return deliver(skb, slot, p, to);
 }
 
 #include "inner.h"

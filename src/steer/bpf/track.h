@@ -1,197 +1,339 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR MIT)
  *
- * The two things a packet does not carry a port for: echo identifiers and later fragments. Memory is set aside per
- * container, so one container can neither push out nor take over what belongs to another.
+ * The two things a packet does not carry a port for: echo identifiers and later fragments.
+ *
+ * What is remembered of a packet from outside stands in buckets, chosen by a hash that nobody outside can foretell. Whoever is
+ * new in a full bucket takes the place of what is too old to count, else one of its own, else the oldest: a flood towards one
+ * container, or by one, pushes out its own and nobody else's.
+ *
+ * Places are looked through without branches: a verifier follows each branch, and sixteen in a row are 65 536 ways through.
  */
 #pragma once
 
 #include "parse.h"
-
-static __always_inline __u32 now(void)
-{
-	return bpf_ktime_get_ns() >> 30;
-}
-
-static __always_inline __u32 mix(const union addr *a, __u32 id)
-{
-	__u32 h = a->w[0] ^ a->w[1] ^ a->w[2] ^ a->w[3] ^ id * 0x9e3779b1;
-
-	h ^= h >> 16;
-	h *= 0x85ebca6b;
-	return h ^ h >> 13;
-}
 
 static __always_inline struct slot *slot_of(__u32 n)
 {
 	return bpf_map_lookup_elem(&slots, &n);
 }
 
-static __always_inline struct echo_cell *echo_cell(__u32 n, const union addr *remote, __u32 id)
-{
-	__u32 i = n * ECHO_CELLS + mix(remote, id) % ECHO_CELLS;
+/* Hides from the compiler what is known of a value, or it would make branches of what comes of it. */
+#define VEIL(value) asm volatile("" : "+r"(value))
 
-	return bpf_map_lookup_elem(&echo_out, &i);
+/* 1 or 0. */
+static __always_inline __u64 is_set(__u64 value)
+{
+	value |= -value;
+	VEIL(value);
+	value >>= 63;
+	VEIL(value);
+	return value;
 }
 
-static __always_inline int alive(const struct echo_way *way, __u32 t)
+static __always_inline __u64 is_same(__u64 a, __u64 b)
 {
-	struct slot *s;
+	return is_set(a ^ b) ^ 1;
+}
 
-	if (!way->slot || t - way->seen > ECHO_LIFETIME)
+/* Of numbers that are less than 2^63 apart. */
+static __always_inline __u64 is_less(__u64 a, __u64 b)
+{
+	a -= b;
+	VEIL(a);
+	a >>= 63;
+	VEIL(a);
+	return a;
+}
+
+static __always_inline __u64 choose(__u64 a, __u64 b, __u64 second)
+{
+	return a ^ ((a ^ b) & -second);
+}
+
+/* How good a place is for something new. Places are compared as numbers; the lowest six bits are for which one it is. */
+static __always_inline __u64 place(__u64 same, __u64 free, __u64 own, __u64 age)
+{
+	__u64 grade = choose(choose(own, 2, free), 3, same);
+
+	return grade << 61 | (age & 0xffffffffff) << 6;
+}
+
+static __always_inline __u64 better(__u64 a, __u64 b)
+{
+	return choose(a, b, is_less(a, b));
+}
+
+static __always_inline __u64 stir(__u64 h, __u64 value)
+{
+	h = (h ^ value) * 0x9e3779b97f4a7c15ULL;
+	return h ^ h >> 32;
+}
+
+/* Where hashes begin: a number that no packet tells, drawn when it is needed first. */
+static __noinline __u64 seed(void)
+{
+	__u32 last = FRAGMENT_BUCKETS;
+	struct fragment_bucket *b = bpf_map_lookup_elem(&fragments_in, &last);
+
+	if (!b)
 		return 0;
-	s = slot_of(way->slot);
-	return s && s->ifindex && s->epoch == way->epoch;
+	if (!b->way[0].tag)
+		b->way[0].tag = (__u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32() | 1;
+	return b->way[0].tag;
 }
 
-static __always_inline int asked(const struct echo_way *way, const union addr *remote, __u32 id)
+/* Of a pair that an echo is known by: below, the bucket; above, the tag. */
+static __noinline __u64 echo_digest(const union addr *remote, __u32 id)
 {
-	struct echo_cell *c = echo_cell(way->slot, remote, id);
-
-	return c && c->epoch == way->epoch && c->id == (__u16)id && same(&c->remote, remote);
+	return stir(stir(stir(seed(), remote->d[0]), remote->d[1]), id);
 }
 
-/* Whose echo `id` towards `remote` is: the container that asked. A container that asks many hosts under one id may
- * have forgotten this one; then the id alone decides, if no other container uses it. 0: none of them. */
-static __noinline __u32 echo_owner(const union addr *remote, __u32 id)
+static __always_inline __u32 echo_tag(__u64 digest)
 {
-	struct echo_ways *ways = bpf_map_lookup_elem(&echo_ids, &id);
-	__u32 t = now(), only = 0, users = 0;
-
-	if (!ways)
-		return 0;
-#pragma unroll
-	for (int i = 0; i < ECHO_WAYS; i++) {
-		struct echo_way *way = &ways->way[i];
-
-		if (!alive(way, t))
-			continue;
-		if (asked(way, remote, id))
-			return way->slot;
-		only = way->slot;
-		users++;
-	}
-	return users == 1 ? only : 0;
+	return digest >> 32;
 }
 
-/* Notes that container `n` asks `remote` under `id`. -1: another container is asking the same right now. */
-static __noinline int echo_claim(__u32 n, __u32 epoch, const union addr *remote, __u32 id)
+static __always_inline struct echo_bucket *echo_bucket(__u64 digest)
 {
-	struct echo_ways *ways = bpf_map_lookup_elem(&echo_ids, &id);
-	struct echo_way *mine = 0;
-	struct echo_cell *cell;
+	__u32 key = digest % ECHO_BUCKETS;
+
+	return bpf_map_lookup_elem(&echoes, &key);
+}
+
+static __always_inline __u32 now(void)
+{
+	return bpf_ktime_get_ns() >> 28;
+}
+
+static __noinline __u64 echo_place(const struct echo_way *way, __u32 n, __u32 tag, __u32 t)
+{
+	__u64 age = (__u32)(t - way->seen), own = is_same(way->slot, n);
+	__u64 free = is_less(ECHO_LIFETIME, age) | is_same(way->slot, 0);
+
+	return place(own & is_same(way->tag, tag), free, own, age);
+}
+
+/* Notes that container `n` asks `remote` under `id`. */
+static __noinline int echo_asked(__u32 n, __u32 epoch, const union addr *remote, __u32 id)
+{
+	__u64 digest = echo_digest(remote, id), best = 0;
+	struct echo_bucket *b = echo_bucket(digest);
+	struct echo_way *way;
 	__u32 t = now();
 
-	if (!ways)
-		return -1;
+	if (!b)
+		return 0;
 #pragma unroll
-	for (int i = 0; i < ECHO_WAYS; i++) {
-		struct echo_way *way = &ways->way[i];
-
-		if (way->slot == n) {
-			mine = way;
-		} else if (!alive(way, t)) {
-			if (!mine)
-				mine = way;
-		} else if (asked(way, remote, id)) {
-			return -1;
-		}
-	}
-	cell = echo_cell(n, remote, id);
-	if (!mine || !cell)
-		return -1;
-	mine->slot = n;
-	mine->epoch = epoch;
-	mine->seen = t;
-	cell->remote = *remote;
-	cell->epoch = epoch;
-	cell->seen = t;
-	cell->id = id;
+	for (int i = 0; i < ECHO_WAYS; i++)
+		best = better(best, echo_place(&b->way[i], n, echo_tag(digest), t) | i);
+	way = &b->way[best % ECHO_WAYS];
+	way->slot = 0;
+	way->tag = echo_tag(digest);
+	way->epoch = epoch;
+	way->seen = t;
+	way->slot = n;
 	return 0;
 }
 
+/* The container that asked, by one place of a bucket; 0: none. */
+static __always_inline __u32 echo_asker(const struct echo_way *way, __u32 tag)
+{
+	struct slot *s;
+
+	if (!way->slot || way->tag != tag || now() - way->seen > ECHO_LIFETIME)
+		return 0;
+	s = slot_of(way->slot);
+	return s && s->epoch == way->epoch ? way->slot : 0;
+}
+
+static __always_inline struct fragment_cells *fragment_cells(__u32 n)
+{
+	return bpf_map_lookup_elem(&fragments_out, &n);
+}
+
+static __always_inline __u64 same_datagram(const struct fragment_cell *c, __u32 epoch, const struct packet *p)
+{
+	return is_same(c->id, p->frag_id) & is_same(c->epoch, epoch) & is_same(c->proto, datagram_proto(p)) &
+	       is_same(c->dst.d[0], p->dst.d[0]) & is_same(c->dst.d[1], p->dst.d[1]);
+}
+
+/* What a cell says: does a receiver still wait for the rest of its datagram (1), is that the datagram of `p` (2), and above
+ * these eight bits how much of it was sent. */
+static __noinline __u64 cell_says(const struct fragment_cell *c, __u32 epoch, const struct packet *p, __u64 t)
+{
+	__u64 open = is_set(c->state) & is_same(c->epoch, epoch) & is_less(t - c->seen, FRAGMENT_HELD);
+	__u64 same = same_datagram(c, epoch, p) & (is_same(c->state, FRAGMENT_LEFT) ^ 1);
+
+	return (open | same << 1 | (__u64)c->next << 8) & -open;
+}
+
 /* Is a first fragment recent enough to count? Another processor may have seen it after `t` was read. */
-static __always_inline int recent(__u64 seen, __u64 t)
+static __always_inline __u64 recent(__u64 seen, __u64 t)
 {
-	return (__s64)(t - seen) < FRAGMENT_LIFETIME;
+	return is_less(t - FRAGMENT_LIFETIME, seen);
 }
 
-static __always_inline struct fragment_cell *fragment_cell(__u32 n, __u32 i)
+static __always_inline void fragment_open(struct fragment_cell *c, __u32 epoch, const struct packet *p, __u32 to)
 {
-	__u32 key = n * FRAGMENT_CELLS + i % FRAGMENT_CELLS;
-
-	return bpf_map_lookup_elem(&fragments_out, &key);
-}
-
-static __always_inline int same_datagram(const struct fragment_cell *c, __u32 epoch, const struct packet *p)
-{
-	return c->id == p->frag_id && c->epoch == epoch && c->proto == datagram_proto(p) && same(&c->dst, &p->dst);
-}
-
-/* A first fragment of container `n` passed: its later ones may follow, to the same place. They take the cells in
- * turn, so the newest datagrams are the ones remembered. Two processors may take the same turn; then one datagram
- * of this container is lost. */
-static __noinline int fragment_sent(__u32 n, __u32 epoch, const struct packet *p, __u32 to)
-{
-	struct fragment_cell *c = fragment_cell(n, 0);
-	__u32 turn;
-
-	if (!c)
-		return 0;
-	turn = c->turn++;
-	c = fragment_cell(n, turn);
-	if (!c)
-		return 0;
+	c->state = FRAGMENT_DONE;
 	c->dst = p->dst;
 	c->seen = bpf_ktime_get_ns();
 	c->id = p->frag_id;
 	c->epoch = epoch;
 	c->to = to;
 	c->proto = datagram_proto(p);
-	return 0;
+	c->next = p->frag_len;
+	c->state = p->sound && p->more ? FRAGMENT_OPEN : FRAGMENT_DOUBTFUL;
 }
 
-/* Where a later fragment of container `n` goes: where the newest first one of that id went. -1: there was none. */
-static __noinline int fragment_follows(__u32 n, __u32 epoch, const struct packet *p)
+/* A first fragment of container `n` that goes to `to`: its later ones follow it, and no longer an older datagram's. -1: it
+ * must not go, since too much that this container began is unfinished. Two processors may take one cell; then one datagram of this
+ * container is lost, which is why each begins its search elsewhere. */
+static __noinline int fragment_begins(__u32 n, __u32 epoch, const struct packet *p, __u32 to)
 {
-	__u64 t = bpf_ktime_get_ns(), newest = 0;
-	int to = -1;
+	__u64 t = bpf_ktime_get_ns(), bytes = p->frag_len, older = 0, best = 0;
+	__u32 first = bpf_get_smp_processor_id();
+	struct fragment_cells *b = fragment_cells(n);
 
+	if (!b)
+		return -1;
 #pragma unroll
 	for (int i = 0; i < FRAGMENT_CELLS; i++) {
-		struct fragment_cell *c = fragment_cell(n, i);
+		__u64 says = cell_says(&b->cell[i], epoch, p, t);
 
-		if (c && same_datagram(c, epoch, p) && recent(c->seen, t) && c->seen >= newest) {
-			newest = c->seen;
-			to = c->to;
-		}
+		bytes += says >> 8;
+		older = better(older, place(says >> 1 & 1, 0, 0, 0) | i);
+		best = better(best, place(0, (says & 1) ^ 1, 0, (first - i) % FRAGMENT_CELLS) | i);
 	}
-	return to;
-}
-
-/* A first fragment came for container `slot`, 0 the host: its later ones follow it, and no longer an older datagram's. */
-static __noinline int fragment_came(const struct fragment_key *key, __u32 slot, __u32 copy)
-{
-	struct fragment_first first = {.slot = slot | copy};
-	struct slot *s = slot_of(slot);
-
-	if (!slot || !s) {
-		bpf_map_delete_elem(&fragments_in, key);
-		return 0;
-	}
-	first.epoch = s->epoch;
-	first.seen = bpf_ktime_get_ns();
-	bpf_map_update_elem(&fragments_in, key, &first, BPF_ANY);
+	if (!(best >> 61) || bytes > FRAGMENT_BYTES)
+		return -1;
+	if (older >> 61)
+		b->cell[older % FRAGMENT_CELLS].state = FRAGMENT_LEFT;
+	fragment_open(&b->cell[best % FRAGMENT_CELLS], epoch, p, to);
 	return 0;
 }
 
-/* The container that a later fragment is for, and COPY: the one its first fragment went to. 0: the host. */
-static __noinline __u32 fragment_owner(const struct fragment_key *key)
+/* Where a later fragment of container `n` goes: where the first one of its datagram went. -1: there was none, or it is not
+ * the next part, or more would be unfinished than may be. A sender's stack sends the parts in their order. */
+static __noinline int fragment_follows(__u32 n, __u32 epoch, const struct packet *p)
 {
-	struct fragment_first *first = bpf_map_lookup_elem(&fragments_in, key);
-	struct slot *s;
+	__u64 t = bpf_ktime_get_ns(), bytes = p->frag_len, best = 0;
+	struct fragment_cells *b = fragment_cells(n);
+	struct fragment_cell *c;
 
-	if (!first || !recent(first->seen, bpf_ktime_get_ns()))
+	if (!b)
+		return -1;
+#pragma unroll
+	for (int i = 0; i < FRAGMENT_CELLS; i++) {
+		__u64 says = cell_says(&b->cell[i], epoch, p, t);
+
+		bytes += says >> 8;
+		best = better(best, place(says >> 1 & 1, 0, 0, 0) | i);
+	}
+	c = &b->cell[best % FRAGMENT_CELLS];
+	if (!(best >> 61) || !recent(c->seen, t) || p->frag_off != c->next || bytes > FRAGMENT_BYTES ||
+	    p->frag_off + p->frag_len > 65535)
+		return -1;
+	c->next += p->frag_len;
+	if (!p->sound)
+		c->state = FRAGMENT_DOUBTFUL;
+	else if (!p->more && c->state == FRAGMENT_OPEN)
+		c->state = FRAGMENT_DONE;
+	return c->to;
+}
+
+/* A first fragment of container `n` leaves its lo for `to`. Nobody is harmed by what is unfinished here: from_container sees
+ * the same packets. */
+static __noinline int fragment_left_lo(__u32 n, __u32 epoch, const struct packet *p, __u32 to)
+{
+	struct fragment_cells *b = fragment_cells(n);
+	__u64 t = bpf_ktime_get_ns(), best = 0;
+
+	if (!b)
 		return 0;
-	s = slot_of(first->slot & (COPY - 1));
-	return s && s->epoch == first->epoch ? first->slot : 0;
+#pragma unroll
+	for (int i = 0; i < FRAGMENT_LOOPED; i++)
+		best = better(best, place(0, 0, 0, (t - b->looped[i].seen) >> 20) | i);
+	fragment_open(&b->looped[best % FRAGMENT_LOOPED], epoch, p, to);
+	return 0;
+}
+
+/* Did the first fragment of a later one leave lo? */
+static __noinline int fragment_leaves_lo(__u32 n, __u32 epoch, const struct packet *p)
+{
+	struct fragment_cells *b = fragment_cells(n);
+	__u64 t = bpf_ktime_get_ns(), any = 0;
+
+	if (!b)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < FRAGMENT_LOOPED; i++)
+		any |= cell_says(&b->looped[i], epoch, p, t) >> 1 & recent(b->looped[i].seen, t);
+	return any;
+}
+
+/* Of a datagram on its way to a container. `origin`: 0 the wire, 1 host lo. */
+static __noinline __u64 fragment_digest(const struct packet *p, __u32 origin)
+{
+	__u64 h = stir(stir(seed(), p->src.d[0]), p->src.d[1]);
+
+	h = stir(stir(h, p->dst.d[0]), p->dst.d[1]);
+	return stir(h, (__u64)p->frag_id << 32 | origin << 8 | datagram_proto(p));
+}
+
+static __always_inline struct fragment_bucket *fragment_bucket(__u64 digest)
+{
+	__u32 key = digest % FRAGMENT_BUCKETS;
+
+	return bpf_map_lookup_elem(&fragments_in, &key);
+}
+
+static __noinline __u64 fragment_place(const struct fragment_way *way, __u64 tag, __u32 to, __u64 t)
+{
+	return place(is_same(way->tag, tag), recent(way->seen, t) ^ 1, is_same(way->to, to), (t - way->seen) >> 10);
+}
+
+/* A first fragment came that goes to `to`, 0 the host: its later ones follow it, and no longer an older datagram's. `epoch`
+ * is that of the slot, or the tag of an answer. */
+static __noinline int fragment_came(__u64 digest, __u32 to, __u32 epoch)
+{
+	struct fragment_bucket *b = fragment_bucket(digest);
+	__u64 t = bpf_ktime_get_ns(), best = 0;
+	struct fragment_way *way;
+
+	if (!b)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < FRAGMENT_WAYS; i++)
+		best = better(best, fragment_place(&b->way[i], digest, to, t) | i);
+	way = &b->way[best % FRAGMENT_WAYS];
+	if (!to && way->tag != digest)
+		return 0;
+	way->seen = 0;
+	if (!to)
+		return 0;
+	way->tag = digest;
+	way->to = to;
+	way->epoch = epoch;
+	way->seen = t;
+	return 0;
+}
+
+/* Where a later fragment goes, as in fragment_way.to: where its first one went. 0: the host. */
+static __noinline __u32 fragment_owner(__u64 digest, __u32 *epoch)
+{
+	struct fragment_bucket *b = fragment_bucket(digest);
+	__u64 t = bpf_ktime_get_ns(), best = 0;
+	struct fragment_way *way;
+
+	if (!b)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < FRAGMENT_WAYS; i++)
+		best = better(best, place(is_same(b->way[i].tag, digest), 0, 0, 0) | i);
+	way = &b->way[best % FRAGMENT_WAYS];
+	if (way->tag != digest || !way->seen || !recent(way->seen, t))
+		return 0;
+	*epoch = way->epoch;
+	return way->to;
 }
