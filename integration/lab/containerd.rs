@@ -61,7 +61,7 @@ impl Host {
     }
 
     /// containerd whose pods are attached by our CNI plugin, as `config/cni` registers it. Under the handlers `runc-plain` and
-    /// `crun-plain` bundles have no hooks.
+    /// `crun-plain` bundles have no hooks, under `runc-shim` and `crun-shim` our shim is called.
     pub fn containerd_with_cni(&self) -> Containerd<'_> {
         Containerd::new(self.deref(), &PROGRAMS, our_cni, configured)
     }
@@ -379,11 +379,14 @@ BinaryName = "{program}"
         )
     };
     let base = format!(r#"base_runtime_spec = "{dir}/base.json""#);
+    // The shim becomes whichever runtime it is configured with.
+    let shim = engine::programs(place.host).join("portslice-runtime");
     let of_program = |program: &&str| {
         let wrapped = handler(program, "", &format!("{dir}/bin/{program}"));
         wrapped
             + &handler(&format!("{program}-base"), &base, program)
             + &handler(&format!("{program}-plain"), "", program)
+            + &handler(&format!("{program}-shim"), "", &shim.to_string_lossy())
     };
     let handlers: String = handlers.iter().map(of_program).collect();
     format!(

@@ -23,8 +23,8 @@ fn assert_both(what: &str, host: &Host, pid: u32) {
 }
 
 /// Two containers in a pod; it is stopped while they run. With hooks beside CNI, containers are members of their own.
-fn a_pod(handler: &str, names: &[(&str, &str)]) {
-    let host = host(&format!("cni-{handler}"));
+fn a_pod(engines: Engines, handler: &str, names: &[(&str, &str)]) {
+    let Some(host) = host_of(engines, &format!("cni-{handler}")) else { return };
     let containerd = host.containerd_with_cni();
     let pod = containerd.pod(handler, "shop", &OF_THE_POD);
     let a = pod.start("a", &[("portslice/ports", "31000")], None, &serve("a", 31_000));
@@ -47,25 +47,37 @@ fn a_pod(handler: &str, names: &[(&str, &str)]) {
     assert_gone(handler, &host);
 }
 
+/// The pod alone is a member where nobody tells us of its containers.
+const ALONE: [(&str, &str); 1] = [("prod/shop", "31000,31010")];
+
+/// What is a member where somebody does.
+const EACH: [(&str, &str); 3] = [("prod/shop", "31000,31010"), ("prod/shop/a", "31000"), ("prod/shop/b", "31010")];
+
 #[test]
 fn a_pod_by_cni_alone_under_runc() {
-    a_pod("runc-plain", &[("prod/shop", "31000,31010")]);
+    a_pod(Engines::Installed, "runc-plain", &ALONE);
 }
 
 #[test]
 fn a_pod_by_cni_alone_under_crun() {
-    a_pod("crun-plain", &[("prod/shop", "31000,31010")]);
+    a_pod(Engines::Installed, "crun-plain", &ALONE);
 }
 
 #[test]
 fn a_pod_by_cni_and_hooks() {
-    a_pod("runc", &[("prod/shop", "31000,31010"), ("prod/shop/a", "31000"), ("prod/shop/b", "31010")]);
+    a_pod(Engines::Installed, "runc", &EACH);
+}
+
+#[test]
+fn pods_of_containerd_1_7_by_cni() {
+    for (handler, names) in [("runc-plain", &ALONE[..]), ("crun-plain", &ALONE), ("runc", &EACH), ("runc-shim", &EACH)] {
+        a_pod(Engines::Debian13, handler, names);
+    }
 }
 
 /// The refusal is in what containerd answers, and nothing is left of the pod that did not start.
-#[test]
-fn a_pod_that_is_refused_by_cni() {
-    let host = host("cni-refused");
+fn refused(engines: Engines) {
+    let Some(host) = host_of(engines, "cni-refused") else { return };
     let containerd = host.containerd_with_cni();
     let pod: Pod<'_> = containerd.pod("runc-plain", "shop", &OF_THE_POD);
     let _a = pod.start("a", &[], None, &serve("a", 31_000));
@@ -85,6 +97,16 @@ fn a_pod_that_is_refused_by_cni() {
     pod.stop();
     pod.remove();
     assert_eq!(host.ids(), [""; 0]);
+}
+
+#[test]
+fn a_pod_that_is_refused_by_cni() {
+    refused(Engines::Installed);
+}
+
+#[test]
+fn a_pod_of_containerd_1_7_that_is_refused_by_cni() {
+    refused(Engines::Debian13);
 }
 
 /// Podman's CNI backend: `--network`, `-p`, names, restart, kill, and a refusal that the user sees.

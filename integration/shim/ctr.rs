@@ -5,8 +5,9 @@ use super::*;
 use crate::lab::containerd::Containerd;
 use crate::lab::engine::IMAGE;
 
-fn with(name: &str, program: &str, test: impl Fn(&str, &Shimmed, &Containerd<'_>, &Asked<'_>)) {
-    let shimmed = Shimmed::new(name, program, "");
+fn with(engines: Engines, name: &str, program: &str, test: impl Fn(&str, &Shimmed, &Containerd<'_>, &Asked<'_>)) {
+    let Some(host) = engines.host(name) else { return };
+    let shimmed = Shimmed::on(host, program, "");
     let containerd = shimmed.host.containerd();
     let (parent, tag) = (containerd.for_ctr(), shimmed.host.tag.clone());
     let runtime = shimmed.runtime.to_string_lossy().into_owned();
@@ -40,10 +41,9 @@ fn with(name: &str, program: &str, test: impl Fn(&str, &Shimmed, &Containerd<'_>
     test(program, &shimmed, &containerd, &Asked { start: &start, exec: &exec, pid: &pid, remove: &remove });
 }
 
-#[test]
-fn containers_of_containerd() {
+fn containers(engines: Engines) {
     for program in ["runc", "crun"] {
-        with(&format!("ctr-{program}"), program, |what, shimmed, _, engine| {
+        with(engines, &format!("ctr-{program}"), program, |what, shimmed, _, engine| {
             two_containers(&format!("ctr, {what}"), shimmed, engine);
             refusals(&format!("ctr, {what}"), shimmed, engine);
         });
@@ -51,8 +51,17 @@ fn containers_of_containerd() {
 }
 
 #[test]
-fn a_namespace_that_exists_already() {
-    with("ctr-joins", "runc", |what, shimmed, _, engine| {
+fn containers_of_containerd() {
+    containers(Engines::Installed);
+}
+
+#[test]
+fn containers_of_containerd_1_7() {
+    containers(Engines::Debian13);
+}
+
+fn joined(engines: Engines) {
+    with(engines, "ctr-joins", "runc", |what, shimmed, _, engine| {
         let host = &shimmed.host;
         let ns = Ns::net_only("joined");
         let path = format!("network:{}", ns.path().display());
@@ -75,9 +84,19 @@ fn a_namespace_that_exists_already() {
 }
 
 #[test]
+fn a_namespace_that_exists_already() {
+    joined(Engines::Installed);
+}
+
+#[test]
+fn a_namespace_that_exists_already_under_containerd_1_7() {
+    joined(Engines::Debian13);
+}
+
+#[test]
 fn the_page_says_what_works() {
     const PAGE: &str = include_str!("../../docs/engines/containerd.md");
-    with("ctr-page", "runc", |what, shimmed, containerd, _| {
+    with(Engines::Installed, "ctr-page", "runc", |what, shimmed, containerd, _| {
         let options = format!("ctr run --cgroup {}/page ", containerd.for_ctr());
         let altered = |block: &str| block.replace("ctr run ", &options);
         run_page(shimmed, PAGE, &containerd.env(), altered, |_| assert_gone(what, &shimmed.host));

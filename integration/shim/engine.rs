@@ -41,8 +41,13 @@ exec PROGRAM "$@"
 "#;
 
 impl Shimmed {
+    /// On a host of its own.
     pub fn new(name: &str, program: &str, more: &str) -> Shimmed {
-        let host = Host::new(name);
+        Shimmed::on(Host::new(name), program, more)
+    }
+
+    /// On this one. The shim becomes `program`, a runtime.
+    pub fn on(host: Host, program: &str, more: &str) -> Shimmed {
         let (runtime, behind) = (host.dir.join("before"), host.dir.join("behind"));
         configure(&host, &behind.to_string_lossy(), more);
         let shim = host::binary("portslice-runtime".as_ref());
