@@ -291,6 +291,13 @@ pub struct Run<'c> {
 }
 
 impl Run<'_> {
+    /// What a line of shell prints in it.
+    #[track_caller]
+    pub fn exec(&self, line: &str) -> String {
+        let request = ["sh", "-c", line].iter().fold(of(&self.id), |request, word| request.text(2, word));
+        self.containerd.must("ExecSync", request.number(3, 20)).string(1)
+    }
+
     /// Stops it at once.
     #[track_caller]
     pub fn stop(&self) {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::lab::containerd::Pod;
+use crate::shim::assert_known;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -34,8 +35,11 @@ fn a_pod(engines: Engines, handler: &str, names: &[(&str, &str)]) {
     assert_eq!(lease["id"], pod.id, "{handler}: the slice is the sandbox's");
     let wanted: Vec<_> = names.iter().map(|(name, ports)| member("containerd", name, ports)).collect();
     assert_eq!(members(&lease), wanted, "{handler}; log:\n{}", log(&host));
-    let stats = host.portslice(["stats"]).ok().stdout;
-    assert!(stats.contains("prod/shop"), "{handler}: {stats}");
+    assert_known(handler, &host, "prod/shop");
+    let told = a.exec("ip -oneline address show eth0; busybox tr '\\0' '\\n' </proc/1/environ");
+    assert!(told.contains("10.77.0.2/32") && told.contains("fd77::2/128"), "{handler}: {told}");
+    // The shim tells programs what they have.
+    assert_eq!(told.contains("PORT0=31000"), handler.ends_with("-shim"), "{handler}: {told}");
 
     kill(Pid::from_raw(a.pid as i32), Signal::SIGKILL).expect("kill");
     assert!(eventually(|| asks(&host, HOST4, 31_000).is_err()), "{handler}: a was killed");
@@ -69,8 +73,14 @@ fn a_pod_by_cni_and_hooks() {
 }
 
 #[test]
+fn a_pod_by_cni_and_shim() {
+    a_pod(Engines::Installed, "runc-shim", &EACH);
+}
+
+#[test]
 fn pods_of_containerd_1_7_by_cni() {
-    for (handler, names) in [("runc-plain", &ALONE[..]), ("crun-plain", &ALONE), ("runc", &EACH), ("runc-shim", &EACH)] {
+    for (handler, names) in [("runc-plain", &ALONE[..]), ("crun-plain", &ALONE), ("runc", &EACH), ("runc-shim", &EACH)]
+    {
         a_pod(Engines::Debian13, handler, names);
     }
 }

@@ -68,13 +68,13 @@ fn joined(engines: Engines) {
         (engine.start)("first", &[("ports", "31000")], &["--with-ns", &path], "exec sleep 1000").ok();
         let lease = lease_of(what, host, (engine.pid)("first"));
         let said = (engine.exec)("first", FIRST).ok().stdout;
-        assert_told(what, &said, &[31_000], &block_of(&lease));
+        assert_told(what, host, &said, &[31_000], &block_of(&lease));
         // The second one has its place in the slice, and is told of it.
         (engine.start)("second", &[("ports", "31001")], &["--with-ns", &path], "exec sleep 1000").ok();
         let members = slice(what, host)["members"].as_array().map(Vec::len);
         assert_eq!(members, Some(2), "{what}: {:?}", host.list());
         let said = (engine.exec)("second", FIRST).ok().stdout;
-        assert_told(what, &said, &[31_001], &block_of(&lease));
+        assert_told(what, host, &said, &[31_001], &block_of(&lease));
         (engine.remove)("first");
         (engine.remove)("second");
         ns.kill();

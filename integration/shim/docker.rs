@@ -23,7 +23,15 @@ fn with_docker(
             format!("--env=PORTSLICE_{}={value}", key.to_ascii_uppercase().replace('-', "_"))
         };
         let asks: Vec<String> = asks.iter().map(variable).collect();
-        let all = ["--runtime=portslice"].into_iter().chain(asks.iter().map(String::as_str)).chain(options.iter().copied());
+        // Who shares a network shares its name as well.
+        let joins = options.iter().any(|option| option.starts_with("--network=container:"));
+        let called: &[&str] = if joins { &[] } else { &["--hostname", name] };
+        let all = ["--runtime=portslice"]
+            .iter()
+            .chain(called)
+            .copied()
+            .chain(asks.iter().map(String::as_str))
+            .chain(options.iter().copied());
         docker.run(name, &all.collect::<Vec<_>>(), line)
     };
     let engine = Asked {

@@ -4,6 +4,7 @@
 use super::difference::unintended;
 use super::*;
 use crate::lab::run::Output;
+use crate::serve::client::Server;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -98,9 +99,27 @@ pub fn lease_of(what: &str, host: &Host, pid: u32) -> Value {
     found.unwrap_or_else(|| panic!("{what}: no lease of process {pid} in {all:?}; log:\n{}", log(host)))
 }
 
+/// People find what has this name in each place where they look. Docker tells a name if there is a hostname, ctr an id that
+/// ends with it.
+#[track_caller]
+pub fn assert_known(what: &str, host: &Host, name: &str) {
+    for command in ["list", "stats"] {
+        let told = host.portslice([command]).ok().stdout;
+        assert!(told.split_whitespace().any(|word| word.ends_with(name)), "{what}: {command} has no {name}:\n{told}");
+    }
+    let server = Server::start(host, &["--listen", "127.0.0.1:0"]);
+    let page = server.ask("/metrics").body;
+    server.end();
+    for family in ["container_network_receive_packets_total{", "container_memory_usage_bytes{"] {
+        let mut all = page.lines().filter(|line| line.starts_with(family));
+        assert!(all.any(|line| line.contains(&format!("{name}\""))), "{what}: {family} has no {name}:\n{page}");
+    }
+}
+
 /// Two containers are served, connect, know what they have, and are gone when they are removed or killed.
 pub fn two_containers(what: &str, shimmed: &Shimmed, engine: &Asked<'_>) {
     let host = &shimmed.host;
+    let _server = dns::by_the_peer(host);
     for (name, ports) in [("web1", "31000-31001"), ("web2", "31010-31011")] {
         (engine.start)(name, &[("ports", ports), ("cpus", "0.5")], &[], "exec sleep 1000").ok();
         shimmed.assert_bundle(&format!("{what}, {name}"));
@@ -111,7 +130,10 @@ pub fn two_containers(what: &str, shimmed: &Shimmed, engine: &Asked<'_>) {
         let lease = lease_of(&what, host, pid);
         assert_works(&what, host, pid, port, &lease);
         let said = (engine.exec)(name, FIRST).ok().stdout;
-        assert_told(&what, &said, &[port, port + 1], &block_of(&lease));
+        assert_told(&what, host, &said, &[port, port + 1], &block_of(&lease));
+        let resolved = (engine.exec)(name, dns::ASK).ok().stdout;
+        assert!(resolved.contains(&dns::ANSWER.to_string()), "{what}: {resolved}");
+        assert_known(&what, host, name);
     }
     (engine.remove)("web1");
     assert!(eventually(|| host.ids().len() == 1), "{what}: one is removed: {:?}", host.ids());

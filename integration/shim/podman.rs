@@ -98,7 +98,7 @@ fn the_precreate_hook_tells_a_program_without_a_shim() {
             let (out, said) = ran("job", &[("ports", "31000-31001")], LOOKS);
             let block = said.lines().find_map(|line| line.strip_prefix("PORTSLICE_BLOCK="));
             let block = block.unwrap_or_else(|| panic!("{what}: no block: {out}\n{said}\n{}", log(&host)));
-            assert_told(&what, &said, &[31_000, 31_001], block);
+            assert_told(&what, &host, &said, &[31_000, 31_001], block);
             assert_gone(&what, &host);
         }
         // What did not ask is left alone, and a refusal keeps it from starting.
