@@ -11,7 +11,7 @@ mod podman;
 mod refused;
 mod reserved;
 
-pub use engine::assert_known;
+pub use engine::{Shimmed, assert_known};
 
 use crate::lab::bundle::{Bundle, Runtime};
 use crate::lab::wait::eventually;

@@ -61,9 +61,19 @@ impl Host {
     }
 
     /// containerd whose pods are attached by our CNI plugin, as `config/cni` registers it. Under the handlers `runc-plain` and
-    /// `crun-plain` bundles have no hooks, under `runc-shim` and `crun-shim` our shim is called.
+    /// `crun-plain` bundles have no hooks.
     pub fn containerd_with_cni(&self) -> Containerd<'_> {
         Containerd::new(self.deref(), &PROGRAMS, our_cni, configured)
+    }
+
+    /// The same, with this runtime under the handler `shim`.
+    pub fn containerd_with_cni_and(&self, runtime: &Path) -> Containerd<'_> {
+        Containerd::new(self.deref(), &PROGRAMS, our_cni, |place| {
+            let path = configured(place);
+            let known = std::fs::read_to_string(&path).expect("config.toml");
+            std::fs::write(&path, known + &handler("shim", "", &runtime.to_string_lossy())).expect("config.toml");
+            path
+        })
     }
 
     /// containerd as it is installed, without handlers of ours. Before it is started, `register` is given the configuration,
@@ -367,33 +377,34 @@ fn configured(place: &Place<'_>) -> PathBuf {
     place.at("config.toml")
 }
 
-/// The configuration. A host without CAP_SYS_RESOURCE cannot give a sandbox the score that CRI wants it to have with the
-/// kernel's killer, and some hosts have AppArmor, on which nothing here depends.
-fn config(place: &Place<'_>, handlers: &[&str]) -> String {
-    let dir = place.dir.display();
-    let cri = r#"plugins."io.containerd.grpc.v1.cri""#;
-    let handler = |name: &str, base: &str, program: &str| {
-        format!(
-            r#"
-[{cri}.containerd.runtimes.{name}]
+/// CRI's part of the configuration.
+const CRI: &str = r#"plugins."io.containerd.grpc.v1.cri""#;
+
+/// A handler, which is called with annotations of ours.
+fn handler(name: &str, base: &str, program: &str) -> String {
+    format!(
+        r#"
+[{CRI}.containerd.runtimes.{name}]
 runtime_type = "io.containerd.runc.v2"
 {base}
 pod_annotations = ["portslice/*"]
 container_annotations = ["portslice/*"]
-[{cri}.containerd.runtimes.{name}.options]
+[{CRI}.containerd.runtimes.{name}.options]
 BinaryName = "{program}"
 "#
-        )
-    };
+    )
+}
+
+/// The configuration. A host without CAP_SYS_RESOURCE cannot give a sandbox the score that CRI wants it to have with the
+/// kernel's killer, and some hosts have AppArmor, on which nothing here depends.
+fn config(place: &Place<'_>, handlers: &[&str]) -> String {
+    let dir = place.dir.display();
     let base = format!(r#"base_runtime_spec = "{dir}/base.json""#);
-    // The shim becomes whichever runtime it is configured with.
-    let shim = engine::programs(place.host).join("portslice-runtime");
     let of_program = |program: &&str| {
         let wrapped = handler(program, "", &format!("{dir}/bin/{program}"));
         wrapped
             + &handler(&format!("{program}-base"), &base, program)
             + &handler(&format!("{program}-plain"), "", program)
-            + &handler(&format!("{program}-shim"), "", &shim.to_string_lossy())
     };
     let handlers: String = handlers.iter().map(of_program).collect();
     format!(
@@ -406,16 +417,16 @@ address = "{dir}/socket"
 level = "warn"
 [plugins."io.containerd.internal.v1.opt"]
 path = "{dir}/opt"
-[{cri}]
+[{CRI}]
 sandbox_image = "{IMAGE}"
 stream_server_address = "127.0.0.1"
 stream_server_port = "0"
 restrict_oom_score_adj = true
 disable_apparmor = true
-[{cri}.cni]
+[{CRI}.cni]
 bin_dir = "{dir}/cni/bin"
 conf_dir = "{dir}/cni/net.d"
-[{cri}.containerd]
+[{CRI}.containerd]
 snapshotter = "native"
 {}"#,
         handlers

@@ -1,8 +1,8 @@
 //! Pods and containers that real engines attach by our CNI plugin.
 
 use super::*;
-use crate::lab::containerd::Pod;
-use crate::shim::assert_known;
+use crate::lab::containerd::{Containerd, Pod};
+use crate::shim::{Shimmed, assert_known};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -26,29 +26,40 @@ fn assert_both(what: &str, host: &Host, pid: u32) {
 /// Two containers in a pod; it is stopped while they run. With hooks beside CNI, containers are members of their own.
 fn a_pod(engines: Engines, handler: &str, names: &[(&str, &str)]) {
     let Some(host) = host_of(engines, &format!("cni-{handler}")) else { return };
-    let containerd = host.containerd_with_cni();
+    a_pod_of(&host, &host.containerd_with_cni(), handler, names, || ());
+}
+
+/// The same with the shim beside CNI, which tells programs what they have, and alters bundles in nothing else.
+fn a_pod_with_the_shim(engines: Engines) {
+    let Some(host) = host_of(engines, "cni-shim") else { return };
+    let shimmed = Shimmed::on(host, "runc", "");
+    let containerd = shimmed.host.containerd_with_cni_and(&shimmed.runtime);
+    a_pod_of(&shimmed.host, &containerd, "shim", &EACH, || shimmed.assert_bundle("cri"));
+}
+
+fn a_pod_of(host: &Host, containerd: &Containerd<'_>, handler: &str, names: &[(&str, &str)], started: impl Fn()) {
     let pod = containerd.pod(handler, "shop", &OF_THE_POD);
     let a = pod.start("a", &[("portslice/ports", "31000")], None, &serve("a", 31_000));
     let _b = pod.start("b", &[("portslice/ports", "31010")], None, &serve("b", 31_010));
-    assert_both(handler, &host, pod.pid());
-    let lease = slice(handler, &host);
+    started();
+    assert_both(handler, host, pod.pid());
+    let lease = slice(handler, host);
     assert_eq!(lease["id"], pod.id, "{handler}: the slice is the sandbox's");
     let wanted: Vec<_> = names.iter().map(|(name, ports)| member("containerd", name, ports)).collect();
-    assert_eq!(members(&lease), wanted, "{handler}; log:\n{}", log(&host));
-    assert_known(handler, &host, "prod/shop");
+    assert_eq!(members(&lease), wanted, "{handler}; log:\n{}", log(host));
+    assert_known(handler, host, "prod/shop");
     let told = a.exec("ip -oneline address show eth0; busybox tr '\\0' '\\n' </proc/1/environ");
     assert!(told.contains("10.77.0.2/32") && told.contains("fd77::2/128"), "{handler}: {told}");
-    // The shim tells programs what they have.
-    assert_eq!(told.contains("PORT0=31000"), handler.ends_with("-shim"), "{handler}: {told}");
+    assert_eq!(told.contains("PORT0=31000"), handler == "shim", "{handler}: {told}");
 
     kill(Pid::from_raw(a.pid as i32), Signal::SIGKILL).expect("kill");
-    assert!(eventually(|| asks(&host, HOST4, 31_000).is_err()), "{handler}: a was killed");
-    assert_answers(handler, &host, "b", 31_010);
+    assert!(eventually(|| asks(host, HOST4, 31_000).is_err()), "{handler}: a was killed");
+    assert_answers(handler, host, "b", 31_010);
     pod.stop();
-    assert_eq!(host.ids(), [""; 0], "{handler}: when the pod was stopped; log:\n{}", log(&host));
+    assert_eq!(host.ids(), [""; 0], "{handler}: when the pod was stopped; log:\n{}", log(host));
     pod.remove();
     assert_eq!((containerd.pods(), containerd.namespaces()), (vec![], vec![]), "{handler}");
-    assert_gone(handler, &host);
+    assert_gone(handler, host);
 }
 
 /// The pod alone is a member where nobody tells us of its containers.
@@ -74,15 +85,15 @@ fn a_pod_by_cni_and_hooks() {
 
 #[test]
 fn a_pod_by_cni_and_shim() {
-    a_pod(Engines::Installed, "runc-shim", &EACH);
+    a_pod_with_the_shim(Engines::Installed);
 }
 
 #[test]
 fn pods_of_containerd_1_7_by_cni() {
-    for (handler, names) in [("runc-plain", &ALONE[..]), ("crun-plain", &ALONE), ("runc", &EACH), ("runc-shim", &EACH)]
-    {
+    for (handler, names) in [("runc-plain", &ALONE[..]), ("crun-plain", &ALONE), ("runc", &EACH)] {
         a_pod(Engines::Debian13, handler, names);
     }
+    a_pod_with_the_shim(Engines::Debian13);
 }
 
 /// The refusal is in what containerd answers, and nothing is left of the pod that did not start.

@@ -31,23 +31,22 @@ exec SHIM --portslice-config=CONFIG --portslice-state-dir=STATE "$@"
 
 /// Stands in the place of the runtime.
 const BEHIND: &str = r#"#!/bin/sh
-before= bundle=.
+before= bundle=. creates=
 for word; do
     [ "$before" != --bundle ] || bundle=$word
-    case $word in --bundle=*) bundle=${word#--bundle=};; --portslice*) exit 99;; esac
+    case $word in
+        --bundle=*) bundle=${word#--bundle=} ;;
+        --portslice*) exit 99 ;;
+        create | run) creates=1 ;;
+    esac
     before=$word
 done
-[ ! -e "$bundle/config.json" ] || /bin/cp "$bundle/config.json" DIR/behind.json
+[ -z "$creates" ] || /bin/cp "$bundle/config.json" DIR/behind.json
 exec PROGRAM "$@"
 "#;
 
 impl Shimmed {
-    /// On a host of its own.
-    pub fn new(name: &str, program: &str, more: &str) -> Shimmed {
-        Shimmed::on(Host::new(name), program, more)
-    }
-
-    /// On this one. The shim becomes `program`, a runtime.
+    /// On this host. The shim becomes `program`, a runtime.
     pub fn on(host: Host, program: &str, more: &str) -> Shimmed {
         let (runtime, behind) = (host.dir.join("before"), host.dir.join("behind"));
         configure(&host, &behind.to_string_lossy(), more);
@@ -67,6 +66,9 @@ impl Shimmed {
     pub fn assert_bundle(&self, what: &str) {
         let read = |name: &str| fs::read(self.host.dir.join(name)).unwrap_or_else(|e| panic!("{what}: {name}: {e}"));
         let (before, behind) = (read("before.json"), read("behind.json"));
+        if let Some(kept) = std::env::var_os("PORTSLICE_BUNDLES").map(PathBuf::from) {
+            fs::write(kept.join(what.replace([' ', ','], "-") + ".json"), &before).expect("PORTSLICE_BUNDLES");
+        }
         assert_ne!(before, behind, "{what}: it was not edited");
         assert_eq!(unintended(&before, &behind), [""; 0], "{what}");
     }

@@ -17,8 +17,9 @@ fn start(podman: &Podman<'_>, name: &str, asks: &[(&str, &str)], options: &[&str
     )
 }
 
-fn with(name: &str, program: &str, test: impl Fn(&str, &Shimmed, &Podman<'_>, &Asked<'_>)) {
-    let shimmed = Shimmed::new(name, program, "");
+fn with(engines: Engines, name: &str, program: &str, test: impl Fn(&str, &Shimmed, &Podman<'_>, &Asked<'_>)) {
+    let Some(host) = engines.host(name) else { return };
+    let shimmed = Shimmed::on(host, program, "");
     let podman = shimmed.host.podman();
     podman.by_runtime(&shimmed.runtime);
     let engine = Asked {
@@ -32,10 +33,9 @@ fn with(name: &str, program: &str, test: impl Fn(&str, &Shimmed, &Podman<'_>, &A
     test(program, &shimmed, &podman, &engine);
 }
 
-#[test]
-fn containers_of_podman() {
+fn containers(engines: Engines) {
     for program in ["crun", "runc"] {
-        with(&format!("podman-{program}"), program, |what, shimmed, _, engine| {
+        with(engines, &format!("podman-{program}"), program, |what, shimmed, _, engine| {
             two_containers(&format!("podman, {what}"), shimmed, engine);
             refusals(&format!("podman, {what}"), shimmed, engine);
         });
@@ -43,8 +43,17 @@ fn containers_of_podman() {
 }
 
 #[test]
-fn what_podman_can_ask_for_otherwise() {
-    with("podman-options", "crun", |what, shimmed, podman, engine| {
+fn containers_of_podman() {
+    containers(Engines::Installed);
+}
+
+#[test]
+fn containers_of_podman_5() {
+    containers(Engines::Debian13);
+}
+
+fn otherwise(engines: Engines) {
+    with(engines, "podman-options", "crun", |what, shimmed, podman, engine| {
         let host = &shimmed.host;
         // By environment; and with all that a person may add.
         let options: [&[&str]; 3] = [
@@ -74,6 +83,16 @@ fn what_podman_can_ask_for_otherwise() {
         (engine.remove)("hosted");
         assert_gone(what, host);
     });
+}
+
+#[test]
+fn what_podman_can_ask_for_otherwise() {
+    otherwise(Engines::Installed);
+}
+
+#[test]
+fn what_podman_5_can_ask_for_otherwise() {
+    otherwise(Engines::Debian13);
 }
 
 #[test]
