@@ -54,8 +54,9 @@ fn assert_answers(host: &Host, podman: &Podman<'_>, name: &str) {
     }
 }
 
+/// Nothing of ours is left on the host.
 #[track_caller]
-fn assert_gone(host: &Host) {
+pub fn assert_gone(host: &Host) {
     // The queue of limited containers stays with the host.
     let left = || host.links().into_iter().filter(|name| !["portslice-limit", "portslice-after"].contains(&&**name));
     assert!(eventually(|| host.ids().is_empty()), "leases {:?}", host.list());

@@ -6,6 +6,7 @@ use crate::lab::installed::Installed;
 use crate::shim::{assert_known, assert_works};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "/etc/docker/daemon.json";
@@ -113,6 +114,31 @@ fn what_docker_26_can_ask_for_beside_a_device() {
         ["second", "first"].iter().for_each(|name| remove(docker, name));
         assert_gone(host);
     });
+}
+
+/// Root of another user namespace is somebody else outside of it.
+#[test]
+fn a_container_of_docker_26_in_a_user_namespace() {
+    let Some(host) = Engines::Debian13.build(Host::with("cdi-docker-userns").config(PROFILES)) else { return };
+    std::fs::set_permissions(&host.dir, PermissionsExt::from_mode(0o711)).expect("permissions");
+    let installed = host.installed();
+    let docker = host.docker_as_installed(|known| {
+        for file in ["/etc/subuid", "/etc/subgid"] {
+            std::fs::write(host.ns.root(file), "nobody:100000:65536\nnogroup:100000:65536\n").expect(file);
+        }
+        let mut config: Value = serde_json::from_slice(&std::fs::read(known).expect("daemon.json")).expect("JSON");
+        config["userns-remap"] = json!("nobody:nogroup");
+        std::fs::write(known, config.to_string()).expect("daemon.json");
+        register(&installed, known)
+    });
+    for (options, root) in [(&[][..], "100000"), (&["--userns=host"], "0")] {
+        start(&docker, "web", options).ok();
+        let map = std::fs::read_to_string(format!("/proc/{}/uid_map", pid(&docker, "web"))).expect("uid_map");
+        assert_eq!(map.split_whitespace().nth(1), Some(root), "{map}");
+        assert_served(&host, &docker, "web", 31_000);
+        remove(&docker, "web");
+        assert_gone(&host);
+    }
 }
 
 #[test]

@@ -1,26 +1,118 @@
 //! The real Podman 5.4 and netavark, whose plugin is ours, on a host of Debian 13: under `--long` only.
 
+use crate::cdi::assert_gone;
 use crate::lab::docs::Page;
 use crate::lab::installed::Installed;
 use crate::lab::podman::Podman;
 use crate::lab::wait::eventually;
 use crate::lab::*;
 use crate::podman::assert_web;
-use serde_json::json;
+use crate::shim::{assert_known, assert_works};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt;
 
 const PAGE: &str = include_str!("../../docs/engines/podman.md");
 const SECTION: &str = "A network";
 
+const SLEEP: &str = "exec sleep 1000";
+
+/// Podman with the network `ps`, as the page makes it.
+fn with(name: &str, test: impl FnOnce(&Host, &Podman<'_>)) {
+    let Some(host) = Engines::Debian13.host(name) else { return };
+    let installed = host.installed();
+    let podman = host.podman_with_netavark();
+    sh(&installed, &podman, Page::of(PAGE).block(SECTION, 0)).ok();
+    test(&host, &podman);
+    podman.call(&["network", "rm", "ps"]).ok();
+    assert_gone(&host);
+}
+
+/// Starts a container that asks for a port.
+fn start(podman: &Podman<'_>, name: &str, port: u16, options: &[&str]) -> run::Output {
+    let network = format!("ps:ports={port}");
+    podman.run(name, &[&["--network", &network], options].concat(), SLEEP)
+}
+
+fn remove(podman: &Podman<'_>, name: &str) {
+    podman.call(&["rm", "--force", "--time", "0", name]).ok();
+}
+
+/// The slice of the container called `name`, which is served and connects out from its block.
+#[track_caller]
+fn assert_served(host: &Host, podman: &Podman<'_>, name: &str, port: u16) -> Value {
+    let all = host.list();
+    let found = all.iter().find(|lease| lease["members"][0]["name"] == name);
+    let lease = found.unwrap_or_else(|| panic!("{name} has no slice: {all:?}")).clone();
+    assert_works(name, host, podman.pid(name), port, &lease);
+    lease
+}
+
+#[test]
+fn two_containers_of_podman_5() {
+    with("netavark-two", |host, podman| {
+        let _server = dns::by_the_peer(host);
+        for (name, port) in [("web1", 31_000), ("web2", 31_010)] {
+            start(podman, name, port, &[]).ok();
+        }
+        for (name, port) in [("web1", 31_000), ("web2", 31_010)] {
+            assert_served(host, podman, name, port);
+            let resolved = podman.call(&["exec", name, "sh", "-c", dns::ASK]).ok().stdout;
+            assert!(resolved.contains(&dns::ANSWER.to_string()), "{name}: {resolved}");
+            assert_known("podman by netavark", host, name);
+        }
+        podman.call(&["stop", "--time", "0", "web1"]).ok();
+        assert!(eventually(|| host.ids().len() == 1), "after stop: {:?}", host.list());
+        kill(Pid::from_raw(podman.pid("web2") as i32), Signal::SIGKILL).expect("kill");
+        assert_gone(host);
+        // A runtime that fails when the network is there.
+        let out = start(podman, "failed", 31_020, &["--workdir", "/nowhere", "--read-only"]);
+        assert!(out.code != Some(0), "{out}");
+        assert_gone(host);
+        ["web1", "web2", "failed"].iter().for_each(|name| remove(podman, name));
+    });
+}
+
+#[test]
+fn what_podman_5_can_ask_for_beside_a_network() {
+    with("netavark-options", |host, podman| {
+        // Root of another user namespace is somebody else outside of it.
+        std::fs::set_permissions(&host.dir, PermissionsExt::from_mode(0o711)).expect("permissions");
+        let userns = ["--uidmap=0:100000:2000", "--gidmap=0:100000:2000"];
+        let options: [&[&str]; 4] = [&["--restart=always"], &["--privileged"], &["--read-only"], &userns];
+        for options in options {
+            start(podman, "web", 31_000, options).ok();
+            let lease = assert_served(host, podman, "web", 31_000);
+            podman.call(&["restart", "--time", "0", "web"]).ok();
+            let again = assert_served(host, podman, "web", 31_000);
+            assert_eq!((&again["block"], &again["ports"]), (&lease["block"], &lease["ports"]), "{options:?}");
+            if options == ["--restart=always"] {
+                let old = podman.pid("web");
+                kill(Pid::from_raw(old as i32), Signal::SIGKILL).expect("kill");
+                assert!(eventually(|| ![0, old].contains(&podman.pid("web"))), "it is not restarted");
+                assert!(eventually(|| host.list().len() == 1), "{:?}", host.list());
+                let again = assert_served(host, podman, "web", 31_000);
+                assert_eq!((&again["block"], &again["ports"]), (&lease["block"], &lease["ports"]), "by its policy");
+            }
+            remove(podman, "web");
+            assert_gone(host);
+        }
+        // One that joins another has its network.
+        start(podman, "first", 31_000, &[]).ok();
+        podman.run("second", &["--network", "container:first"], SLEEP).ok();
+        let lease = assert_served(host, podman, "first", 31_000);
+        assert_works("second", host, podman.pid("second"), 31_000, &lease);
+        ["second", "first"].iter().for_each(|name| remove(podman, name));
+        // The host's is not ours to give.
+        let out = podman.run("hosted", &["--network", "host", "--network", "ps"], SLEEP);
+        assert!(out.code != Some(0) && out.stderr.lines().count() == 1, "{out}");
+    });
+}
+
 /// Runs lines of shell as they stand, with this Podman.
 fn sh(installed: &Installed<'_>, podman: &Podman<'_>, lines: &str) -> run::Output {
     installed.sh(&podman.as_installed(), lines)
-}
-
-#[track_caller]
-fn assert_gone(host: &Host) {
-    let left = || host.links().into_iter().filter(|name| !["portslice-limit", "portslice-after"].contains(&&**name));
-    assert!(eventually(|| left().eq(["eth0", "lo"])), "devices {:?}", host.links());
-    assert_eq!(host.ids(), [""; 0]);
 }
 
 #[test]
