@@ -79,7 +79,10 @@ fn two_containers_of_docker_26() {
         assert!(eventually(|| host.ids().len() == 1), "after stop: {:?}", host.list());
         killed(docker, "web2");
         assert_gone(host);
-        ["web1", "web2"].iter().for_each(|name| remove(docker, name));
+        let out = start(docker, "failed", &["--entrypoint", "/nowhere"]);
+        assert_ne!(out.code, Some(0), "{out}");
+        assert_gone(host);
+        ["web1", "web2", "failed"].iter().for_each(|name| remove(docker, name));
     });
 }
 

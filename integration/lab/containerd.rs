@@ -10,6 +10,7 @@ use super::wait::eventually;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::fs::File;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -49,7 +50,8 @@ exec PROGRAM "$@"
 pub struct Containerd<'h> {
     place: Place<'h>,
     runtime: Service,
-    daemon: Child,
+    config: PathBuf,
+    daemon: RefCell<Child>,
 }
 
 impl Host {
@@ -100,20 +102,30 @@ impl<'h> Containerd<'h> {
         hooks(host, &place);
         network(&place);
         let config = register(&place);
-        let log = File::create(place.at("log")).expect("log");
-        let mut command = host.ns.command("containerd");
-        command.arg("--config").arg(config).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
-        let daemon = command.spawn().expect("containerd is installed");
+        let daemon = RefCell::new(start(&place, &config));
         let (socket, dir) = (place.at("socket"), place.at("messages"));
         let runtime = Service { socket, name: "runtime.v1.RuntimeService", dir };
-        let containerd = Containerd { place, runtime, daemon };
-        let up = eventually(|| containerd.runtime.call("Version", &Message::default()).is_ok());
-        assert!(up, "containerd does not answer: {}", containerd.log());
+        let containerd = Containerd { place, runtime, config, daemon };
+        containerd.up();
         let mut import = host.ns.command("ctr");
         import.arg("--address").arg(containerd.place.at("socket")).args(["--namespace", "k8s.io", "image", "import"]);
         run::run(import.arg(containerd.place.archive()), COMMAND_LIMIT).ok();
         containerd
+    }
+
+    /// Waits until it answers.
+    fn up(&self) {
+        let up = eventually(|| self.runtime.call("Version", &Message::default()).is_ok());
+        assert!(up, "containerd does not answer: {}", self.log());
+    }
+
+    /// Kills the daemon, as the kernel's killer would, and starts it again. What runs goes on meanwhile.
+    pub fn killed(&self) {
+        let mut daemon = self.daemon.borrow_mut();
+        let _ = daemon.kill();
+        let _ = daemon.wait();
+        *daemon = start(&self.place, &self.config);
+        self.up();
     }
 
     /// Starts a pod's sandbox under one of the handlers.
@@ -172,6 +184,13 @@ impl<'h> Containerd<'h> {
         self.place.cgroup()
     }
 
+    /// Makes its containers be where containerd keeps them unless it is told otherwise.
+    pub fn at_the_usual_place(&self) {
+        const TASKS: &str = "io.containerd.runtime.v2.task";
+        let (tasks, usual) = (self.place.at("state").join(TASKS), Path::new(RUN).join(TASKS));
+        self.place.host.ns.inside_mounts(|| std::os::unix::fs::symlink(tasks, usual).expect("a link"));
+    }
+
     /// The ids of all sandboxes.
     #[track_caller]
     pub fn pods(&self) -> Vec<String> {
@@ -212,11 +231,12 @@ impl<'h> Containerd<'h> {
                 problems.extend(self.runtime.call(method, &of(&pod.string(1))).err());
             }
         }
-        let _ = kill(Pid::from_raw(self.daemon.id() as i32), Signal::SIGTERM);
-        if !eventually(|| self.daemon.try_wait().is_ok_and(|status| status.is_some())) {
+        let daemon = self.daemon.get_mut();
+        let _ = kill(Pid::from_raw(daemon.id() as i32), Signal::SIGTERM);
+        if !eventually(|| daemon.try_wait().is_ok_and(|status| status.is_some())) {
             problems.push("containerd does not end".into());
-            let _ = self.daemon.kill();
-            let _ = self.daemon.wait();
+            let _ = daemon.kill();
+            let _ = daemon.wait();
         }
         problems.extend(self.namespaces().into_iter().map(|name| format!("network namespace {name}")));
         problems
@@ -319,6 +339,15 @@ impl Run<'_> {
     pub fn remove(self) {
         self.containerd.must("RemoveContainer", of(&self.id));
     }
+}
+
+/// Starts the daemon.
+fn start(place: &Place<'_>, config: &Path) -> Child {
+    let log = File::options().create(true).append(true).open(place.at("log")).expect("log");
+    let mut command = place.host.ns.command("containerd");
+    command.arg("--config").arg(config).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
+    command.spawn().expect("containerd is installed")
 }
 
 /// A request that is about one sandbox or container.

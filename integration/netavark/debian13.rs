@@ -66,9 +66,9 @@ fn two_containers_of_podman_5() {
         assert!(eventually(|| host.ids().len() == 1), "after stop: {:?}", host.list());
         kill(Pid::from_raw(podman.pid("web2") as i32), Signal::SIGKILL).expect("kill");
         assert_gone(host);
-        // A runtime that fails when the network is there.
-        let out = start(podman, "failed", 31_020, &["--workdir", "/nowhere", "--read-only"]);
-        assert!(out.code != Some(0), "{out}");
+        // The runtime fails when the network is there.
+        let out = start(podman, "failed", 31_020, &["--entrypoint", "/nowhere"]);
+        assert_ne!(out.code, Some(0), "{out}");
         assert_gone(host);
         ["web1", "web2", "failed"].iter().for_each(|name| remove(podman, name));
     });

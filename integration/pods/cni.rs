@@ -96,6 +96,34 @@ fn pods_of_containerd_1_7_by_cni() {
     a_pod_with_the_shim(Engines::Debian13);
 }
 
+/// A pod serves on while containerd is killed and comes back, and is ended by the next one, its sandbox as well if that died.
+fn killed(engines: Engines) {
+    let Some(host) = host_of(engines, "cni-killed") else { return };
+    let containerd = host.containerd_with_cni();
+    let pod = containerd.pod("runc-plain", "shop", &OF_THE_POD);
+    let _a = pod.start("a", &[], None, &serve("a", 31_000));
+    let before = slice("before", &host);
+    containerd.killed();
+    assert_answers("the daemon was killed", &host, "a", 31_000);
+    assert_eq!(slice("the daemon was killed", &host), before);
+    kill(Pid::from_raw(pod.pid() as i32), Signal::SIGKILL).expect("kill");
+    containerd.killed();
+    pod.stop();
+    pod.remove();
+    assert_eq!((containerd.pods(), containerd.namespaces()), (vec![], vec![]));
+    assert_gone("after the second time", &host);
+}
+
+#[test]
+fn a_daemon_that_is_killed_has_its_pods_when_it_comes_back() {
+    killed(Engines::Installed);
+}
+
+#[test]
+fn a_daemon_of_containerd_1_7_that_is_killed_has_its_pods_when_it_comes_back() {
+    killed(Engines::Debian13);
+}
+
 /// The refusal is in what containerd answers, and nothing is left of the pod that did not start.
 fn refused(engines: Engines) {
     let Some(host) = host_of(engines, "cni-refused") else { return };

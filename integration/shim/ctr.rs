@@ -4,6 +4,7 @@ use super::engine::{Asked, FIRST, Shimmed, lease_of, refusals, run_page, two_con
 use super::*;
 use crate::lab::containerd::Containerd;
 use crate::lab::engine::IMAGE;
+use std::os::unix::fs::PermissionsExt;
 
 fn with(engines: Engines, name: &str, program: &str, test: impl Fn(&str, &Shimmed, &Containerd<'_>, &Asked<'_>)) {
     let Some(host) = engines.host(name) else { return };
@@ -38,7 +39,9 @@ fn with(engines: Engines, name: &str, program: &str, test: impl Fn(&str, &Shimme
         let _ = containerd.ctr(&["task", "delete", "--force", &id]);
         let _ = containerd.ctr(&["container", "delete", &id]);
     };
-    test(program, &shimmed, &containerd, &Asked { start: &start, exec: &exec, pid: &pid, remove: &remove });
+    let failing = ["--mount", "type=bind,src=/nowhere,dst=/tmp,options=rbind"];
+    let engine = Asked { start: &start, exec: &exec, pid: &pid, remove: &remove, failing: &failing };
+    test(program, &shimmed, &containerd, &engine);
 }
 
 fn containers(engines: Engines) {
@@ -58,6 +61,44 @@ fn containers_of_containerd() {
 #[test]
 fn containers_of_containerd_1_7() {
     containers(Engines::Debian13);
+}
+
+fn otherwise(engines: Engines) {
+    with(engines, "ctr-options", "runc", |what, shimmed, containerd, engine| {
+        let host = &shimmed.host;
+        // root of another user namespace is somebody else outside of it
+        std::fs::set_permissions(&host.dir, PermissionsExt::from_mode(0o711)).expect("permissions");
+        let ask = |options: &[&str]| (engine.start)("web", &[("ports", "31000")], options, "exec sleep 1000");
+        for options in ["--privileged", "--read-only"] {
+            let what = format!("{what}, {options}");
+            ask(&[options]).ok();
+            shimmed.assert_bundle(&what);
+            assert_works(&what, host, (engine.pid)("web"), 31_000, &slice(&what, host));
+            (engine.remove)("web");
+            assert_gone(&what, host);
+        }
+        let out = ask(&["--net-host"]);
+        assert_eq!(out.stderr.matches("no network namespace of its own").count(), 1, "{what}: {out}");
+        (engine.remove)("web");
+        assert_gone(what, host);
+        // As the page says: ctr calls another runtime then, and the container is found.
+        containerd.at_the_usual_place();
+        ask(&["--uidmap=0:100000:2000", "--gidmap=0:100000:2000"]).ok();
+        assert_eq!(host.ids(), [""; 0], "{what}: ctr calls the runtime that it is told of");
+        let told = host.portslice(["doctor"]).stdout;
+        assert!(told.contains("containerd asks for a slice and has none"), "{what}: {told}");
+        (engine.remove)("web");
+    });
+}
+
+#[test]
+fn what_ctr_can_ask_for_otherwise() {
+    otherwise(Engines::Installed);
+}
+
+#[test]
+fn what_ctr_of_containerd_1_7_can_ask_for_otherwise() {
+    otherwise(Engines::Debian13);
 }
 
 fn joined(engines: Engines) {

@@ -41,6 +41,7 @@ fn with_docker(
         remove: &|name| {
             let _ = docker.call(&["rm", "--force", name]);
         },
+        failing: &["--entrypoint", "/nowhere"],
     };
     test(program, shimmed, docker, &engine);
 }

@@ -29,6 +29,7 @@ fn with(engines: Engines, name: &str, program: &str, test: impl Fn(&str, &Shimme
         remove: &|name| {
             let _ = podman.call(&["rm", "--force", "--time", "0", name]);
         },
+        failing: &["--entrypoint", "/nowhere"],
     };
     test(program, &shimmed, &podman, &engine);
 }
