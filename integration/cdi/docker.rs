@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::lab::docker::Docker;
+use crate::lab::docs::Page;
 use crate::lab::installed::Installed;
+use crate::podman::assert_web;
 use crate::shim::{assert_known, assert_works};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,7 +19,11 @@ fn register(installed: &Installed<'_>, known: &Path) -> PathBuf {
     let known = known.display();
     let out =
         installed.sh(Path::new("/"), &format!("mkdir -p /etc/docker; cp {known} {CONFIG}; portslice setup docker"));
-    assert!(out.ok().stdout.contains("/etc/cdi/portslice.json"));
+    let out = out.ok();
+    assert!(
+        ["/etc/cdi/portslice.json", "systemctl restart docker"].iter().all(|text| out.stdout.contains(text)),
+        "{out}"
+    );
     PathBuf::from(CONFIG)
 }
 
@@ -182,4 +188,48 @@ fn nothing_is_left_when_docker_26_is_killed() {
         remove(docker, "web");
         assert_gone(host);
     });
+}
+
+#[test]
+fn the_page_works_as_it_is_written() {
+    let page = Page::of(include_str!("../../docs/engines/docker.md"));
+    let Some(host) = Engines::Debian13.build(Host::with("cdi-docker-page").config(PROFILES)) else { return };
+    let installed = host.installed();
+    let docker = host.docker_as_installed(|known| register(&installed, known));
+    docker.call(&["tag", engine::IMAGE, "busybox"]).ok();
+    let environment = docker.env().map(|(key, value)| format!("export {key}={value}")).join("\n");
+    let (start, end) = page.block("Devices", 0).split_once("docker rm").expect("a removal");
+    let listed = installed.sh(Path::new("/"), &format!("{environment}\n{start}")).ok().stdout;
+    assert!(["web", "31000-31001", "docker"].iter().all(|text| listed.contains(text)), "{listed}");
+    assert_web(&host, 31_000);
+    installed.sh(Path::new("/"), &format!("{environment}\ndocker rm{end}")).ok();
+    assert_eq!(page.blocks("Devices"), 1, "blocks that nobody runs");
+    assert_gone(&host);
+}
+
+/// What `setup docker` says is to be done: a daemon that runs is not told of devices by a reload.
+#[test]
+fn a_daemon_of_docker_26_is_registered_while_it_runs() {
+    let Some(host) = Engines::Debian13.build(Host::with("cdi-docker-runs").config(PROFILES)) else { return };
+    let installed = host.installed();
+    let mut known = PathBuf::new();
+    let mut docker = host.docker_as_installed(|file| {
+        known = file.to_owned();
+        host.run(["sh", "-ec", &format!("mkdir -p /etc/docker; cp {} {CONFIG}", file.display())]).ok();
+        PathBuf::from(CONFIG)
+    });
+    let unknown = |docker: &Docker<'_>| {
+        let out = start(docker, "web", &[]);
+        assert!(out.stderr.contains("could not select device driver \"cdi\""), "{out}");
+        remove(docker, "web");
+    };
+    unknown(&docker);
+    register(&installed, &known);
+    docker.reload();
+    unknown(&docker);
+    docker.killed();
+    start(&docker, "web", &[]).ok();
+    assert_served(&host, &docker, "web", 31_000);
+    remove(&docker, "web");
+    assert_gone(&host);
 }

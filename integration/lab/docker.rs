@@ -86,6 +86,14 @@ impl<'h> Docker<'h> {
         self.call(&["inspect", name]).ok().json()[0].clone()
     }
 
+    /// Has the daemon read its configuration again, and waits until it has.
+    pub fn reload(&self) {
+        let done = || self.log().matches("Reloaded configuration").count();
+        let before = done();
+        let _ = kill(Pid::from_raw(self.daemon.id() as i32), Signal::SIGHUP);
+        assert!(eventually(|| done() > before), "dockerd does not reload: {}", self.log());
+    }
+
     /// Kills the daemon, as the kernel's killer would, and starts it again.
     pub fn killed(&mut self) {
         let _ = self.daemon.kill();

@@ -145,21 +145,31 @@ fn a_daemon_of_docker_26_that_is_killed_leaves_nothing() {
     killed(Engines::Debian13);
 }
 
-#[test]
-fn the_page_says_what_works() {
+fn page(engines: Engines) {
     const PAGE: &str = include_str!("../../docs/engines/docker.md");
-    let config = PAGE.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a configuration");
+    let section = PAGE.split("\n## ").find(|section| section.starts_with("The shim")).expect("a section");
+    let config = section.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a configuration");
     let config: Value = serde_json::from_str(config).expect("JSON");
     assert_eq!(
         config,
         json!({"runtimes": {"portslice": {"path": "/usr/bin/portslice-runtime"}}}),
         "as the test's daemon has it"
     );
-    with(Engines::Installed, "docker-page", "runc", |what, shimmed, docker, _| {
+    with(engines, "docker-page", "runc", |what, shimmed, docker, _| {
         docker.call(&["tag", crate::lab::engine::IMAGE, "busybox"]).ok();
-        run_page(shimmed, PAGE, &docker.env(), str::to_owned, |n| match n {
+        run_page(shimmed, section, &docker.env(), str::to_owned, |n| match n {
             0 => assert_eq!(slice(what, &shimmed.host)["ports"], "31000-31001"),
             _ => assert_gone(what, &shimmed.host),
         });
     });
+}
+
+#[test]
+fn the_page_says_what_works() {
+    page(Engines::Installed);
+}
+
+#[test]
+fn the_page_says_what_works_with_docker_26() {
+    page(Engines::Debian13);
 }
