@@ -3,7 +3,7 @@
 use crate::lab::bundle::{Bundle, Network, Running, Runtime};
 use crate::lab::wait::eventually;
 use crate::lab::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The statistics of one member.
 #[track_caller]
@@ -50,4 +50,21 @@ fn a_namespace_attached_by_path_has_what_runs_in_it() {
     b.delete().ok();
     c.delete().ok();
     pod.detach().ok();
+}
+
+/// containerd 1.7 names a pod's cgroup when it asks for the network, which is before anything makes that cgroup.
+#[test]
+fn a_pod_whose_cgroup_comes_later_has_what_runs_in_it() {
+    let host = Host::new("inhabited-later");
+    let runtime = host.runtime("runc");
+    let ns = Ns::net_only("pod");
+    let named = json!({"cgroupPath": format!("/{}-pod", host.tag)});
+    let pod = cni::Attachment::new("pod", &ns.path()).with("runtimeConfig", named);
+    pod.add(&host);
+    let bundle = Bundle::new(&host, "a", &["sleep", "1000"]).network(Network::Path(&ns.path()));
+    let a = runtime.start(&bundle);
+    let seen = || statistics(&host, "pod");
+    assert!(eventually(|| seen()["processes"] == 1 && seen()["mem_total_bytes"].is_number()), "{}", seen());
+    a.delete().ok();
+    pod.del(&host);
 }

@@ -14,11 +14,16 @@ use std::time::Duration;
 
 /// A host with a log file, since engines hide what hooks say.
 pub fn host(name: &str) -> Host {
-    let host = Host::with(name).build();
+    host_of(Engines::Installed, name).expect("installed engines")
+}
+
+/// The same with these engines, if they are there.
+pub fn host_of(engines: Engines, name: &str) -> Option<Host> {
+    let host = engines.host(name)?;
     let log = host.dir.join("portslice.log");
     let config = format!("ports = \"31000-31999\"\nlog_file = \"{}\"\n", log.display());
     std::fs::write(host.config_file(), config).expect("config");
-    host
+    Some(host)
 }
 
 fn log(host: &Host) -> String {

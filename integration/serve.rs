@@ -1,6 +1,6 @@
 //! Promise: what the CLI tells of containers is there over HTTP, to any number of clients, whatever some of them do.
 
-mod client;
+pub mod client;
 mod hosts;
 mod monitoring;
 mod power;

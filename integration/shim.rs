@@ -11,6 +11,8 @@ mod podman;
 mod refused;
 mod reserved;
 
+pub use engine::{Shimmed, assert_known};
+
 use crate::lab::bundle::{Bundle, Runtime};
 use crate::lab::wait::eventually;
 use crate::lab::*;
@@ -73,7 +75,7 @@ const LOOKS: &str = "env; echo RANGE=$(cat /proc/sys/net/ipv4/ip_local_port_rang
 
 /// Asserts that a program that looked around was told of its slice.
 #[track_caller]
-fn assert_told(what: &str, said: &str, ports: &[u16], block: &str) {
+fn assert_told(what: &str, host: &Host, said: &str, ports: &[u16], block: &str) {
     let all = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
     let each = ports.iter().enumerate().map(|(n, port)| format!("PORT{n}={port}"));
     let more =
@@ -81,13 +83,13 @@ fn assert_told(what: &str, said: &str, ports: &[u16], block: &str) {
     for line in each.chain(more) {
         assert!(said.lines().any(|said| said == line), "{what}: no line {line:?} in:\n{said}");
     }
-    let resolver = std::fs::read_to_string("/etc/resolv.conf").expect("the host's resolver");
+    let resolver = std::fs::read_to_string(host.ns.root("/etc/resolv.conf")).expect("the host's resolver");
     assert!(said.contains(resolver.trim_end()), "{what}: it has not the host's resolver:\n{said}");
 }
 
 /// Asserts that it is served at the host's addresses, and connects out from its block.
 #[track_caller]
-fn assert_works(what: &str, host: &Host, pid: u32, port: u16, lease: &Value) {
+pub fn assert_works(what: &str, host: &Host, pid: u32, port: u16, lease: &Value) {
     let ns = Ns::of_pid(what, pid);
     for at in [HOST4, HOST6] {
         let _server = Echo::start(&ns, Proto::Tcp, SocketAddr::new(probe::any(at), port));

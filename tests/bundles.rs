@@ -1,5 +1,8 @@
 //! Editing bundles: what a slice needs is there afterwards, and nothing else differs, over generated bundles and over those
-//! that real tools write (`tests/bundles`: the files are as `runc spec`, `crun spec` and `ctr oci spec` wrote them).
+//! that real tools write. Those in `tests/bundles` are as `runc spec`, `crun spec` and `ctr oci spec` (containerd 1.6) wrote them,
+//! and as engines handed them to the shim: the integration tests of `shim` and `pods::cni` keep them where the environment
+//! variable PORTSLICE_BUNDLES says, with `integration/debian13` for the newer engines. A `pod` is a container of CRI; the
+//! directories of the tests became `/srv/host`.
 
 #[path = "../integration/shim/difference.rs"]
 mod difference;
@@ -19,10 +22,17 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::Value;
 
-const REAL: [(&str, &str); 3] = [
+const REAL: [(&str, &str); 10] = [
     ("runc 1.1", include_str!("bundles/runc-1.1.json")),
     ("crun 1.8", include_str!("bundles/crun-1.8.json")),
     ("containerd 1.6", include_str!("bundles/containerd-1.6.json")),
+    ("containerd 1.6, pod", include_str!("bundles/containerd-1.6-pod.json")),
+    ("containerd 1.7", include_str!("bundles/containerd-1.7.json")),
+    ("containerd 1.7, pod", include_str!("bundles/containerd-1.7-pod.json")),
+    ("docker 20.10", include_str!("bundles/docker-20.10.json")),
+    ("docker 26.1", include_str!("bundles/docker-26.1.json")),
+    ("podman 4.3", include_str!("bundles/podman-4.3.json")),
+    ("podman 5.4", include_str!("bundles/podman-5.4.json")),
 ];
 
 fn block() -> Block {

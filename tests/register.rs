@@ -218,6 +218,7 @@ fn docker_with_devices_has_them_too() {
         out.contains("no portslice-runtime") && system.read("etc/cdi/portslice.json").contains("poststop"),
         "{out}"
     );
+    assert!(out.contains("systemctl restart docker") && !out.contains("systemctl reload"), "{out}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::wait::eventually;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::fs::File;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -49,7 +50,8 @@ exec PROGRAM "$@"
 pub struct Containerd<'h> {
     place: Place<'h>,
     runtime: Service,
-    daemon: Child,
+    config: PathBuf,
+    daemon: RefCell<Child>,
 }
 
 impl Host {
@@ -64,6 +66,16 @@ impl Host {
     /// `crun-plain` bundles have no hooks.
     pub fn containerd_with_cni(&self) -> Containerd<'_> {
         Containerd::new(self.deref(), &PROGRAMS, our_cni, configured)
+    }
+
+    /// The same, with this runtime under the handler `shim`.
+    pub fn containerd_with_cni_and(&self, runtime: &Path) -> Containerd<'_> {
+        Containerd::new(self.deref(), &PROGRAMS, our_cni, |place| {
+            let path = configured(place);
+            let known = std::fs::read_to_string(&path).expect("config.toml");
+            std::fs::write(&path, known + &handler("shim", "", &runtime.to_string_lossy())).expect("config.toml");
+            path
+        })
     }
 
     /// containerd as it is installed, without handlers of ours. Before it is started, `register` is given the configuration,
@@ -90,20 +102,30 @@ impl<'h> Containerd<'h> {
         hooks(host, &place);
         network(&place);
         let config = register(&place);
-        let log = File::create(place.at("log")).expect("log");
-        let mut command = host.ns.command("containerd");
-        command.arg("--config").arg(config).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
-        let daemon = command.spawn().expect("containerd is installed");
+        let daemon = RefCell::new(start(&place, &config));
         let (socket, dir) = (place.at("socket"), place.at("messages"));
         let runtime = Service { socket, name: "runtime.v1.RuntimeService", dir };
-        let containerd = Containerd { place, runtime, daemon };
-        let up = eventually(|| containerd.runtime.call("Version", &Message::default()).is_ok());
-        assert!(up, "containerd does not answer: {}", containerd.log());
+        let containerd = Containerd { place, runtime, config, daemon };
+        containerd.up();
         let mut import = host.ns.command("ctr");
         import.arg("--address").arg(containerd.place.at("socket")).args(["--namespace", "k8s.io", "image", "import"]);
         run::run(import.arg(containerd.place.archive()), COMMAND_LIMIT).ok();
         containerd
+    }
+
+    /// Waits until it answers.
+    fn up(&self) {
+        let up = eventually(|| self.runtime.call("Version", &Message::default()).is_ok());
+        assert!(up, "containerd does not answer: {}", self.log());
+    }
+
+    /// Kills the daemon, as the kernel's killer would, and starts it again. What runs goes on meanwhile.
+    pub fn killed(&self) {
+        let mut daemon = self.daemon.borrow_mut();
+        let _ = daemon.kill();
+        let _ = daemon.wait();
+        *daemon = start(&self.place, &self.config);
+        self.up();
     }
 
     /// Starts a pod's sandbox under one of the handlers.
@@ -162,6 +184,13 @@ impl<'h> Containerd<'h> {
         self.place.cgroup()
     }
 
+    /// Makes its containers be where containerd keeps them unless it is told otherwise.
+    pub fn at_the_usual_place(&self) {
+        const TASKS: &str = "io.containerd.runtime.v2.task";
+        let (tasks, usual) = (self.place.at("state").join(TASKS), Path::new(RUN).join(TASKS));
+        self.place.host.ns.inside_mounts(|| std::os::unix::fs::symlink(tasks, usual).expect("a link"));
+    }
+
     /// The ids of all sandboxes.
     #[track_caller]
     pub fn pods(&self) -> Vec<String> {
@@ -202,11 +231,12 @@ impl<'h> Containerd<'h> {
                 problems.extend(self.runtime.call(method, &of(&pod.string(1))).err());
             }
         }
-        let _ = kill(Pid::from_raw(self.daemon.id() as i32), Signal::SIGTERM);
-        if !eventually(|| self.daemon.try_wait().is_ok_and(|status| status.is_some())) {
+        let daemon = self.daemon.get_mut();
+        let _ = kill(Pid::from_raw(daemon.id() as i32), Signal::SIGTERM);
+        if !eventually(|| daemon.try_wait().is_ok_and(|status| status.is_some())) {
             problems.push("containerd does not end".into());
-            let _ = self.daemon.kill();
-            let _ = self.daemon.wait();
+            let _ = daemon.kill();
+            let _ = daemon.wait();
         }
         problems.extend(self.namespaces().into_iter().map(|name| format!("network namespace {name}")));
         problems
@@ -291,6 +321,13 @@ pub struct Run<'c> {
 }
 
 impl Run<'_> {
+    /// What a line of shell prints in it.
+    #[track_caller]
+    pub fn exec(&self, line: &str) -> String {
+        let request = ["sh", "-c", line].iter().fold(of(&self.id), |request, word| request.text(2, word));
+        self.containerd.must("ExecSync", request.number(3, 20)).string(1)
+    }
+
     /// Stops it at once.
     #[track_caller]
     pub fn stop(&self) {
@@ -302,6 +339,15 @@ impl Run<'_> {
     pub fn remove(self) {
         self.containerd.must("RemoveContainer", of(&self.id));
     }
+}
+
+/// Starts the daemon.
+fn start(place: &Place<'_>, config: &Path) -> Child {
+    let log = File::options().create(true).append(true).open(place.at("log")).expect("log");
+    let mut command = place.host.ns.command("containerd");
+    command.arg("--config").arg(config).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
+    command.spawn().expect("containerd is installed")
 }
 
 /// A request that is about one sandbox or container.
@@ -360,24 +406,28 @@ fn configured(place: &Place<'_>) -> PathBuf {
     place.at("config.toml")
 }
 
-/// The configuration. A host without CAP_SYS_RESOURCE cannot give a sandbox the score that CRI wants it to have with the
-/// kernel's killer, and some hosts have AppArmor, on which nothing here depends.
-fn config(place: &Place<'_>, handlers: &[&str]) -> String {
-    let dir = place.dir.display();
-    let cri = r#"plugins."io.containerd.grpc.v1.cri""#;
-    let handler = |name: &str, base: &str, program: &str| {
-        format!(
-            r#"
-[{cri}.containerd.runtimes.{name}]
+/// CRI's part of the configuration.
+const CRI: &str = r#"plugins."io.containerd.grpc.v1.cri""#;
+
+/// A handler, which is called with annotations of ours.
+fn handler(name: &str, base: &str, program: &str) -> String {
+    format!(
+        r#"
+[{CRI}.containerd.runtimes.{name}]
 runtime_type = "io.containerd.runc.v2"
 {base}
 pod_annotations = ["portslice/*"]
 container_annotations = ["portslice/*"]
-[{cri}.containerd.runtimes.{name}.options]
+[{CRI}.containerd.runtimes.{name}.options]
 BinaryName = "{program}"
 "#
-        )
-    };
+    )
+}
+
+/// The configuration. A host without CAP_SYS_RESOURCE cannot give a sandbox the score that CRI wants it to have with the
+/// kernel's killer, and some hosts have AppArmor, on which nothing here depends.
+fn config(place: &Place<'_>, handlers: &[&str]) -> String {
+    let dir = place.dir.display();
     let base = format!(r#"base_runtime_spec = "{dir}/base.json""#);
     let of_program = |program: &&str| {
         let wrapped = handler(program, "", &format!("{dir}/bin/{program}"));
@@ -396,16 +446,16 @@ address = "{dir}/socket"
 level = "warn"
 [plugins."io.containerd.internal.v1.opt"]
 path = "{dir}/opt"
-[{cri}]
+[{CRI}]
 sandbox_image = "{IMAGE}"
 stream_server_address = "127.0.0.1"
 stream_server_port = "0"
 restrict_oom_score_adj = true
 disable_apparmor = true
-[{cri}.cni]
+[{CRI}.cni]
 bin_dir = "{dir}/cni/bin"
 conf_dir = "{dir}/cni/net.d"
-[{cri}.containerd]
+[{CRI}.containerd]
 snapshotter = "native"
 {}"#,
         handlers

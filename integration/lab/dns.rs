@@ -1,10 +1,13 @@
 //! As much DNS as it takes to see that a query and its answer pass.
 
+use super::host::Inner;
 use super::ns::Ns;
 use super::probe::{self, Proto};
-use super::sock;
+use super::{PEER4, sock};
+use nix::mount::{MsFlags, mount};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -12,6 +15,20 @@ use std::time::Duration;
 
 /// What every name resolves to here.
 pub const ANSWER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 53);
+
+/// What asks the host's resolver inside a container, and shows the answer.
+pub const ASK: &str = "busybox nslookup -type=a portslice.test";
+
+/// From now on the host's resolver is the peer, which answers until this is dropped.
+pub fn by_the_peer(host: &Inner) -> Server {
+    let file = host.dir.join("resolv.conf");
+    std::fs::write(&file, format!("nameserver {PEER4}\n")).expect("resolv.conf");
+    host.ns.inside_mounts(|| {
+        let at = Path::new("/etc/resolv.conf");
+        mount(Some(&file), at, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("resolv.conf");
+    });
+    Server::start(&host.peer, PEER4)
+}
 
 /// A name server that answers every question with `ANSWER`.
 pub struct Server {

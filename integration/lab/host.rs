@@ -23,6 +23,7 @@ pub struct Plan {
     port_range: String,
     config: String,
     prepared: bool,
+    debian13: Option<PathBuf>,
 }
 
 impl Plan {
@@ -62,6 +63,12 @@ impl Plan {
         self
     }
 
+    /// The host has programs and engines of Debian 13, of which this is a root.
+    pub(super) fn debian13(mut self, root: PathBuf) -> Plan {
+        self.debian13 = Some(root);
+        self
+    }
+
     /// Makes the host.
     pub fn build(self) -> Host {
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -71,6 +78,7 @@ impl Plan {
             .expect("mkdtemp");
         std::fs::write(dir.join("portslice.toml"), &self.config).expect("config");
         let ns = Ns::with_mounts(&format!("{} (host)", self.name));
+        self.debian13.iter().for_each(|root| super::debian13::cover(&ns, root, &dir));
         let peer = Ns::net_only(&format!("{} (peer)", self.name));
         let remote = self.narrow.map(|_| Ns::net_only(&format!("{} (remote)", self.name)));
         for each in [Some(&ns), Some(&peer), remote.as_ref()].into_iter().flatten() {
@@ -176,6 +184,7 @@ impl Host {
             port_range: "57344 60999".into(),
             config: "ports = \"31000-31999\"\n".into(),
             prepared: true,
+            debian13: None,
         }
     }
 

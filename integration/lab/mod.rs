@@ -45,6 +45,7 @@ pub mod tap;
 pub mod wait;
 
 pub use container::Container;
+pub use debian13::Engines;
 pub use flow::Carrier;
 pub use host::Host;
 pub use ns::Ns;

@@ -212,7 +212,14 @@ fn sysctl_path(key: &str) -> String {
 
 /// One step of the mount namespace's setup, ready for use between fork and exec.
 enum MountStep {
-    Mount { kind: CString, at: CString, flags: libc::c_ulong, data: CString },
+    /// Whatever is mounted there and below is gone for this namespace.
+    Leave(CString),
+    Mount {
+        kind: CString,
+        at: CString,
+        flags: libc::c_ulong,
+        data: CString,
+    },
     Dir(CString),
 }
 
@@ -221,6 +228,7 @@ impl MountStep {
         // SAFETY: all pointers come from CStrings that outlive the call.
         let done = unsafe {
             match self {
+                MountStep::Leave(path) => libc::umount2(path.as_ptr(), libc::MNT_DETACH),
                 MountStep::Dir(path) => libc::mkdir(path.as_ptr(), 0o755),
                 MountStep::Mount { kind, at, flags, data } => {
                     libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), *flags, data.as_ptr().cast())
@@ -238,6 +246,8 @@ fn host_mounts() -> Vec<MountStep> {
         |kind: &str, at: &str, flags, data: &str| MountStep::Mount { kind: c(kind), at: c(at), flags, data: c(data) };
     let mut steps = vec![
         mount("none", "/", libc::MS_REC | libc::MS_PRIVATE, ""),
+        // What lay below the new one would be listed for ever, and Podman fails to unmount it for a user namespace.
+        MountStep::Leave(c("/sys")),
         mount("sysfs", "/sys", 0, ""),
         mount("tmpfs", "/run", 0, "mode=755"),
         MountStep::Dir(c("/run/netns")),

@@ -17,6 +17,9 @@ infra_image = \"localhost/busybox:latest\"
 infra_command = \"/pause\"
 ";
 
+/// Version 5 warns of v1 cgroups unless it is told not to.
+const OLD_CGROUPS: (&str, &str) = ("PODMAN_IGNORE_CGROUPSV1_WARNING", "1");
+
 /// Podman on a host. Dropping it removes its containers and pods.
 pub struct Podman<'h> {
     place: Place<'h>,
@@ -33,6 +36,11 @@ impl Host {
     /// Podman that was never told of us.
     pub fn podman_as_installed(&self) -> Podman<'_> {
         Podman::new(self.deref(), "")
+    }
+
+    /// Podman whose networks are netavark's.
+    pub fn podman_with_netavark(&self) -> Podman<'_> {
+        Podman::new(self.deref(), "[network]\nnetwork_backend = \"netavark\"\n")
     }
 
     /// Podman without hooks, whose network `portslice` is our CNI plugin as `config/cni` registers it.
@@ -67,12 +75,14 @@ impl<'h> Podman<'h> {
         std::fs::create_dir_all(&directory).expect("bin");
         let options: Vec<String> = self.options().iter().map(|word| format!("'{}'", word.display())).collect();
         let script = format!(
-            "#!/bin/sh\nexport TMPDIR='{}' CONTAINERS_CONF='{}'\ncase \"$1 $2 $*\" in\n*--pod*) ;;\n\
+            "#!/bin/sh\nexport TMPDIR='{}' CONTAINERS_CONF='{}' {}={}\ncase \"$1 $2 $*\" in\n*--pod*) ;;\n\
              'run '*) shift; set -- run --cgroup-parent {parent} \"$@\" ;;\n\
              'pod create'*) shift 2; set -- pod create --cgroup-parent {parent} \"$@\" ;;\nesac\n\
              exec /usr/bin/podman {} \"$@\"\n",
             self.place.at("tmp").display(),
             self.place.at("containers.conf").display(),
+            OLD_CGROUPS.0,
+            OLD_CGROUPS.1,
             options.join(" ")
         );
         let program = directory.join("podman");
@@ -97,6 +107,7 @@ impl<'h> Podman<'h> {
         command
             .env("TMPDIR", at("tmp"))
             .env("CONTAINERS_CONF", at("containers.conf"))
+            .env(OLD_CGROUPS.0, OLD_CGROUPS.1)
             .current_dir(&self.place.host.dir);
         command
     }

@@ -151,3 +151,12 @@ fn lab_meters_agree_with_the_kernels_shaper() {
     }
     host.run(["tc", "qdisc", "del", "dev", "eth0", "root"]).ok();
 }
+
+#[test]
+fn lab_engines_of_debian_13_are_what_they_are_called() {
+    let Some(host) = Engines::Debian13.host("lab-debian13") else { return };
+    for (program, version) in [("dockerd", " 26."), ("containerd", " 1.7."), ("podman", " 5.")] {
+        let said = host.run([program, "--version"]).ok().stdout;
+        assert!(said.contains(version), "{program}: {said}");
+    }
+}

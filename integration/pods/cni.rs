@@ -1,7 +1,8 @@
 //! Pods and containers that real engines attach by our CNI plugin.
 
 use super::*;
-use crate::lab::containerd::Pod;
+use crate::lab::containerd::{Containerd, Pod};
+use crate::shim::{Shimmed, assert_known};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -23,49 +24,109 @@ fn assert_both(what: &str, host: &Host, pid: u32) {
 }
 
 /// Two containers in a pod; it is stopped while they run. With hooks beside CNI, containers are members of their own.
-fn a_pod(handler: &str, names: &[(&str, &str)]) {
-    let host = host(&format!("cni-{handler}"));
-    let containerd = host.containerd_with_cni();
+fn a_pod(engines: Engines, handler: &str, names: &[(&str, &str)]) {
+    let Some(host) = host_of(engines, &format!("cni-{handler}")) else { return };
+    a_pod_of(&host, &host.containerd_with_cni(), handler, names, || ());
+}
+
+/// The same with the shim beside CNI, which tells programs what they have, and alters bundles in nothing else.
+fn a_pod_with_the_shim(engines: Engines) {
+    let Some(host) = host_of(engines, "cni-shim") else { return };
+    let shimmed = Shimmed::on(host, "runc", "");
+    let containerd = shimmed.host.containerd_with_cni_and(&shimmed.runtime);
+    a_pod_of(&shimmed.host, &containerd, "shim", &EACH, || shimmed.assert_bundle("cri"));
+}
+
+fn a_pod_of(host: &Host, containerd: &Containerd<'_>, handler: &str, names: &[(&str, &str)], started: impl Fn()) {
     let pod = containerd.pod(handler, "shop", &OF_THE_POD);
     let a = pod.start("a", &[("portslice/ports", "31000")], None, &serve("a", 31_000));
     let _b = pod.start("b", &[("portslice/ports", "31010")], None, &serve("b", 31_010));
-    assert_both(handler, &host, pod.pid());
-    let lease = slice(handler, &host);
+    started();
+    assert_both(handler, host, pod.pid());
+    let lease = slice(handler, host);
     assert_eq!(lease["id"], pod.id, "{handler}: the slice is the sandbox's");
     let wanted: Vec<_> = names.iter().map(|(name, ports)| member("containerd", name, ports)).collect();
-    assert_eq!(members(&lease), wanted, "{handler}; log:\n{}", log(&host));
-    let stats = host.portslice(["stats"]).ok().stdout;
-    assert!(stats.contains("prod/shop"), "{handler}: {stats}");
+    assert_eq!(members(&lease), wanted, "{handler}; log:\n{}", log(host));
+    assert_known(handler, host, "prod/shop");
+    let told = a.exec("ip -oneline address show eth0; busybox tr '\\0' '\\n' </proc/1/environ");
+    assert!(told.contains("10.77.0.2/32") && told.contains("fd77::2/128"), "{handler}: {told}");
+    assert_eq!(told.contains("PORT0=31000"), handler == "shim", "{handler}: {told}");
 
     kill(Pid::from_raw(a.pid as i32), Signal::SIGKILL).expect("kill");
-    assert!(eventually(|| asks(&host, HOST4, 31_000).is_err()), "{handler}: a was killed");
-    assert_answers(handler, &host, "b", 31_010);
+    assert!(eventually(|| asks(host, HOST4, 31_000).is_err()), "{handler}: a was killed");
+    assert_answers(handler, host, "b", 31_010);
     pod.stop();
-    assert_eq!(host.ids(), [""; 0], "{handler}: when the pod was stopped; log:\n{}", log(&host));
+    assert_eq!(host.ids(), [""; 0], "{handler}: when the pod was stopped; log:\n{}", log(host));
     pod.remove();
     assert_eq!((containerd.pods(), containerd.namespaces()), (vec![], vec![]), "{handler}");
-    assert_gone(handler, &host);
+    assert_gone(handler, host);
 }
+
+/// The pod alone is a member where nobody tells us of its containers.
+const ALONE: [(&str, &str); 1] = [("prod/shop", "31000,31010")];
+
+/// What is a member where somebody does.
+const EACH: [(&str, &str); 3] = [("prod/shop", "31000,31010"), ("prod/shop/a", "31000"), ("prod/shop/b", "31010")];
 
 #[test]
 fn a_pod_by_cni_alone_under_runc() {
-    a_pod("runc-plain", &[("prod/shop", "31000,31010")]);
+    a_pod(Engines::Installed, "runc-plain", &ALONE);
 }
 
 #[test]
 fn a_pod_by_cni_alone_under_crun() {
-    a_pod("crun-plain", &[("prod/shop", "31000,31010")]);
+    a_pod(Engines::Installed, "crun-plain", &ALONE);
 }
 
 #[test]
 fn a_pod_by_cni_and_hooks() {
-    a_pod("runc", &[("prod/shop", "31000,31010"), ("prod/shop/a", "31000"), ("prod/shop/b", "31010")]);
+    a_pod(Engines::Installed, "runc", &EACH);
+}
+
+#[test]
+fn a_pod_by_cni_and_shim() {
+    a_pod_with_the_shim(Engines::Installed);
+}
+
+#[test]
+fn pods_of_containerd_1_7_by_cni() {
+    for (handler, names) in [("runc-plain", &ALONE[..]), ("crun-plain", &ALONE), ("runc", &EACH)] {
+        a_pod(Engines::Debian13, handler, names);
+    }
+    a_pod_with_the_shim(Engines::Debian13);
+}
+
+/// A pod serves on while containerd is killed and comes back, and is ended by the next one, its sandbox as well if that died.
+fn killed(engines: Engines) {
+    let Some(host) = host_of(engines, "cni-killed") else { return };
+    let containerd = host.containerd_with_cni();
+    let pod = containerd.pod("runc-plain", "shop", &OF_THE_POD);
+    let _a = pod.start("a", &[], None, &serve("a", 31_000));
+    let before = slice("before", &host);
+    containerd.killed();
+    assert_answers("the daemon was killed", &host, "a", 31_000);
+    assert_eq!(slice("the daemon was killed", &host), before);
+    kill(Pid::from_raw(pod.pid() as i32), Signal::SIGKILL).expect("kill");
+    containerd.killed();
+    pod.stop();
+    pod.remove();
+    assert_eq!((containerd.pods(), containerd.namespaces()), (vec![], vec![]));
+    assert_gone("after the second time", &host);
+}
+
+#[test]
+fn a_daemon_that_is_killed_has_its_pods_when_it_comes_back() {
+    killed(Engines::Installed);
+}
+
+#[test]
+fn a_daemon_of_containerd_1_7_that_is_killed_has_its_pods_when_it_comes_back() {
+    killed(Engines::Debian13);
 }
 
 /// The refusal is in what containerd answers, and nothing is left of the pod that did not start.
-#[test]
-fn a_pod_that_is_refused_by_cni() {
-    let host = host("cni-refused");
+fn refused(engines: Engines) {
+    let Some(host) = host_of(engines, "cni-refused") else { return };
     let containerd = host.containerd_with_cni();
     let pod: Pod<'_> = containerd.pod("runc-plain", "shop", &OF_THE_POD);
     let _a = pod.start("a", &[], None, &serve("a", 31_000));
@@ -85,6 +146,16 @@ fn a_pod_that_is_refused_by_cni() {
     pod.stop();
     pod.remove();
     assert_eq!(host.ids(), [""; 0]);
+}
+
+#[test]
+fn a_pod_that_is_refused_by_cni() {
+    refused(Engines::Installed);
+}
+
+#[test]
+fn a_pod_of_containerd_1_7_that_is_refused_by_cni() {
+    refused(Engines::Debian13);
 }
 
 /// Podman's CNI backend: `--network`, `-p`, names, restart, kill, and a refusal that the user sees.

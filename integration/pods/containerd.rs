@@ -49,8 +49,8 @@ fn assert_ended(what: &str, host: &Host, containerd: &Containerd<'_>, pod: Pod<'
     assert_gone(what, host);
 }
 
-fn a_pod(program: &str) {
-    let host = host(&format!("containerd-{program}"));
+fn a_pod(engines: Engines, program: &str) {
+    let Some(host) = host_of(engines, &format!("containerd-{program}")) else { return };
     let containerd = host.containerd();
     let pod = containerd.pod(program, "shop", &OF_THE_POD);
     let start_a = || pod.start("a", &[], None, &serve("a", 31_000));
@@ -96,12 +96,19 @@ fn a_pod(program: &str) {
 
 #[test]
 fn a_pod_under_runc() {
-    a_pod("runc");
+    a_pod(Engines::Installed, "runc");
 }
 
 #[test]
 fn a_pod_under_crun() {
-    a_pod("crun");
+    a_pod(Engines::Installed, "crun");
+}
+
+#[test]
+fn pods_of_containerd_1_7() {
+    for program in ["runc", "crun"] {
+        a_pod(Engines::Debian13, program);
+    }
 }
 
 /// Only containers have the hooks, and Kubernetes has limits of its own. The pod is stopped while they run. Nobody tells us

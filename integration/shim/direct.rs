@@ -25,7 +25,7 @@ fn a_container_that_asks_by_annotation() {
         assert_eq!(lease["pid"], running.pid, "{what}: {lease}");
         assert_works(what, host, running.pid, 31_000, &lease);
         let said = running.exec(&["sh", "-c", LOOKS]).ok().stdout;
-        assert_told(what, &said, &[31_000, 31_001], &block_of(&lease));
+        assert_told(what, host, &said, &[31_000, 31_001], &block_of(&lease));
         assert!(
             eventually(|| cpu_of(running.pid) == ("512".into(), "150000".into())),
             "{what}: {:?}",
@@ -66,7 +66,7 @@ fn a_container_that_asks_by_environment_runs_again_with_the_same_bundle() {
             let ports: Vec<u16> = value("PORTS").split(',').map(|port| port.parse().expect("a port")).collect();
             assert_eq!((ports.len(), ports[0]), (2, 31_000), "{what}: {out}");
             let block = value("PORTSLICE_BLOCK");
-            assert_told(&what, &out.stdout, &ports, &block);
+            assert_told(&what, host, &out.stdout, &ports, &block);
             let (begin, end) = block.split_once('-').expect("a block");
             assert_eq!(end.parse::<u32>().unwrap() - begin.parse::<u32>().unwrap(), 255, "{what}: {block}");
             assert_gone(&what, host);

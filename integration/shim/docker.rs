@@ -1,11 +1,13 @@
-//! Docker 20.10, which knows neither annotations nor CDI: the shim is its door, and the environment what a person can say.
+//! Docker with the shim. 20.10 knows neither annotations nor devices: there the environment is what a person can say, and it is
+//! the same for later versions. Their other door is in cdi/docker.rs.
 
 use super::engine::{Asked, Shimmed, lease_of, refusals, run_page, two_containers};
 use super::*;
 use crate::lab::docker::Docker;
 
-fn with(name: &str, program: &str, test: impl Fn(&str, &Shimmed, &Docker<'_>, &Asked<'_>)) {
-    let shimmed = Shimmed::new(name, program, "");
+fn with(engines: Engines, name: &str, program: &str, test: impl Fn(&str, &Shimmed, &Docker<'_>, &Asked<'_>)) {
+    let Some(host) = engines.host(name) else { return };
+    let shimmed = Shimmed::on(host, program, "");
     let docker = shimmed.host.docker(&shimmed.runtime);
     with_docker(program, &shimmed, &docker, test);
 }
@@ -21,7 +23,16 @@ fn with_docker(
             format!("--env=PORTSLICE_{}={value}", key.to_ascii_uppercase().replace('-', "_"))
         };
         let asks: Vec<String> = asks.iter().map(variable).collect();
-        docker.run(name, &asks.iter().map(String::as_str).chain(options.iter().copied()).collect::<Vec<_>>(), line)
+        // Who shares a network shares its name as well.
+        let joins = options.iter().any(|option| option.starts_with("--network=container:"));
+        let called: &[&str] = if joins { &[] } else { &["--hostname", name] };
+        let all = ["--runtime=portslice"]
+            .iter()
+            .chain(called)
+            .copied()
+            .chain(asks.iter().map(String::as_str))
+            .chain(options.iter().copied());
+        docker.run(name, &all.collect::<Vec<_>>(), line)
     };
     let engine = Asked {
         start: &start,
@@ -30,14 +41,14 @@ fn with_docker(
         remove: &|name| {
             let _ = docker.call(&["rm", "--force", name]);
         },
+        failing: &["--entrypoint", "/nowhere"],
     };
     test(program, shimmed, docker, &engine);
 }
 
-#[test]
-fn containers_of_docker() {
+fn containers(engines: Engines) {
     for program in ["runc", "crun"] {
-        with(&format!("docker-{program}"), program, |what, shimmed, _, engine| {
+        with(engines, &format!("docker-{program}"), program, |what, shimmed, _, engine| {
             two_containers(&format!("docker, {what}"), shimmed, engine);
             refusals(&format!("docker, {what}"), shimmed, engine);
         });
@@ -45,11 +56,25 @@ fn containers_of_docker() {
 }
 
 #[test]
-fn what_docker_can_ask_for_otherwise() {
-    with("docker-options", "runc", |what, shimmed, docker, engine| {
+fn containers_of_docker() {
+    containers(Engines::Installed);
+}
+
+#[test]
+fn containers_of_docker_26() {
+    containers(Engines::Debian13);
+}
+
+fn otherwise(engines: Engines) {
+    with(engines, "docker-options", "runc", |what, shimmed, docker, engine| {
         let host = &shimmed.host;
         let options: [&[&str]; 3] = [&["--restart=always"], &["--cap-add=NET_ADMIN"], &["--read-only"]];
-        for options in options {
+        // 20.10 gives all capabilities there are, which the tests' own root may not have
+        let privileged: &[&[&str]] = match engines {
+            Engines::Installed => &[],
+            Engines::Debian13 => &[&["--privileged"]],
+        };
+        for options in options.iter().chain(privileged).copied() {
             let what = format!("{what}, {options:?}");
             (engine.start)("web", &[("ports", "31000")], options, "exec sleep 1000").ok();
             shimmed.assert_bundle(&what);
@@ -87,8 +112,18 @@ fn what_docker_can_ask_for_otherwise() {
 }
 
 #[test]
-fn a_daemon_that_is_killed_leaves_nothing() {
-    let shimmed = Shimmed::new("docker-killed", "runc", "");
+fn what_docker_can_ask_for_otherwise() {
+    otherwise(Engines::Installed);
+}
+
+#[test]
+fn what_docker_26_can_ask_for_otherwise() {
+    otherwise(Engines::Debian13);
+}
+
+fn killed(engines: Engines) {
+    let Some(host) = engines.host("docker-killed") else { return };
+    let shimmed = Shimmed::on(host, "runc", "");
     let mut docker = shimmed.host.docker(&shimmed.runtime);
     with_docker("killed", &shimmed, &docker, |what, shimmed, _, engine| {
         (engine.start)("web", &[("ports", "31000")], &[], "exec sleep 1000").ok();
@@ -106,20 +141,40 @@ fn a_daemon_that_is_killed_leaves_nothing() {
 }
 
 #[test]
-fn the_page_says_what_works() {
+fn a_daemon_that_is_killed_leaves_nothing() {
+    killed(Engines::Installed);
+}
+
+#[test]
+fn a_daemon_of_docker_26_that_is_killed_leaves_nothing() {
+    killed(Engines::Debian13);
+}
+
+fn page(engines: Engines) {
     const PAGE: &str = include_str!("../../docs/engines/docker.md");
-    let config = PAGE.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a configuration");
+    let section = PAGE.split("\n## ").find(|section| section.starts_with("The shim")).expect("a section");
+    let config = section.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a configuration");
     let config: Value = serde_json::from_str(config).expect("JSON");
     assert_eq!(
         config,
         json!({"runtimes": {"portslice": {"path": "/usr/bin/portslice-runtime"}}}),
         "as the test's daemon has it"
     );
-    with("docker-page", "runc", |what, shimmed, docker, _| {
+    with(engines, "docker-page", "runc", |what, shimmed, docker, _| {
         docker.call(&["tag", crate::lab::engine::IMAGE, "busybox"]).ok();
-        run_page(shimmed, PAGE, &docker.env(), str::to_owned, |n| match n {
+        run_page(shimmed, section, &docker.env(), str::to_owned, |n| match n {
             0 => assert_eq!(slice(what, &shimmed.host)["ports"], "31000-31001"),
             _ => assert_gone(what, &shimmed.host),
         });
     });
+}
+
+#[test]
+fn the_page_says_what_works() {
+    page(Engines::Installed);
+}
+
+#[test]
+fn the_page_says_what_works_with_docker_26() {
+    page(Engines::Debian13);
 }

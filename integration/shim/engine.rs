@@ -4,6 +4,7 @@
 use super::difference::unintended;
 use super::*;
 use crate::lab::run::Output;
+use crate::serve::client::Server;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -30,19 +31,23 @@ exec SHIM --portslice-config=CONFIG --portslice-state-dir=STATE "$@"
 
 /// Stands in the place of the runtime.
 const BEHIND: &str = r#"#!/bin/sh
-before= bundle=.
+before= bundle=. creates=
 for word; do
     [ "$before" != --bundle ] || bundle=$word
-    case $word in --bundle=*) bundle=${word#--bundle=};; --portslice*) exit 99;; esac
+    case $word in
+        --bundle=*) bundle=${word#--bundle=} ;;
+        --portslice*) exit 99 ;;
+        create | run) creates=1 ;;
+    esac
     before=$word
 done
-[ ! -e "$bundle/config.json" ] || /bin/cp "$bundle/config.json" DIR/behind.json
+[ -z "$creates" ] || /bin/cp "$bundle/config.json" DIR/behind.json
 exec PROGRAM "$@"
 "#;
 
 impl Shimmed {
-    pub fn new(name: &str, program: &str, more: &str) -> Shimmed {
-        let host = Host::new(name);
+    /// On this host. The shim becomes `program`, a runtime.
+    pub fn on(host: Host, program: &str, more: &str) -> Shimmed {
         let (runtime, behind) = (host.dir.join("before"), host.dir.join("behind"));
         configure(&host, &behind.to_string_lossy(), more);
         let shim = host::binary("portslice-runtime".as_ref());
@@ -61,6 +66,9 @@ impl Shimmed {
     pub fn assert_bundle(&self, what: &str) {
         let read = |name: &str| fs::read(self.host.dir.join(name)).unwrap_or_else(|e| panic!("{what}: {name}: {e}"));
         let (before, behind) = (read("before.json"), read("behind.json"));
+        if let Some(kept) = std::env::var_os("PORTSLICE_BUNDLES").map(PathBuf::from) {
+            fs::write(kept.join(what.replace([' ', ','], "-") + ".json"), &before).expect("PORTSLICE_BUNDLES");
+        }
         assert_ne!(before, behind, "{what}: it was not edited");
         assert_eq!(unintended(&before, &behind), [""; 0], "{what}");
     }
@@ -83,6 +91,8 @@ pub struct Asked<'a> {
     pub pid: &'a dyn Fn(&str) -> u32,
     /// Ends it and removes it.
     pub remove: &'a dyn Fn(&str),
+    /// Options with which no container starts.
+    pub failing: &'a [&'a str],
 }
 
 /// The lease of the container with this first process.
@@ -93,9 +103,27 @@ pub fn lease_of(what: &str, host: &Host, pid: u32) -> Value {
     found.unwrap_or_else(|| panic!("{what}: no lease of process {pid} in {all:?}; log:\n{}", log(host)))
 }
 
+/// People find what has this name in each place where they look. Docker tells a name if there is a hostname, ctr an id that
+/// ends with it.
+#[track_caller]
+pub fn assert_known(what: &str, host: &Host, name: &str) {
+    for command in ["list", "stats"] {
+        let told = host.portslice([command]).ok().stdout;
+        assert!(told.split_whitespace().any(|word| word.ends_with(name)), "{what}: {command} has no {name}:\n{told}");
+    }
+    let server = Server::start(host, &["--listen", "127.0.0.1:0"]);
+    let page = server.ask("/metrics").body;
+    server.end();
+    for family in ["container_network_receive_packets_total{", "container_memory_usage_bytes{"] {
+        let mut all = page.lines().filter(|line| line.starts_with(family));
+        assert!(all.any(|line| line.contains(&format!("{name}\""))), "{what}: {family} has no {name}:\n{page}");
+    }
+}
+
 /// Two containers are served, connect, know what they have, and are gone when they are removed or killed.
 pub fn two_containers(what: &str, shimmed: &Shimmed, engine: &Asked<'_>) {
     let host = &shimmed.host;
+    let _server = dns::by_the_peer(host);
     for (name, ports) in [("web1", "31000-31001"), ("web2", "31010-31011")] {
         (engine.start)(name, &[("ports", ports), ("cpus", "0.5")], &[], "exec sleep 1000").ok();
         shimmed.assert_bundle(&format!("{what}, {name}"));
@@ -106,7 +134,15 @@ pub fn two_containers(what: &str, shimmed: &Shimmed, engine: &Asked<'_>) {
         let lease = lease_of(&what, host, pid);
         assert_works(&what, host, pid, port, &lease);
         let said = (engine.exec)(name, FIRST).ok().stdout;
-        assert_told(&what, &said, &[port, port + 1], &block_of(&lease));
+        assert_told(&what, host, &said, &[port, port + 1], &block_of(&lease));
+        let mut resolved = String::new();
+        let done = eventually(|| {
+            // ctr loses what a program says now and then
+            resolved = (engine.exec)(name, dns::ASK).ok().stdout;
+            resolved.contains(&dns::ANSWER.to_string())
+        });
+        assert!(done, "{what}: {resolved}");
+        assert_known(&what, host, name);
     }
     (engine.remove)("web1");
     assert!(eventually(|| host.ids().len() == 1), "{what}: one is removed: {:?}", host.ids());
@@ -114,6 +150,12 @@ pub fn two_containers(what: &str, shimmed: &Shimmed, engine: &Asked<'_>) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL).expect("kill");
     (engine.remove)("web2");
     assert_gone(what, host);
+    let out = (engine.start)("failed", &[("ports", "31020")], engine.failing, "true");
+    assert_ne!(out.code, Some(0), "{what}: {out}");
+    (engine.remove)("failed");
+    // crun calls no poststop; the process is gone, and with it the lease.
+    host.portslice(["gc"]).ok();
+    assert_gone(&format!("{what}, what failed"), host);
 }
 
 /// What stands in the way is said once in the engine's own words to the user, and nothing is left.

@@ -17,8 +17,9 @@ fn start(podman: &Podman<'_>, name: &str, asks: &[(&str, &str)], options: &[&str
     )
 }
 
-fn with(name: &str, program: &str, test: impl Fn(&str, &Shimmed, &Podman<'_>, &Asked<'_>)) {
-    let shimmed = Shimmed::new(name, program, "");
+fn with(engines: Engines, name: &str, program: &str, test: impl Fn(&str, &Shimmed, &Podman<'_>, &Asked<'_>)) {
+    let Some(host) = engines.host(name) else { return };
+    let shimmed = Shimmed::on(host, program, "");
     let podman = shimmed.host.podman();
     podman.by_runtime(&shimmed.runtime);
     let engine = Asked {
@@ -28,14 +29,14 @@ fn with(name: &str, program: &str, test: impl Fn(&str, &Shimmed, &Podman<'_>, &A
         remove: &|name| {
             let _ = podman.call(&["rm", "--force", "--time", "0", name]);
         },
+        failing: &["--entrypoint", "/nowhere"],
     };
     test(program, &shimmed, &podman, &engine);
 }
 
-#[test]
-fn containers_of_podman() {
+fn containers(engines: Engines) {
     for program in ["crun", "runc"] {
-        with(&format!("podman-{program}"), program, |what, shimmed, _, engine| {
+        with(engines, &format!("podman-{program}"), program, |what, shimmed, _, engine| {
             two_containers(&format!("podman, {what}"), shimmed, engine);
             refusals(&format!("podman, {what}"), shimmed, engine);
         });
@@ -43,8 +44,17 @@ fn containers_of_podman() {
 }
 
 #[test]
-fn what_podman_can_ask_for_otherwise() {
-    with("podman-options", "crun", |what, shimmed, podman, engine| {
+fn containers_of_podman() {
+    containers(Engines::Installed);
+}
+
+#[test]
+fn containers_of_podman_5() {
+    containers(Engines::Debian13);
+}
+
+fn otherwise(engines: Engines) {
+    with(engines, "podman-options", "crun", |what, shimmed, podman, engine| {
         let host = &shimmed.host;
         // By environment; and with all that a person may add.
         let options: [&[&str]; 3] = [
@@ -77,6 +87,16 @@ fn what_podman_can_ask_for_otherwise() {
 }
 
 #[test]
+fn what_podman_can_ask_for_otherwise() {
+    otherwise(Engines::Installed);
+}
+
+#[test]
+fn what_podman_5_can_ask_for_otherwise() {
+    otherwise(Engines::Debian13);
+}
+
+#[test]
 fn the_precreate_hook_tells_a_program_without_a_shim() {
     for program in ["crun", "runc"] {
         let host = host(&format!("precreate-{program}"), program, "");
@@ -98,7 +118,7 @@ fn the_precreate_hook_tells_a_program_without_a_shim() {
             let (out, said) = ran("job", &[("ports", "31000-31001")], LOOKS);
             let block = said.lines().find_map(|line| line.strip_prefix("PORTSLICE_BLOCK="));
             let block = block.unwrap_or_else(|| panic!("{what}: no block: {out}\n{said}\n{}", log(&host)));
-            assert_told(&what, &said, &[31_000, 31_001], block);
+            assert_told(&what, &host, &said, &[31_000, 31_001], block);
             assert_gone(&what, &host);
         }
         // What did not ask is left alone, and a refusal keeps it from starting.

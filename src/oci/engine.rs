@@ -52,11 +52,11 @@ pub fn identify(annotations: &[(String, String)], bundle: Option<&Path>) -> Engi
     if begins("io.kubernetes.cri.") {
         return Engine { name: Some("containerd"), names: named(CONTAINERD) };
     }
-    let name = match () {
-        () if bundle.contains("/io.containerd.runtime.v2.task/moby/") => Some("docker"),
-        () if bundle.contains("/io.containerd.runtime.v2.task/") => Some("containerd"),
-        () => None,
-    };
+    let name = bundle.split_once("/io.containerd.runtime.v2.task/").map(|(_, task)| match task {
+        // Docker's namespace of containerd is named after its users where they are remapped: `moby-100000.100000`.
+        _ if task.starts_with("moby/") || task.starts_with("moby-") => "docker",
+        _ => "containerd",
+    });
     Engine { name, names: Names::default() }
 }
 
@@ -76,6 +76,8 @@ mod tests {
         assert_eq!(named(&[("io.container.manager", "libpod")], "/b"), (Some("podman"), None));
         let docker = "/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby/2cd9";
         assert_eq!(named(&[], docker), (Some("docker"), None));
+        let remapped = docker.replace("/moby/", "/moby-100000.100000/");
+        assert_eq!(named(&[], &remapped), (Some("docker"), None));
         assert_eq!(named(&[], "/run/containerd/io.containerd.runtime.v2.task/default/c1"), (Some("containerd"), None));
         let cri = [
             ("io.kubernetes.cri.container-name", "web"),

@@ -48,13 +48,16 @@ pub fn plan(desk: &Desk<'_>) -> Result<Plan> {
         (None, _) => then.push(desk.system.unasked("dockerd")),
     }
     wanted.insert(0, file);
-    let mut plan = Plan { wanted, then }.reload(Engine::Docker);
-    plan.then.push(match devices {
-        true => "containers ask with --device portslice/net=default --annotation portslice/ports=31000 --network none"
-            .into(),
-        false => "containers ask with --runtime portslice --network none --env PORTSLICE_PORTS=31000".into(),
-    });
-    Ok(plan)
+    if !devices {
+        let mut plan = Plan { wanted, then }.reload(Engine::Docker);
+        plan.then.push("containers ask with --runtime portslice --network none --env PORTSLICE_PORTS=31000".into());
+        return Ok(plan);
+    }
+    then.push("then: systemctl restart docker (devices are turned on by a start, not by a reload)".into());
+    then.push(
+        "containers ask with --device portslice/net=default --annotation portslice/ports=31000 --network none".into(),
+    );
+    Ok(Plan { wanted, then })
 }
 
 fn loads(dockerd: &Path, candidate: &Path) -> Result<Vec<String>> {

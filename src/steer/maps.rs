@@ -120,11 +120,11 @@ impl Maps {
         const TOGETHER: usize = 32;
         let mut taken = Runs::default();
         let words = &self.ports.all()[within.begin().into()..=within.end().into()];
-        for (from, some) in (within.begin()..).step_by(TOGETHER).zip(words.chunks(TOGETHER)) {
+        for (from, some) in (within.begin()..=within.end()).step_by(TOGETHER).zip(words.chunks(TOGETHER)) {
             if some.iter().fold(0, |any, word| any | word.load(Ordering::Relaxed)) == 0 {
                 continue;
             }
-            for (port, word) in (from..).zip(some) {
+            for (port, word) in (from..=within.end()).zip(some) {
                 if Owner::of(word.load(Ordering::Acquire)).is_some() {
                     taken.add(port);
                 }

@@ -13,9 +13,11 @@ pub fn find(pid: u32) -> Option<Place> {
     Place::find(pid, &Roots::default()).inspect_err(|e| log::debug!("{e}")).ok()
 }
 
-/// The cgroups at a path, in the same way.
+/// The cgroups at a path, in the same way; `None` if there are none yet. containerd 1.7 tells of a pod's cgroup, and asks for
+/// its network before anybody has made it: what will run there is found by the namespace then.
 pub fn at(path: &str) -> Option<Place> {
-    Place::at(path, &Roots::default()).inspect_err(|e| log::debug!("{e}")).ok()
+    let place = Place::at(path, &Roots::default()).inspect_err(|e| log::debug!("{e}")).ok()?;
+    place.processes().inspect_err(|e| log::debug!("{e}")).is_ok().then_some(place)
 }
 
 /// Decides what a member gets in its cgroup for what it asks for, and notes what stands there. Nothing is written: the lease
