@@ -24,7 +24,7 @@ fn host(name: &str) -> Host {
 }
 
 /// Installs the specification where engines look for those of a running host. `/run` is the host's own.
-fn install(host: &Host) {
+pub fn install(host: &Host) {
     let spec = host.portslice(["cdi"]).ok().stdout;
     let at = host.ns.root("/run/cdi");
     std::fs::create_dir_all(&at).expect("/run/cdi");

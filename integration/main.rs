@@ -12,6 +12,7 @@ mod doctor;
 mod dry_run;
 mod echo;
 mod ended;
+mod engines;
 mod fair;
 mod following;
 mod fragments;

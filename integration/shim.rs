@@ -23,7 +23,7 @@ use std::path::Path;
 const PEER_PORT: u16 = 20_000;
 
 /// A host whose shim runs this runtime, with a log file and whatever else is configured.
-fn host(name: &str, program: &str, more: &str) -> Host {
+pub fn host(name: &str, program: &str, more: &str) -> Host {
     let host = Host::new(name);
     configure(&host, program, more);
     host
@@ -47,7 +47,7 @@ fn path_of(program: &str) -> String {
     places.into_iter().find(|path| Path::new(path).exists()).unwrap_or_else(|| panic!("{program} is not installed"))
 }
 
-fn log(host: &Host) -> String {
+pub fn log(host: &Host) -> String {
     std::fs::read_to_string(host.dir.join("portslice.log")).unwrap_or_default()
 }
 
@@ -60,7 +60,7 @@ fn slice(what: &str, host: &Host) -> Value {
 }
 
 #[track_caller]
-fn assert_gone(what: &str, host: &Host) {
+pub fn assert_gone(what: &str, host: &Host) {
     assert!(eventually(|| host.ids().is_empty()), "{what}: leases {:?}; log:\n{}", host.ids(), log(host));
     assert!(eventually(|| host.links() == ["eth0", "lo"]), "{what}: devices {:?}", host.links());
 }

@@ -51,15 +51,39 @@ fn a_pod_of(host: &Host, containerd: &Containerd<'_>, handler: &str, names: &[(&
     let told = a.exec("ip -oneline address show eth0; busybox tr '\\0' '\\n' </proc/1/environ");
     assert!(told.contains("10.77.0.2/32") && told.contains("fd77::2/128"), "{handler}: {told}");
     assert_eq!(told.contains("PORT0=31000"), handler == "shim", "{handler}: {told}");
+    // Later versions tell the plugin of the pod's cgroup.
+    let by_processes = lease["members"][0]["cgroups"].is_null();
+    if by_processes {
+        assert_used(handler, host, if names.len() == 1 { &[3] } else { &[1, 1, 1] });
+    }
 
     kill(Pid::from_raw(a.pid as i32), Signal::SIGKILL).expect("kill");
     assert!(eventually(|| asks(host, HOST4, 31_000).is_err()), "{handler}: a was killed");
     assert_answers(handler, host, "b", 31_010);
+    if by_processes {
+        assert_used(handler, host, if names.len() == 1 { &[2] } else { &[1, 1] });
+    }
     pod.stop();
     assert_eq!(host.ids(), [""; 0], "{handler}: when the pod was stopped; log:\n{}", log(host));
     pod.remove();
     assert_eq!((containerd.pods(), containerd.namespaces()), (vec![], vec![]), "{handler}");
     assert_gone(handler, host);
+}
+
+/// What each member uses. A pod has what runs in its namespace and is no member of its own, found by the processes there where
+/// the plugin is told of no cgroup.
+#[track_caller]
+fn assert_used(what: &str, host: &Host, processes: &[u64]) {
+    let used = || {
+        let all = host.portslice(["stats", "--json"]).ok().json();
+        all.as_array().expect("an array").iter().map(|one| one["statistics"].clone()).collect::<Vec<Value>>()
+    };
+    let counted = || used().iter().map(|of| of["processes"].as_u64().unwrap_or(0)).collect::<Vec<_>>();
+    assert!(eventually(|| counted() == processes), "{what}: processes {:?}, not {processes:?}", counted());
+    for of in used() {
+        let told = of["mem_rss_bytes"].as_u64() > Some(0) && of["cpus_system_time_secs"].is_number();
+        assert!(told, "{what}: memory and CPU of each: {of}");
+    }
 }
 
 /// The pod alone is a member where nobody tells us of its containers.

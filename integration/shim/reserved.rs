@@ -69,6 +69,27 @@ fn it_is_leased_while_its_creator_lives_and_no_longer() {
     }
 }
 
+/// What was reserved is taken up as it is, without another look at the host's sockets; where something else is asked for then,
+/// that is looked at as for every other container.
+#[test]
+fn another_request_than_what_was_reserved_for() {
+    let host = Host::new("shim-other");
+    configure(&host, &hanging(&host), "");
+    let _process = Echo::start(&host.ns, Proto::Tcp, SocketAddr::new(HOST4, 31_200));
+    let (bundle, ns) = (asking(&host, "other", "31000"), Ns::net_only("other"));
+    let creator = create(&host.runtime("portslice-runtime"), &bundle);
+    let stage = || host.list().first().map(|lease| lease["stage"].clone());
+    assert!(eventually(|| stage() == Some(json!("reserved"))), "{:?}; {}", host.list(), log(&host));
+    end(creator);
+    let path = bundle.dir.join("config.json");
+    let edited = std::fs::read_to_string(&path).expect("the edited bundle");
+    std::fs::write(&path, edited.replace("\"31000\"", "\"31200\"")).expect("config.json");
+    let asks = json!({"portslice/ports": "31200"});
+    let state = json!({"id": bundle.id, "pid": ns.pid(), "bundle": bundle.dir, "annotations": asks});
+    host.hook("portslice-prestart", state.to_string()).refused(4, "port 31200 is in use by process");
+    assert_eq!(host.ids(), [""; 0], "refused; log:\n{}", log(&host));
+}
+
 #[test]
 fn a_container_that_cannot_be_created_leaves_nothing() {
     for program in ["runc", "crun"] {

@@ -1,5 +1,6 @@
 //! Who a process is, beyond a number that may be given out again; and what this one may do.
 
+use std::borrow::Cow;
 use std::ffi::{CString, OsString, c_void};
 use std::fmt;
 use std::fs;
@@ -81,13 +82,23 @@ pub fn become_program(program: &Path, words: &[OsString]) -> Error {
 /// that runs the hook.
 pub fn name_by_conmon() -> Option<String> {
     let monitor = parent_of(nix::unistd::getppid().as_raw().try_into().ok()?)?;
-    let line = fs::read(format!("/proc/{monitor}/cmdline")).ok()?;
+    told_to_conmon(monitor, ["-n", "--name"]).map(|name| one_line(&name)).filter(|name| !name.is_empty())
+}
+
+/// Is it Podman's monitor of the container `id`?
+pub fn is_conmon_of(pid: u32, id: &str) -> bool {
+    told_to_conmon(pid, ["-c", "--cid"]).is_some_and(|told| told == id)
+}
+
+/// What one of Podman's monitors was told by an option.
+fn told_to_conmon(pid: u32, option: [&str; 2]) -> Option<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let mut words = line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
     if !words.next()?.ends_with("conmon") {
         return None;
     }
-    words.by_ref().find(|word| word == "-n" || word == "--name")?;
-    words.next().map(|name| one_line(&name)).filter(|name| !name.is_empty())
+    words.by_ref().find(|word| option.contains(&&**word))?;
+    words.next().map(Cow::into_owned)
 }
 
 /// The processes that this one descends from, its parent first. Not the machine's first one, which everything descends from.

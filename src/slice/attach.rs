@@ -1,17 +1,20 @@
 //! Attach: give a container its slice, or let it join the slice of the namespace it lives in.
 
+mod looking;
 mod reserved;
 
 use std::path::PathBuf;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
+
+use looking::Looking;
 
 use super::container::without_namespace;
 use super::ready::{Preparer, locked_as_given, ready};
 use super::refused::{InTheWay, refused};
 use super::state::{State, state};
 use super::turn::Turn;
-use super::wanted::{self, Wanted, assignable, span};
+use super::wanted::{self, Wanted};
 use super::{Container, end, join, reclaim, run};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -21,7 +24,6 @@ use crate::host::sysctl::Proc;
 use crate::lease::lock::{self, Lock};
 use crate::lease::record::{FORMAT, Found};
 use crate::lease::{Asked, Desk, Dropped, Lease, Ledger, Member, Stage, Terms};
-use crate::net::diag::{self, Holder};
 use crate::net::netns::NetnsId;
 use crate::net::{Netlink, Netns};
 use crate::plan::grant;
@@ -63,8 +65,8 @@ struct Attach<'a> {
     shaped: bool,
     /// Who works on it: this process, or whoever creates a container that is expected.
     worker: Worker,
-    /// The search for sockets of the host, while it runs.
-    looking: Option<JoinHandle<Result<Vec<Holder>>>>,
+    /// The look for sockets of the host.
+    looking: Looking,
 }
 
 /// What stands in a namespace, and which slots had it when that was looked at ([`Desk::traces`]).
@@ -97,6 +99,8 @@ enum Entered {
     Overtaken,
     /// Another slice was in the namespace when that was looked at.
     Altered,
+    /// What was reserved for it is so no longer: sockets of the host have to be looked for after all.
+    Unlooked,
     /// The pool is full, or a port is taken.
     Refused(grant::Refusal),
 }
@@ -113,16 +117,14 @@ impl<'a> Attach<'a> {
             return Err(without_namespace(&request.id));
         }
         let ledger = Ledger::at(&config.state_dir);
+        let mut known = None;
         if request.port_range.is_some() && netns.is_some() {
-            request.fits(ledger.of_member(&request.id)?.map(|lease| lease.block))?;
+            known = ledger.of_member(&request.id)?;
+            request.fits(known.as_ref().map(|lease| lease.block))?;
         }
+        let looking = Looking::unless_reserved(config, known.as_ref());
         let mut netlink = Netlink::route()?;
         let proc = Proc::private();
-        // looking through all sockets of the host takes half a millisecond, which the other processor has
-        let looking = thread::spawn({
-            let span = span(&assignable(config));
-            move || span.map_or(Ok(Vec::new()), |range| diag::holders(&mut Netlink::diag()?, range))
-        });
         let facts = Facts::read(&mut netlink, &proc, config.uplink.as_deref())?;
         grant::check_host(config, &facts)?;
         let mut member = wanted::member(request, pid);
@@ -142,7 +144,7 @@ impl<'a> Attach<'a> {
             terms,
             shaped: false,
             worker,
-            looking: Some(looking),
+            looking,
         })
     }
 
@@ -166,6 +168,7 @@ impl<'a> Attach<'a> {
                     return Ok(Some(lease));
                 }
                 Entered::Unshaped => self.shaped = true,
+                Entered::Unlooked => self.look(),
                 Entered::InTheWay(lease) => {
                     if !end::end(&self.ledger, &host, &lease)? {
                         thread::sleep(Duration::from_millis(2));
@@ -242,16 +245,6 @@ impl<'a> Attach<'a> {
         self.netns.as_ref().map_or_else(Vec::new, |netns| desk.in_namespace(netns.id.ino))
     }
 
-    /// Waits for what was looked for meanwhile.
-    fn found(&mut self) -> Result<()> {
-        let Some(looking) = self.looking.take() else { return Ok(()) };
-        let found = looking.join().unwrap_or_else(|_| Err(Error::Failed("looking for sockets failed".into())));
-        self.wanted.holders = found?;
-        self.wanted.leave_out_the_callers();
-        self.wanted.used = diag::ports_of(&self.wanted.holders);
-        Ok(())
-    }
-
     /// Has its namespace a slice, as far as can be told without the lock? What it asks for is looked at then, and nothing is
     /// made for it before.
     fn joins(&self) -> Result<bool> {
@@ -263,7 +256,11 @@ impl<'a> Attach<'a> {
     fn enter(&self, host: &Host, surveyed: Option<&Surveyed>) -> Result<Entered> {
         let Some(lock) = locked_as_given(&self.ledger, host)? else { return Ok(Entered::Overtaken) };
         let desk = Desk::of(&host.maps);
-        if let Some(known) = desk.of_member(&self.ledger, &self.wanted.request.id)? {
+        let known = desk.of_member(&self.ledger, &self.wanted.request.id)?;
+        if self.is_unlooked(known.as_ref()) {
+            return Ok(Entered::Unlooked);
+        }
+        if let Some(known) = known {
             return self.meet(known, &lock, host, surveyed);
         }
         for slot in self.slots_here(&desk) {

@@ -3,10 +3,10 @@
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::host::process::{Worker, ancestors};
+use crate::host::process::{Worker, ancestors, is_conmon_of};
 use crate::lease::ledger::unix_now;
 use crate::lease::{Asked, CpuAsked, CpuTerms, Desk, Lease, Member};
-use crate::net::diag::{Holder, sockets_of};
+use crate::net::diag::{Holder, processes_of, sockets_of};
 use crate::plan::grant::Situation;
 use crate::ports::{PortRange, PortSet};
 use crate::request::{ContainerId, Request};
@@ -27,13 +27,25 @@ pub struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// Leaves out sockets of whoever has this container made, where those hold the ports for it.
+    /// Leaves out sockets of whoever has this container made, where those hold the ports for it: of the processes that call us,
+    /// and of Podman's monitor of the container, which has them where the network comes after the container, as it does with a
+    /// user namespace.
     pub fn leave_out_the_callers(&mut self) {
-        let asked = &self.request.ports.set;
-        if self.request.caller_holds_ports && self.holders.iter().any(|holder| asked.contains(holder.port)) {
-            let theirs: Vec<u32> = ancestors().into_iter().flat_map(sockets_of).collect();
-            self.holders.retain(|holder| !(asked.contains(holder.port) && theirs.contains(&holder.inode)));
+        let (asked, id) = (&self.request.ports.set, self.request.id.as_str());
+        let in_the_way = |holders: &[Holder]| -> Vec<u32> {
+            holders.iter().filter(|holder| asked.contains(holder.port)).map(|holder| holder.inode).collect()
+        };
+        if !self.request.caller_holds_ports || in_the_way(&self.holders).is_empty() {
+            return;
         }
+        let leave_out = |holders: &mut Vec<Holder>, theirs: Vec<u32>| {
+            holders.retain(|holder| !(asked.contains(holder.port) && theirs.contains(&holder.inode)));
+        };
+        leave_out(&mut self.holders, ancestors().into_iter().flat_map(sockets_of).collect());
+        // who has what is left is looked for in all processes
+        let left = processes_of(&in_the_way(&self.holders));
+        let monitors = left.into_iter().filter(|(_, process)| is_conmon_of(process.pid, id));
+        leave_out(&mut self.holders, monitors.map(|(inode, _)| inode).collect());
     }
 
     /// Does its runtime tell more of a container that its network attached before: which process it is?

@@ -116,35 +116,38 @@ impl Maps {
 
     /// The ports of `within` that somebody has.
     pub fn taken(&self, within: PortRange) -> PortSet {
-        /// Ports that are looked at together: nobody has most of them.
-        const TOGETHER: usize = 32;
         let mut taken = Runs::default();
-        let words = &self.ports.all()[within.begin().into()..=within.end().into()];
-        for (from, some) in (within.begin()..=within.end()).step_by(TOGETHER).zip(words.chunks(TOGETHER)) {
-            if some.iter().fold(0, |any, word| any | word.load(Ordering::Relaxed)) == 0 {
-                continue;
-            }
-            for (port, word) in (from..=within.end()).zip(some) {
-                if Owner::of(word.load(Ordering::Acquire)).is_some() {
-                    taken.add(port);
-                }
-            }
-        }
+        self.each_owned(within, |port, _| taken.add(port));
         taken.finish()
     }
 
     /// The ports that are steered to `slot`, and those that are only reserved for it.
     pub fn owned(&self, slot: u16) -> (PortSet, PortSet) {
         let (mut steered, mut reserved) = (Runs::default(), Runs::default());
-        for port in 1..=u16::MAX {
-            match self.owner(port) {
-                Some(owner) if owner.slot != slot => {}
-                Some(Owner { steered: true, .. }) => steered.add(port),
-                Some(_) => reserved.add(port),
-                None => {}
+        let all = PortRange::new(1, u16::MAX).expect("1 is below 65535");
+        self.each_owned(all, |port, owner| match owner {
+            Owner { slot: other, .. } if other != slot => {}
+            Owner { steered: true, .. } => steered.add(port),
+            Owner { .. } => reserved.add(port),
+        });
+        (steered.finish(), reserved.finish())
+    }
+
+    /// Each port of `within` that somebody has, in order.
+    fn each_owned(&self, within: PortRange, mut found: impl FnMut(u16, Owner)) {
+        /// Ports that are looked at together: nobody has most of them.
+        const TOGETHER: usize = 32;
+        let words = &self.ports.all()[within.begin().into()..=within.end().into()];
+        for (from, some) in (within.begin()..=within.end()).step_by(TOGETHER).zip(words.chunks(TOGETHER)) {
+            if some.iter().fold(0, |any, word| any | word.load(Ordering::Relaxed)) == 0 {
+                continue;
+            }
+            for (port, word) in (from..=within.end()).zip(some) {
+                if let Some(owner) = Owner::of(word.load(Ordering::Acquire)) {
+                    found(port, owner);
+                }
             }
         }
-        (steered.finish(), reserved.finish())
     }
 
     fn store(&self, ports: &PortSet, owner: Owner) {
