@@ -71,6 +71,10 @@ fn two_containers_with_one_echo_id_hear_the_answers_to_both() {
     for (_, peer, _) in FAMILIES {
         let id = icmp::fresh_id();
         let (at_a, at_b) = (Icmp::open(&a.ns, peer), Icmp::open(&b.ns, peer));
+        // who has not asked yet hears nothing
+        for first in [&at_a, &at_b] {
+            first.request(peer, id, 99, b"first").expect("the first request");
+        }
         for sequence in 0..20 {
             at_a.request(peer, id, sequence, b"this is A's own payload").expect("A's request");
             at_b.request(peer, id, sequence, b"this is B's own payload").expect("B's request");
