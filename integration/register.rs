@@ -2,6 +2,7 @@
 //! configuration is as it was, to the byte.
 
 use crate::doctor::own_etc;
+use crate::lab::host::COMMAND_LIMIT;
 use crate::lab::wait::eventually;
 use crate::lab::*;
 use crate::pods::{self, assert_answers, serve};
@@ -51,6 +52,27 @@ fn containerd_loads_and_has_our_handler_beside_its_own() {
     containerd.setup(&["--undo"]).ok();
     assert_eq!(host.run(["cat", CONFIG]).ok().stdout, original);
     assert_eq!(host.run(["sh", "-c", "ls /var/lib/portslice"]).code, Some(2), "nothing is left to remember");
+}
+
+#[test]
+fn docker_starts_a_throw_away_container_by_our_runtime() {
+    let host = pods::host("register-docker");
+    own_etc(&host);
+    let programs = engine::programs(&host).to_string_lossy().into_owned();
+    let setup = ["setup", "docker", "--programs", &programs];
+    let docker = host.docker_as_installed(|known| {
+        let config = PathBuf::from("/etc/docker/daemon.json");
+        host.run(["mkdir", "-p", "/etc/docker"]).ok();
+        std::fs::copy(known, host.ns.root("/etc/docker/daemon.json")).expect("daemon.json");
+        host.portslice(setup).ok();
+        config
+    });
+    let verify = [&["portslice"], &setup[..], &["--verify"]].concat();
+    let out = run::run(host.command(verify).envs(docker.env()), COMMAND_LIMIT).ok();
+    assert_eq!(out.stdout, "nothing to do\nverified: a container of docker had a slice\n");
+    assert_eq!(docker.call(&["image", "ls", "--quiet", "portslice-verify"]).ok().stdout, "", "its image");
+    assert_eq!(docker.call(&["ps", "--all", "--quiet"]).ok().stdout, "", "its container");
+    assert_eq!(host.ids(), [""; 0]);
 }
 
 #[test]

@@ -145,7 +145,7 @@ pub(super) fn hook(host: &Inner, name: &str) -> Value {
 }
 
 /// A directory with our programs, as engines call them that give hooks no environment: this leads them to the host.
-pub(super) fn programs(host: &Inner) -> PathBuf {
+pub fn programs(host: &Inner) -> PathBuf {
     let directory = host.dir.join("programs");
     std::fs::create_dir_all(&directory).expect("programs");
     for name in ["portslice-prestart", "portslice-poststop", "portslice-runtime"] {

@@ -1,5 +1,5 @@
 //! Starting one throw-away container through an engine: it asks for a slice, and what was counted for it at its end shows that
-//! it had one. Its file system is this program and the libraries that it has loaded, so no image is needed.
+//! it had one. Its file system is this program and the libraries that it has loaded, so no image has to be there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,8 @@ pub fn client(engine: Engine, system: &System) -> Result<PathBuf> {
     let client = match engine {
         Engine::Podman => "podman",
         Engine::Containerd => "ctr",
-        _ => return unsupported("starts no container without an image"),
+        Engine::Docker => "docker",
+        _ => return unsupported("starts no container by a command"),
     };
     let missing = || Error::NotFound(format!("there is no {client} in PATH to start a container with"));
     system.engine(client).ok_or_else(missing)
@@ -42,6 +43,7 @@ pub fn verify(engine: Engine, system: &System, config: &Config) -> Result<String
     let (program, place) = (client(engine, system)?, Place::new()?);
     let id = match engine {
         Engine::Podman => podman(&program, &place)?,
+        Engine::Docker => docker(&program, &place, system.program("portslice-runtime").is_ok())?,
         _ => containerd(&program, &place, &system.program("portslice-runtime")?)?,
     };
     let ledger = Ledger::at(&config.state_dir);
@@ -75,12 +77,35 @@ fn containerd(program: &Path, place: &Place, runtime: &Path) -> Result<String> {
     Ok(id)
 }
 
+/// An image of its own, which is removed again. By our runtime where `shim` says that it is there, else by a device.
+fn docker(program: &Path, place: &Place, shim: bool) -> Result<String> {
+    let (root, archive, id) = (place.root(), place.0.join("root.tar"), place.0.join("id"));
+    let image = format!("portslice-verify:{}", std::process::id());
+    let pack = ["-cf".as_ref(), archive.as_os_str(), "-C".as_ref(), root.as_os_str(), ".".as_ref()];
+    let packed = ask(Path::new("tar"), &pack)?;
+    if !packed.ok {
+        return Err(Error::Failed(format!("cannot pack {}: {}", root.display(), packed.complaint)));
+    }
+    run(program, &["import".as_ref(), archive.as_os_str(), image.as_ref()])?;
+    let by_shim = ["--runtime", "portslice", "--env", "PORTSLICE_EPHEMERAL_PORTS=16"].map(str::as_ref);
+    let by_device = ["--device", "portslice/net=default", "--annotation", ASKED].map(str::as_ref);
+    let options = ["run", "--rm", "--network", "none", "--cidfile"].map(str::as_ref);
+    let command = [image.as_ref(), "/portslice".as_ref(), "--version".as_ref()];
+    let door = if shim { by_shim } else { by_device };
+    let started = run(program, &[&options[..], &[id.as_os_str()], &door, &command].concat());
+    let removed = run(program, &["image", "rm", "--force", &image].map(str::as_ref));
+    started.and(removed)?;
+    let id = fs::read_to_string(&id).map_err(Error::file("read", &id))?;
+    Ok(id.trim().to_owned())
+}
+
 fn run(program: &Path, arguments: &[&std::ffi::OsStr]) -> Result<()> {
     let answer = ask(program, arguments)?;
     if answer.ok {
         return Ok(());
     }
-    Err(Error::Failed(format!("{} could not start a container: {}", program.display(), answer.complaint)))
+    let (program, complaint) = (program.display(), answer.complaint);
+    Err(Error::Failed(format!("{program} could not start a container: {complaint}; was the engine reloaded since?")))
 }
 
 /// A directory with a root file system; dropping it removes it.
