@@ -78,7 +78,7 @@ impl Plan {
             .expect("mkdtemp");
         std::fs::write(dir.join("portslice.toml"), &self.config).expect("config");
         let ns = Ns::with_mounts(&format!("{} (host)", self.name));
-        self.debian13.iter().for_each(|root| super::debian13::cover(&ns, root, &dir));
+        self.debian13.iter().for_each(|root| super::overlay::cover(&ns, root, &dir));
         let peer = Ns::net_only(&format!("{} (peer)", self.name));
         let remote = self.narrow.map(|_| Ns::net_only(&format!("{} (remote)", self.name)));
         for each in [Some(&ns), Some(&peer), remote.as_ref()].into_iter().flatten() {

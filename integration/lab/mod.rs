@@ -32,6 +32,7 @@ pub mod kill;
 pub mod leftovers;
 pub mod limit;
 pub mod ns;
+mod overlay;
 pub mod podman;
 pub mod probe;
 pub mod race;
