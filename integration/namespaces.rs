@@ -36,6 +36,28 @@ fn changes(before: &Baseline, ns: &Ns) -> Vec<String> {
     all.into_iter().filter(|line| !line.contains(" still has ") && !line.starts_with("bpf program")).collect()
 }
 
+/// Looking for a way back to each source costs a route lookup a packet, and there is one way only.
+#[test]
+fn sources_are_looked_at_only_where_all_is_strict() {
+    let host = Host::new("ns-sources");
+    for (all, on_device) in [("0", "0"), ("1", "2"), ("2", "2")] {
+        let ns = Ns::net_only(&format!("all {all}"));
+        ns.set_sysctl("ipv4/conf/all/rp_filter", all);
+        ns.set_sysctl("ipv4/conf/default/rp_filter", "1");
+        host.portslice(["attach", "a", "--netns", &ns.path().to_string_lossy(), "--ports", "31000"]).ok();
+        assert_eq!(ns.sysctl("ipv4/conf/eth0/rp_filter"), on_device, "with {all} for all");
+        assert_serves(&host, &ns, &format!("with {all} for all"));
+        for proto in BOTH {
+            let _inside = Echo::start(&ns, proto, SocketAddr::new(LO4, 31_000));
+            assert_reaches("from the host", &host.ns, proto, SocketAddr::new(LO4, 31_000));
+            let _outside = Echo::start(&host.ns, proto, SocketAddr::new(LO4, 20_000));
+            assert_reaches("the host", &ns, proto, SocketAddr::new(LO4, 20_000));
+        }
+        assert_eq!(ns.sysctl("ipv4/conf/all/rp_filter"), all, "what it chose");
+        host.portslice(["detach", "a"]).ok();
+    }
+}
+
 #[test]
 fn a_namespace_that_lives_on_is_left_as_it_was() {
     let host = Host::with("ns-left").unprepared().build();

@@ -2,11 +2,11 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use netlink_packet_core::NlasIterator;
+use netlink_packet_core::{DefaultNla, NlasIterator};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoKind, InfoVeth, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
 };
 use netlink_packet_route::stats::{StatsFilterMask, StatsMessage};
 
@@ -154,14 +154,30 @@ pub fn no_generated_address(index: u32, name: &str) -> Request {
     )
 }
 
-/// Lets a link take packets that come from and go to local addresses, 127.0.0.0/8 among them. `rp_filter` 2 (loose)
-/// wins over a strict `all` setting, since the kernel uses the larger of the two.
-pub fn accept_local(index: u32, name: &str) -> Request {
-    let mut conf = InetDevConf::default();
-    conf.accept_local = 1;
-    conf.route_localnet = 1;
-    conf.rp_filter = 2;
-    let spec = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]);
+/// How strictly the sources of what a link receives are looked at (`rp_filter`). The kernel takes the larger of the link's
+/// value and that of `all`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sources {
+    /// Not at all: what spares a route lookup for every packet.
+    Any = 0,
+    /// Whether anything leads back to them: what lets a link that takes 127.0.0.0/8 work where `all` is strict.
+    Reachable = 2,
+}
+
+/// Lets a link take packets that come from and go to local addresses, 127.0.0.0/8 among them.
+pub fn accept_local(index: u32, name: &str, sources: Sources) -> Request {
+    // include/uapi/linux/if_link.h, netlink.h and ip.h
+    const IFLA_INET_CONF: u16 = 1;
+    const NLA_F_NESTED: u16 = 1 << 15;
+    const RP_FILTER: u16 = 8;
+    const ACCEPT_LOCAL: u16 = 23;
+    const ROUTE_LOCALNET: u16 = 26;
+    let settings = [(ACCEPT_LOCAL, 1), (ROUTE_LOCALNET, 1), (RP_FILTER, sources as u32)];
+    let attribute =
+        |(kind, value): (u16, u32)| [&8u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &value.to_ne_bytes()].concat();
+    // `AfSpecInet::DevConfRequest` leaves out what is to be 0
+    let conf = DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, settings.map(attribute).concat());
+    let spec = AfSpecUnspec::Inet(vec![AfSpecInet::Other(conf)]);
     change(
         format!("configure link {name}"),
         index,

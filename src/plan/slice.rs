@@ -132,6 +132,7 @@ fn furniture(lease: &Lease, given: &Given, own: &[String]) -> Furniture {
         routes: given.routes.clone(),
         settings: settings(lease.block, &given.copied, own),
         own_ipv6: lease.found.own_ipv6,
+        own_rp_filter: own.iter().any(|key| key.ends_with("rp_filter")),
         last: None,
     }
 }

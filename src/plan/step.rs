@@ -145,6 +145,8 @@ pub struct Furniture {
     pub settings: Vec<Setting>,
     /// Does the bundle say itself whether IPv6 is on? Then it is not turned on against it.
     pub own_ipv6: bool,
+    /// Does the bundle say itself how sources are looked at (`rp_filter`)?
+    pub own_rp_filter: bool,
     /// What it was given last, of a slice that follows the host: only what differs from that is changed. What its root
     /// altered stays.
     pub last: Option<Box<Furniture>>,

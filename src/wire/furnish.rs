@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::host::record::Changed;
 use crate::host::sysctl::Settings;
 use crate::lease::record::Found;
+use crate::net::link::Sources;
 use crate::net::route::InnerRoute;
 use crate::net::{Netlink, Request, address, filter, link, qdisc, route};
 use crate::plan::slice::EPHEMERAL;
@@ -28,7 +29,9 @@ pub fn perform(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
     let found = container.inside(|| {
         let mut netlink = surveyed.map_or_else(Netlink::route, Ok)?;
         let mut here = proc.here();
-        let mut requests = devices(inner, it, &programs[1]);
+        let strict = it.own_rp_filter || here.read("ipv4/conf/all/rp_filter")?.is_none_or(|value| value != "0");
+        let sources = if strict { Sources::Reachable } else { Sources::Any };
+        let mut requests = devices(inner, it, &programs[1], sources);
         if found.lo_qdisc {
             not_taken(&filter::ingress(&mut netlink, LO)?)?;
         }
@@ -193,11 +196,11 @@ fn unguard_lo(netlink: &mut Netlink, stood: bool) -> Result<()> {
 }
 
 /// The container's device, and both of them up.
-fn devices(inner: u32, it: &Furniture, program: &OwnedFd) -> Vec<Request> {
+fn devices(inner: u32, it: &Furniture, program: &OwnedFd, sources: Sources) -> Vec<Request> {
     let device = it.device.as_str();
     vec![
         link::no_generated_address(inner, device).tolerate(NO_IPV6),
-        link::accept_local(inner, device),
+        link::accept_local(inner, device, sources),
         filter::add_ingress_qdisc(inner, device),
         filter::add_ingress(inner, device, program.as_fd(), "inner_eth", it.slot),
         link::up(LO, "lo"),

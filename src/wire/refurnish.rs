@@ -168,6 +168,7 @@ mod tests {
             routes: routes.iter().map(route).collect(),
             settings: Vec::new(),
             own_ipv6: false,
+            own_rp_filter: false,
             last: None,
         }
     }
