@@ -155,6 +155,8 @@ struct echo_way {		/* who asked whom, under which id */
 };
 
 struct echo_bucket {
+	__u32 newest;		/* when somebody asked last, 2^28 ns units: most answers that nobody asked for end here */
+	__u32 pad;
 	struct echo_way way[ECHO_WAYS];
 };
 

@@ -105,7 +105,7 @@ static __noinline int to_askers(struct __sk_buff *skb, struct host *h, struct re
 {
 	struct echo_bucket *b = echo_bucket(r->to);
 
-	if (!b)
+	if (!b || now() - b->newest > ECHO_LIFETIME)
 		return PASS;
 #pragma unroll
 	for (int i = 0; i < ECHO_WAYS; i++)

@@ -132,6 +132,7 @@ static __noinline int echo_asked(__u32 n, __u32 epoch, const union addr *remote,
 	way->epoch = epoch;
 	way->seen = t;
 	way->slot = n;
+	b->newest = t;
 	return 0;
 }
 
