@@ -171,3 +171,16 @@ fn joins(door: &Door<'_>) {
     door.remove("first");
     assert_gone(&door.what, door.host);
 }
+
+/// One whose network another shares is restarted: it gets a namespace of its own, and the other stays in the one that was.
+fn restarts_beside(door: &Door<'_>) {
+    (door.start)("first", 31_000, &[]).ok();
+    (door.start)("second", 31_001, &["--network=container:first"]).ok();
+    (door.call)(&["restart", "--time", "0", "first"]).ok();
+    door.working("restarted", "first", 31_000);
+    door.working("beside one that was restarted", "second", 31_001);
+    door.remove("second");
+    door.working("the other one ended", "first", 31_000);
+    door.remove("first");
+    assert_gone(&door.what, door.host);
+}

@@ -58,6 +58,40 @@ fn sources_are_looked_at_only_where_all_is_strict() {
     }
 }
 
+/// As Docker restarts a container whose network another one shares: the other stays in the old namespace, and its slice bears the
+/// id of who made it.
+#[test]
+fn a_container_starts_anew_elsewhere_while_others_live_on_in_its_namespace() {
+    let host = Host::new("ns-anew");
+    let [old, anew] = ["old", "new"].map(Ns::net_only);
+    let attach = |id: &str, ns: &Ns, ports: &str, more: &[&str]| {
+        let path = ns.path();
+        host.portslice([&["attach", id, "--netns", &path.to_string_lossy(), "--ports", ports], more].concat())
+    };
+    attach("web", &old, "31000", &[]).ok();
+    attach("side", &old, "31001", &[]).ok();
+    host.portslice(["detach", "web"]).ok();
+    attach("thief", &anew, "31000", &[]).refused(4, "port 31000 is leased to container web");
+    attach("web", &anew, "31001", &[]).refused(4, "port 31001 is leased to container web");
+    let planned = attach("web", &anew, "31000", &["--dry-run"]).ok().stdout;
+    assert!(planned.contains("31000"), "{planned}");
+    attach("web", &anew, "31000", &[]).ok();
+    for (ns, port) in [(&anew, 31_000), (&old, 31_001)] {
+        for (own, outside) in [(HOST4, FAR4), (HOST6, FAR6)] {
+            let _echo = Echo::start(ns, Proto::Tcp, SocketAddr::new(own, port));
+            assert_reaches("anew", &host.peer, Proto::Tcp, SocketAddr::new(own, port));
+            let _outside = Echo::start(&host.peer, Proto::Tcp, SocketAddr::new(outside, 20_000));
+            assert_reaches("anew", ns, Proto::Tcp, SocketAddr::new(outside, 20_000));
+        }
+    }
+    let members = |id: &str| host.portslice(["show", id, "--json"]).ok().json()["members"][0]["ports"].clone();
+    assert_eq!((members("web"), members("side")), ("31000".into(), "31001".into()));
+    host.portslice(["fsck"]).ok();
+    host.portslice(["detach", "side"]).ok();
+    host.portslice(["detach", "web"]).ok();
+    assert_eq!(host.ids(), [""; 0]);
+}
+
 #[test]
 fn a_namespace_that_lives_on_is_left_as_it_was() {
     let host = Host::with("ns-left").unprepared().build();

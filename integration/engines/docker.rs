@@ -26,6 +26,7 @@ fn by_the_shim() {
         works_with(door, &[&["--privileged"], &["--read-only"], &["--user=1000"]]);
         refuses_the_hosts_network(door);
         joins(door);
+        restarts_beside(door);
     });
 }
 

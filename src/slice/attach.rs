@@ -1,6 +1,7 @@
 //! Attach: give a container its slice, or let it join the slice of the namespace it lives in.
 
 mod looking;
+mod namesake;
 mod reserved;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use looking::Looking;
+use namesake::Namesake;
 
 use super::container::without_namespace;
 use super::ready::{Preparer, locked_as_given, ready};
@@ -30,7 +32,7 @@ use crate::plan::grant;
 use crate::plan::slice::{Surroundings, settings, slice};
 use crate::plan::{Action, Verb, limits};
 use crate::ports::PortSet;
-use crate::request::Request;
+use crate::request::{ContainerId, Request};
 use crate::wire::{Host, Site, Survey, intend_cpu, queue};
 
 /// Leases and wires. Attaching what is attached already is a check that changes nothing. On failure the host is as it
@@ -87,6 +89,8 @@ enum Entered {
     Reserved(Box<Lease>),
     /// It has its place in the slice of its namespace; what is left to do.
     Joined(Box<Turn>),
+    /// Ports are given back first that it had before, in a namespace that others live on in.
+    GivesBack(Box<Turn>),
     /// The slice is to be limited on the host, which is not made ready for that.
     Unshaped,
     /// A lease that has to be ended first: its container is gone.
@@ -167,6 +171,7 @@ impl<'a> Attach<'a> {
                     log::info!("{}: joined the slice of {}", self.wanted.request.id, lease.id);
                     return Ok(Some(lease));
                 }
+                Entered::GivesBack(turn) => drop(turn.carry_out(&self.ledger, &host, &self.proc)?),
                 Entered::Unshaped => self.shaped = true,
                 Entered::Unlooked => self.look(),
                 Entered::InTheWay(lease) => {
@@ -213,8 +218,18 @@ impl<'a> Attach<'a> {
                 return Ok(turn.actions(&host));
             }
         }
-        let lease = self.decide(&desk).map_err(|e| refused(e, &self.in_the_way(&host)))?;
-        Ok(self.actions(&lease, &host))
+        let (mut actions, mut back, mut id) = (Vec::new(), PortSet::empty(), self.wanted.request.id.clone());
+        match self.namesake(&desk, &host)? {
+            Namesake::Free(free) => id = free,
+            Namesake::Known(_) => {}
+            Namesake::Holds(other, goal) => {
+                back = other.ports.difference(&goal.leased);
+                actions = Turn::plan(*other, *goal).actions(&host);
+            }
+        }
+        let lease = self.decide(&desk, id, &back).map_err(|e| refused(e, &self.in_the_way(&host)))?;
+        actions.extend(self.actions(&lease, &host));
+        Ok(actions)
     }
 
     /// The host, prepared for what it asks for.
@@ -281,9 +296,14 @@ impl<'a> Attach<'a> {
         if self.wanted.request.only_joins || (self.wanted.request.only_bare && connected) {
             return Ok(Entered::Nothing);
         }
-        if let Some(other) = desk.lease(&self.ledger, &self.wanted.request.id)? {
-            return self.meet(other, &lock, host, surveyed);
-        }
+        let id = match self.namesake(&desk, host)? {
+            Namesake::Free(id) => id,
+            Namesake::Known(other) => return self.meet(*other, &lock, host, surveyed),
+            Namesake::Holds(other, goal) => {
+                let turn = Turn::begin(*other, *goal, &self.ledger, host, &lock)?;
+                return Ok(Entered::GivesBack(Box::new(turn)));
+            }
+        };
         // The slice that it was to join ended meanwhile.
         if limits::need_shaper(&self.terms) && host.shaper.is_none() {
             return Ok(Entered::Unshaped);
@@ -291,7 +311,7 @@ impl<'a> Attach<'a> {
         if self.is_altered(&desk, surveyed) {
             return Ok(Entered::Altered);
         }
-        match self.decide(&desk) {
+        match self.decide(&desk, id, &PortSet::empty()) {
             Ok(mut lease) => {
                 self.survey_into(&mut lease, host, surveyed)?;
                 run::fault();
@@ -373,10 +393,10 @@ impl<'a> Attach<'a> {
         )))
     }
 
-    /// A slice of its own.
-    fn decide(&self, desk: &Desk<'_>) -> std::result::Result<Lease, grant::Refusal> {
+    /// A slice of its own, called `id`. `back`: ports that are given back for it.
+    fn decide(&self, desk: &Desk<'_>, id: ContainerId, back: &PortSet) -> std::result::Result<Lease, grant::Refusal> {
         let size = self.wanted.request.ephemeral_ports.unwrap_or(self.wanted.config.ephemeral_ports_per_container);
-        let leased = self.wanted.leased(desk);
+        let leased = self.wanted.leased(desk).difference(back);
         let resting = desk.resting(self.wanted.config.block_cooldown);
         let last = desk.last_block(&self.wanted.request.id, size);
         let granted = grant::grant(self.wanted.request, last, &self.wanted.situation(desk, &leased, &resting))?;
@@ -388,7 +408,7 @@ impl<'a> Attach<'a> {
         let device = self.wanted.request.attachment.as_ref().map_or(&uplink, |network| &network.device).clone();
         Ok(self.placed(Lease {
             format: FORMAT,
-            id: self.wanted.request.id.clone(),
+            id,
             slot,
             block: granted.block,
             ports: member.ports.clone(),
