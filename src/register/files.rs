@@ -2,11 +2,14 @@
 //!
 //! A change is decided completely, and the engine is asked about it, before anything is written.
 
-use std::fs::{self, DirBuilder, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{ErrorKind, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use similar::TextDiff;
 
 use super::Engine;
@@ -304,22 +307,27 @@ impl Change {
     }
 }
 
-/// Where a file is: a link is followed, so that it stays one.
+/// Where a file is: a link is followed, so that it stays one. Links of another system mean that system's files.
 fn real(system: &System, path: &Path) -> Result<PathBuf> {
-    let at = system.at(path);
-    match fs::canonicalize(&at) {
-        // Links of another system mean that system's files.
-        Ok(real)
-            if system.is_running()
-                || real.starts_with(system.at(Path::new("/")).canonicalize().unwrap_or_default()) =>
-        {
-            Ok(real)
+    let root = system.at(Path::new("/"));
+    let directory = File::open(&root).map_err(Error::file("open", &root))?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    match (openat2(&directory, path, how), path.parent(), path.file_name()) {
+        (Ok(found), ..) => {
+            let told = format!("/proc/self/fd/{}", found.as_raw_fd());
+            fs::read_link(&told).map_err(Error::file("read", told))
         }
-        Ok(real) => {
-            Err(Error::invalid(at.display().to_string(), format!("it leads out of the root, to {}", real.display())))
+        (Err(Errno::ENOENT), Some(parent), Some(name)) => {
+            let at = real(system, parent)?.join(name);
+            if at.is_symlink() {
+                let why = "it is a link that leads nowhere: make what it leads to, or remove it";
+                return Err(Error::invalid(at.display().to_string(), why));
+            }
+            Ok(at)
         }
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(at),
-        Err(e) => Err(Error::file("find", at)(e)),
+        (Err(e), ..) => Err(Error::file("find", system.at(path))(e.into())),
     }
 }
 
