@@ -1,10 +1,13 @@
-//! Reading files that others may have put there: only regular ones, and no more of them than is sensible. Replacing a
-//! file as a whole.
+//! Reading files that others may have put there: only regular ones, and no more of them than is sensible; and the texts that
+//! the kernel makes when they are read. Replacing a file as a whole.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
+
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
 
 /// No configuration, bundle or record comes near it: 16 MiB.
 const LONGEST: u64 = 16 << 20;
@@ -19,6 +22,25 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     // Opening a FIFO waits for a writer; with O_NONBLOCK it does not, and regular files do not care.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     read_opened(file)
+}
+
+/// The whole of a file that the kernel makes when it is read, in /proc, /sys or a cgroup. Its length is not known before: the
+/// standard library would ask for 32 bytes, and so on, for each start of a container.
+pub fn read_generated(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    let file = File::from(openat(AT_FDCWD, path.as_ref(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?);
+    let mut bytes = Vec::with_capacity(4096);
+    // of a file itself its length would be asked for
+    file.take(LONGEST).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The same as text.
+///
+/// # Errors
+///
+/// Those of the kernel; `InvalidData` where it is not UTF-8, as the name of a cgroup need not be.
+pub fn read_generated_text(path: impl AsRef<Path>) -> io::Result<String> {
+    String::from_utf8(read_generated(path)?).map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
 /// Writes `bytes` to `beside`, then renames that to `path`: whoever reads sees the old file or the new one.

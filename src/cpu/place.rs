@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::unit::unit_of;
 use super::version::Version;
 use crate::error::{Error, Result};
+use crate::file;
 use crate::refusal::one_line;
 
 /// Where the kernel's files are: `/proc` and `/`, or in tests a copy of both.
@@ -206,7 +207,7 @@ impl Finder {
 
 fn read(roots: &Roots, name: &str) -> Result<String> {
     let path = roots.proc.join(name);
-    fs::read_to_string(&path).map_err(Error::file("read", path))
+    file::read_generated_text(&path).map_err(Error::file("read", path))
 }
 
 /// The key in [`Place::missing`] for [`Place::processes`].

@@ -1,8 +1,8 @@
 //! The two interfaces that the kernel has for cgroups.
 
-use std::fs;
-
 use serde::{Deserialize, Serialize};
+
+use crate::file;
 
 /// The interface of a cgroup: v1 or v2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +17,7 @@ pub enum Version {
 impl Version {
     /// The interface that a container's CPU limits will have here: that of this process's own.
     pub fn of_this_host() -> Self {
-        Self::of(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default())
+        Self::of(&file::read_generated_text("/proc/self/cgroup").unwrap_or_default())
     }
 
     /// The same from the text of `/proc/PID/cgroup`: `4:cpu,cpuacct:/path` is a hierarchy of v1 (cgroups(7)).

@@ -25,7 +25,7 @@ const WHY: &str = "after a boot the host's own connections may take ports of con
                    `portslice setup`";
 
 fn reserved_again(scene: &Scene<'_>) -> Result<Vec<Finding>> {
-    let here = Netns::current()?.id;
+    let here = Netns::here()?;
     let Some(facts) = scene.facts.as_ref().filter(|_| keep::concern(here)) else { return Ok(Vec::new()) };
     if let Some(finding) = other_file(scene) {
         return Ok(vec![finding]);

@@ -125,7 +125,7 @@ pub fn examine(config: &Config, origin: &Origin) -> Result<Vec<Finding>> {
         Ok(facts) => (Some(facts), None),
         Err(e) => (None, Some(e)),
     };
-    let scene = Scene { config, origin, facts, record, configured_by_files: keep::concern(Netns::current()?.id) };
+    let scene = Scene { config, origin, facts, record, configured_by_files: keep::concern(Netns::here()?) };
     findings.extend(host::look(&scene, unread));
     findings.extend(ports::look(&scene));
     findings.extend(slices::look(&scene));

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 
 use nix::sys::mman::{MmapAdvise, madvise};
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -16,6 +17,7 @@ use nix::unistd::execv;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::file;
 use crate::net::netns::NetnsId;
 use crate::refusal::one_line;
 
@@ -154,8 +156,11 @@ pub fn stand_back() {
 }
 
 /// The boot's identity: kernel state of another boot is gone.
-pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+pub fn boot_id() -> &'static str {
+    static THIS: OnceLock<String> = OnceLock::new();
+    THIS.get_or_init(|| {
+        file::read_generated_text("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    })
 }
 
 /// The mount namespace of this process, by its nsfs file.
@@ -180,12 +185,12 @@ pub fn unmap_code() {
 
 /// Field 4 of `/proc/PID/stat`; the command name before it may hold blanks and parentheses.
 fn parent_of(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = stat(pid)?;
     stat[stat.rfind(')')? + 1..].split_whitespace().nth(1)?.parse().ok()
 }
 
 fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = stat(pid)?;
     // the command name may hold blanks and parentheses: count from the last one
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
     // a zombie has done what it will ever do
@@ -194,6 +199,13 @@ fn start_time(pid: u32) -> Option<u64> {
     }
     fields.nth(18)?.parse().ok()
 }
+
+/// `/proc/PID/stat`. A process may call itself what is not UTF-8.
+fn stat(pid: u32) -> Option<String> {
+    let stat = file::read_generated(format!("/proc/{pid}/stat")).ok()?;
+    Some(String::from_utf8_lossy(&stat).into_owned())
+}
+
 /// Of a line of /proc/self/maps, if it may be executed and not be written: `00400000-00452000 r-xp ...`.
 fn code_range(line: &str) -> Option<(usize, usize)> {
     let (range, rest) = line.split_once(' ')?;

@@ -141,11 +141,11 @@ impl HostRecord {
     }
 
     /// Makes it the record of the installation in `state_dir`, which serves the namespace `netns` in this `boot`.
-    pub fn begin(&mut self, boot: String, netns: NetnsId, state_dir: &Path) -> Result<()> {
+    pub fn begin(&mut self, boot: &str, netns: NetnsId, state_dir: &Path) -> Result<()> {
         if self.instance == 0 {
             self.instance = new_instance()?;
         }
-        (self.boot, self.netns, self.state_dir) = (boot, Some(netns), state_dir.to_path_buf());
+        (self.boot, self.netns, self.state_dir) = (boot.to_owned(), Some(netns), state_dir.to_path_buf());
         Ok(())
     }
 

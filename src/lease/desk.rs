@@ -21,6 +21,14 @@ pub struct Desk<'a> {
     maps: &'a Maps,
 }
 
+/// Who bears an id.
+pub struct Bearers {
+    /// The lease of the slice in which it is a member.
+    pub member: Option<Lease>,
+    /// Where it is in none: the lease of the slice that is called so.
+    pub slice: Option<Lease>,
+}
+
 impl<'a> Desk<'a> {
     /// Those behind `maps`.
     pub fn of(maps: &'a Maps) -> Self {
@@ -73,7 +81,8 @@ impl<'a> Desk<'a> {
         }
         let now = boottime();
         let young = |tenant: &Tenant| u64::from(now.saturating_sub(tenant.stamp)) < cooldown.as_secs();
-        PortSet::from_iter(self.rests().filter(young).filter_map(block_of).map(Block::range))
+        let rests = self.maps.tenants.resting().map(|slot| self.maps.tenants.get(slot));
+        PortSet::from_iter(rests.filter(young).filter_map(block_of).map(Block::range))
     }
 
     /// Slots that are leased, ascending.
@@ -109,16 +118,23 @@ impl<'a> Desk<'a> {
 
     /// The lease of the slice in which `id` is a member, in the same way.
     pub fn of_member(&self, ledger: &Ledger, id: &ContainerId) -> Result<Option<Lease>> {
-        if let Some(lease) = ledger.of_member(id)? {
-            return Ok(Some(lease));
+        self.bearers(ledger, id).map(|bearers| bearers.member)
+    }
+
+    /// Who bears an id.
+    pub fn bearers(&self, ledger: &Ledger, id: &ContainerId) -> Result<Bearers> {
+        let has = |lease: &Lease| lease.member(id).is_some();
+        if let Some(other) = ledger.linked(id)?.filter(|other| other != id)
+            && let Some(member) = self.lease(ledger, &other)?.filter(has)
+        {
+            return Ok(Bearers { member: Some(member), slice: None });
         }
-        for slice in ledger.linked(id)?.iter().chain([id]) {
-            let lease = self.kept(slice)?.filter(|lease| lease.member(id).is_some());
-            if lease.is_some() {
-                return Ok(lease);
-            }
-        }
-        Ok(None)
+        let slice = self.lease(ledger, id)?;
+        Ok(if slice.as_ref().is_some_and(has) {
+            Bearers { member: slice, slice: None }
+        } else {
+            Bearers { member: None, slice }
+        })
     }
 
     /// The kernel's copy of the lease of the slice `id`.
@@ -193,12 +209,6 @@ impl<'a> Desk<'a> {
 
     fn is_leased(&self, slot: u16) -> bool {
         self.maps.tenants.get(slot).state == TenantState::Leased
-    }
-
-    fn rests(&self) -> impl Iterator<Item = Tenant> + use<'a> {
-        let maps = self.maps;
-        let tenants = (1..MAX_SLOTS).map(|slot| maps.tenants.get(slot));
-        tenants.filter(|tenant| tenant.state == TenantState::Rests)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use netlink_packet_core::{DefaultNla, NlasIterator};
+use netlink_packet_core::{DefaultNla, NLM_F_REQUEST, NlasIterator};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
@@ -162,6 +162,32 @@ pub enum Sources {
     Any = 0,
     /// Whether anything leads back to them: what lets a link that takes 127.0.0.0/8 work where `all` is strict.
     Reachable = 2,
+}
+
+/// Are the sources of what links receive looked at whatever a link says, by the value for all of them in the socket's namespace
+/// (`net.ipv4.conf.all.rp_filter`)? A tenth of the time that the setting takes under /proc/sys. True where the kernel does not
+/// say.
+pub fn all_look_at_sources(netlink: &mut Netlink) -> Result<bool> {
+    // include/uapi/linux/rtnetlink.h and netconf.h; every int of struct netconf's attributes is signed, in host order
+    const RTM_GETNETCONF: u16 = 82;
+    const NETCONFA_IFINDEX: u16 = 1;
+    const NETCONFA_RP_FILTER: u16 = 3;
+    const NETCONFA_IFINDEX_ALL: i32 = -1;
+    /// netlink header, netconfmsg (the family, padded), one attribute
+    const LENGTH: u32 = 16 + 4 + 8;
+    let mut request = Vec::with_capacity(LENGTH as usize);
+    request.extend(LENGTH.to_ne_bytes());
+    request.extend(RTM_GETNETCONF.to_ne_bytes());
+    request.extend(NLM_F_REQUEST.to_ne_bytes());
+    request.extend([0; 8]);
+    request.extend([libc::AF_INET as u8, 0, 0, 0]);
+    request.extend(8u16.to_ne_bytes());
+    request.extend(NETCONFA_IFINDEX.to_ne_bytes());
+    request.extend(NETCONFA_IFINDEX_ALL.to_ne_bytes());
+    let answer = netlink.get_encoded("read how sources are looked at", &mut request)?.unwrap_or_default();
+    let attributes = NlasIterator::new(answer.get(4..).unwrap_or_default());
+    let value = attributes.flatten().find(|nla| nla.kind() == NETCONFA_RP_FILTER).map(|nla| nla.value().to_vec());
+    Ok(value.is_none_or(|value| value.iter().any(|byte| *byte != 0)))
 }
 
 /// Lets a link take packets that come from and go to local addresses, 127.0.0.0/8 among them.

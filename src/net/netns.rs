@@ -1,6 +1,6 @@
 //! A network namespace held open, its identity, and running a closure inside it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,9 @@ use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+
+/// The namespace of the calling thread.
+const HERE: &str = "/proc/thread-self/ns/net";
 
 /// What tells one namespace from every other one that is alive: device and inode of its nsfs file.
 /// The default is no namespace's.
@@ -33,7 +36,13 @@ pub struct Netns {
 impl Netns {
     /// The namespace of the calling thread.
     pub fn current() -> Result<Self> {
-        Self::open(Path::new("/proc/thread-self/ns/net"))
+        Self::open(Path::new(HERE))
+    }
+
+    /// Which one the calling thread is in.
+    pub fn here() -> Result<NetnsId> {
+        let meta = fs::metadata(HERE).map_err(Error::file("inspect network namespace", HERE))?;
+        Ok(NetnsId { dev: meta.dev(), ino: meta.ino() })
     }
 
     /// The namespace of a process.
@@ -91,8 +100,7 @@ impl Netns {
                 }
             }
         }
-        let home = File::open("/proc/thread-self/ns/net")
-            .map_err(Error::file("open network namespace", "/proc/thread-self/ns/net"))?;
+        let home = File::open(HERE).map_err(Error::file("open network namespace", HERE))?;
         setns(&self.file, CloneFlags::CLONE_NEWNET)
             .map_err(|e| Error::file("enter network namespace", &self.path)(e.into()))?;
         let _back = Back(home);

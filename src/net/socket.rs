@@ -104,6 +104,16 @@ impl Netlink {
     /// rtnetlink_send).
     pub(super) fn get_raw(&mut self, doing: &str, message: RouteNetlinkMessage) -> Result<Option<Vec<u8>>> {
         self.ask(doing, message, NLM_F_REQUEST | NLM_F_ECHO)?;
+        self.answer(doing)
+    }
+
+    /// The same for an encoded request of a kind that the crate does not have.
+    pub(super) fn get_encoded(&mut self, doing: &str, bytes: &mut [u8]) -> Result<Option<Vec<u8>>> {
+        self.transmit_numbered(bytes, doing)?;
+        self.answer(doing)
+    }
+
+    fn answer(&mut self, doing: &str) -> Result<Option<Vec<u8>>> {
         loop {
             let end = self.receive(doing)?;
             let mut at = 0;
@@ -138,10 +148,14 @@ impl Netlink {
 
     /// Sends an encoded dump request of another family and hands each answer's payload to `each`.
     pub(super) fn dump_raw(&mut self, doing: &str, bytes: &mut [u8], each: impl FnMut(&[u8])) -> Result<()> {
+        self.transmit_numbered(bytes, doing)?;
+        self.answers(doing, each)
+    }
+
+    fn transmit_numbered(&mut self, bytes: &mut [u8], doing: &str) -> Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         bytes[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
-        self.transmit(bytes, doing)?;
-        self.answers(doing, each)
+        self.transmit(bytes, doing)
     }
 
     fn answers(&mut self, doing: &str, mut each: impl FnMut(&[u8])) -> Result<()> {

@@ -117,7 +117,7 @@ impl<'a> Attach<'a> {
             Container::Expected(worker) => worker,
             _ => Worker::current(),
         };
-        if netns.as_ref().is_some_and(|netns| Netns::current().is_ok_and(|here| here.id == netns.id)) {
+        if netns.as_ref().is_some_and(|netns| Netns::here().is_ok_and(|here| here == netns.id)) {
             return Err(without_namespace(&request.id));
         }
         let ledger = Ledger::at(&config.state_dir);
@@ -207,7 +207,8 @@ impl<'a> Attach<'a> {
             ));
         };
         let desk = Desk::of(&host.maps);
-        if let Some(lease) = desk.of_member(&self.ledger, &self.wanted.request.id)? {
+        let bearers = desk.bearers(&self.ledger, &self.wanted.request.id)?;
+        if let Some(lease) = bearers.member {
             self.same(&lease)?;
             return Ok(Vec::new());
         }
@@ -219,7 +220,7 @@ impl<'a> Attach<'a> {
             }
         }
         let (mut actions, mut back, mut id) = (Vec::new(), PortSet::empty(), self.wanted.request.id.clone());
-        match self.namesake(&desk, &host)? {
+        match self.namesake(bearers.slice, &desk, &host)? {
             Namesake::Free(free) => id = free,
             Namesake::Known(_) => {}
             Namesake::Holds(other, goal) => {
@@ -245,7 +246,7 @@ impl<'a> Attach<'a> {
     /// What stands in its namespace.
     fn survey(&self, host: &Host) -> Result<Option<Surveyed>> {
         let Some(netns) = &self.netns else { return Ok(None) };
-        let traces = Desk::of(&host.maps).traces(netns.id.ino);
+        let traces = self.traces(&Desk::of(&host.maps));
         let survey = Survey::of(netns, &self.proc, &host.given.copied, &self.wanted.request.own_settings)?;
         Ok(Some(Surveyed { survey, traces }))
     }
@@ -253,6 +254,11 @@ impl<'a> Attach<'a> {
     /// Its namespace; nobody's while it is expected.
     fn netns_id(&self) -> NetnsId {
         self.netns.as_ref().map(|netns| netns.id).unwrap_or_default()
+    }
+
+    /// Which slots have, or had, its namespace ([`Desk::traces`]).
+    fn traces(&self, desk: &Desk<'_>) -> Vec<(u16, bool)> {
+        self.netns.as_ref().map_or_else(Vec::new, |netns| desk.traces(netns.id.ino))
     }
 
     /// Leased slots whose namespace may be this one.
@@ -271,14 +277,15 @@ impl<'a> Attach<'a> {
     fn enter(&self, host: &Host, surveyed: Option<&Surveyed>) -> Result<Entered> {
         let Some(lock) = locked_as_given(&self.ledger, host)? else { return Ok(Entered::Overtaken) };
         let desk = Desk::of(&host.maps);
-        let known = desk.of_member(&self.ledger, &self.wanted.request.id)?;
-        if self.is_unlooked(known.as_ref()) {
+        let bearers = desk.bearers(&self.ledger, &self.wanted.request.id)?;
+        if self.is_unlooked(bearers.member.as_ref()) {
             return Ok(Entered::Unlooked);
         }
-        if let Some(known) = known {
+        if let Some(known) = bearers.member {
             return self.meet(known, &lock, host, surveyed);
         }
-        for slot in self.slots_here(&desk) {
+        let traces = self.traces(&desk);
+        for slot in traces.iter().filter(|(_, leased)| *leased).map(|(slot, _)| *slot) {
             let Some(lease) = desk.record(slot)?.filter(|lease| lease.netns_id == self.netns_id()) else { continue };
             // A member that nothing but its slice's lease tells of: its link is lost.
             if lease.member(&self.wanted.request.id).is_some() {
@@ -296,7 +303,7 @@ impl<'a> Attach<'a> {
         if self.wanted.request.only_joins || (self.wanted.request.only_bare && connected) {
             return Ok(Entered::Nothing);
         }
-        let id = match self.namesake(&desk, host)? {
+        let id = match self.namesake(bearers.slice, &desk, host)? {
             Namesake::Free(id) => id,
             Namesake::Known(other) => return self.meet(*other, &lock, host, surveyed),
             Namesake::Holds(other, goal) => {
@@ -308,7 +315,7 @@ impl<'a> Attach<'a> {
         if limits::need_shaper(&self.terms) && host.shaper.is_none() {
             return Ok(Entered::Unshaped);
         }
-        if self.is_altered(&desk, surveyed) {
+        if is_altered(&traces, surveyed) {
             return Ok(Entered::Altered);
         }
         match self.decide(&desk, id, &PortSet::empty()) {
@@ -320,11 +327,6 @@ impl<'a> Attach<'a> {
             }
             Err(refusal) => Ok(Entered::Refused(refusal)),
         }
-    }
-
-    /// Came or left a slice since its namespace was looked at?
-    fn is_altered(&self, desk: &Desk<'_>, surveyed: Option<&Surveyed>) -> bool {
-        surveyed.is_some_and(|surveyed| surveyed.traces != desk.traces(self.netns_id().ino))
     }
 
     /// Notes in a lease what stands in its namespace, and refuses one that is not as its bundle says.
@@ -488,4 +490,9 @@ fn give_back(lease: &Lease, ledger: &Ledger, host: &Host) -> Result<()> {
     ledger.erase(lease, &host.maps.book)?;
     Desk::of(&host.maps).cancel(lease);
     Ok(())
+}
+
+/// Came or left a slice since its namespace was looked at? `traces`: those of now.
+fn is_altered(traces: &[(u16, bool)], surveyed: Option<&Surveyed>) -> bool {
+    surveyed.is_some_and(|surveyed| surveyed.traces != traces)
 }

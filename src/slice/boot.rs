@@ -29,7 +29,7 @@ pub fn at_boot(config: &Config) -> Result<(Vec<Action>, Result<Outcome>)> {
 /// Reserves the ports on a host of which nothing else is known.
 fn reserve_alone(config: &Config) -> Result<Vec<Action>> {
     privileged()?;
-    let (boot, here) = (boot_id(), Netns::current()?.id);
+    let (boot, here) = (boot_id(), Netns::here()?);
     let before = HostRecord::read(&config.state_dir, &boot)?;
     check_namespace(&before, here, config)?;
     alone(config, &before)?;

@@ -136,7 +136,7 @@ fn lost_record(config: &Config) -> Result<Option<Vec<u8>>> {
     if path.exists() && HostRecord::read(&config.state_dir, &boot_id()).is_ok() {
         return Ok(None);
     }
-    let here = Netns::current()?.id;
+    let here = Netns::here()?;
     for other in find::installations()? {
         let Ok(record) = serde_json::from_slice::<HostRecord>(&other.record) else { continue };
         if record.ready && record.netns == Some(here) && record.state_dir == config.state_dir {

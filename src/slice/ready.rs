@@ -66,7 +66,7 @@ pub fn peek_recorded(config: &Config) -> Result<Option<Host>> {
         if !record.ready {
             return Ok(None);
         }
-        check_namespace(&record, Netns::current()?.id, config)?;
+        check_namespace(&record, Netns::here()?, config)?;
         match open(config, &record) {
             // It was undone while it was opened.
             Err(_) if !is_of(&HostRecord::read(&config.state_dir, &boot_id())?, record.generation) => {}
@@ -113,7 +113,7 @@ pub fn alone(config: &Config, record: &HostRecord) -> Result<()> {
 /// The records of installations that serve this namespace and are not the one of `record`, from the kernel.
 pub fn others(record: &HostRecord) -> Result<Vec<HostRecord>> {
     in_the_hosts_user_namespace()?;
-    let here = Netns::current()?.id;
+    let here = Netns::here()?;
     let mut others = Vec::new();
     for installation in find::installations()? {
         let Ok(theirs) = serde_json::from_slice::<HostRecord>(&installation.record) else { continue };
@@ -205,7 +205,7 @@ pub fn open(config: &Config, record: &HostRecord) -> Result<Host> {
 /// The prepared host, if nothing is left to do about it. A shaper that was made is asked for: somebody may have deleted it.
 fn open_current(config: &Config, netlink: &mut Netlink, facts: &Facts, shaper: bool) -> Result<Option<Host>> {
     let record = HostRecord::read(&config.state_dir, &boot_id())?;
-    check_namespace(&record, Netns::current()?.id, config)?;
+    check_namespace(&record, Netns::here()?, config)?;
     let (uplink, fair) = (facts.uplink.index, config.egress_unique_flow_per_container);
     let prepared = record.ready
         && programs::is_converted(&record)

@@ -69,7 +69,7 @@ pub fn sync(config: &Config, how: How) -> Result<Option<Outcome>> {
 pub fn setup(config: &Config, how: How) -> Result<Outcome> {
     let mut netlink = Netlink::route()?;
     let facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
-    let (boot, here) = (boot_id(), Netns::current()?.id);
+    let (boot, here) = (boot_id(), Netns::here()?);
     let ledger = Ledger::at(&config.state_dir);
     let before = HostRecord::read(&config.state_dir, &boot)?;
     check_namespace(&before, here, config)?;

@@ -32,7 +32,7 @@ pub struct Undone {
 /// done.
 pub fn undo(config: &Config, dry: bool) -> Result<Undone> {
     let directory = &config.state_dir;
-    let here = Netns::current()?.id;
+    let here = Netns::here()?;
     if !directory.exists() && !files::left(here) {
         // What is not visible here may be there all the same.
         return alone(config, &HostRecord::default()).map(|()| Undone::default());

@@ -3,7 +3,6 @@
 //! Layouts mirror `bpf/maps.h`. Ports are written through shared memory: ten thousand of them cost no system call.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,6 +15,7 @@ use super::shared::{Words, open};
 use super::sys;
 use super::tenants::Tenants;
 use crate::error::{Error, Result};
+use crate::file;
 use crate::ports::{PortRange, PortSet};
 
 /// Words of the port table.
@@ -373,7 +373,7 @@ fn failed(doing: &'static str, slot: u16) -> impl Fn(io::Error) -> Error {
 /// A per-CPU map has a value for every CPU that could ever be there, not only for those that are.
 pub(super) fn possible_cpus() -> Result<usize> {
     const PATH: &str = "/sys/devices/system/cpu/possible";
-    let text = fs::read_to_string(PATH).map_err(Error::file("read", PATH))?;
+    let text = file::read_generated_text(PATH).map_err(Error::file("read", PATH))?;
     let last = text.trim().rsplit([',', '-']).next().and_then(|n| n.parse::<usize>().ok());
     last.map(|n| n + 1).ok_or_else(|| Error::Failed(format!("cannot understand {PATH}: {:?}", text.trim())))
 }

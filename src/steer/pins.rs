@@ -4,6 +4,7 @@
 //! uses it.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -67,8 +68,12 @@ impl Programs {
 
     /// Are all programs and maps pinned? Asks for names alone: it is for every start of a container.
     pub fn are_pinned(&self) -> bool {
-        let maps = MAPS.iter().map(|name| self.directory().join(name));
-        NAMES.iter().map(|name| self.path(name)).chain(maps).all(|path| path.exists())
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let there: Vec<OsString> = entries.map(|entry| entry.file_name()).collect();
+        let is_there = |prefix: &str, name: &str| {
+            there.iter().any(|pin| pin.as_encoded_bytes().strip_prefix(prefix.as_bytes()) == Some(name.as_bytes()))
+        };
+        NAMES.iter().all(|name| is_there(PROGRAM, name)) && MAPS.iter().all(|name| is_there("", name))
     }
 
     /// What is not as [`Programs::load`] left it.

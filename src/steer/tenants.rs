@@ -111,7 +111,12 @@ impl Tenants {
 
     /// The slots that are leased, ascending.
     pub fn leased(&self) -> impl Iterator<Item = u16> {
-        self.which(|entry| Rest::of(entry[2].load(Ordering::Acquire)).state() == TenantState::Leased)
+        self.in_state(TenantState::Leased)
+    }
+
+    /// The slots that are free and whose block rests, ascending.
+    pub fn resting(&self) -> impl Iterator<Item = u16> {
+        self.in_state(TenantState::Rests)
     }
 
     /// The slots whose tenant has, or had, the network namespace of this inode.
@@ -122,6 +127,10 @@ impl Tenants {
     /// The slots whose tenant has, or had, an id of this hash.
     pub fn of_id(&self, hash: u64) -> impl Iterator<Item = u16> {
         self.which(move |entry| entry[1].load(Ordering::Acquire) == hash)
+    }
+
+    fn in_state(&self, state: TenantState) -> impl Iterator<Item = u16> {
+        self.which(move |entry| Rest::of(entry[2].load(Ordering::Acquire)).state() == state)
     }
 
     /// Looks at one word of each entry alone: thousands of them are looked through for one decision.

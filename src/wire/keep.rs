@@ -31,7 +31,7 @@ pub fn is_systemd() -> bool {
 
 /// The ports that our own file has the boot reserve.
 pub fn reserved_at_boot() -> Result<Option<PortSet>> {
-    if !concern(Netns::current()?.id) || !is_ours(Path::new(SYSCTL_FILE)) {
+    if !concern(Netns::here()?) || !is_ours(Path::new(SYSCTL_FILE)) {
         return Ok(None);
     }
     let text = file::read(Path::new(SYSCTL_FILE)).map_err(Error::file("read", SYSCTL_FILE))?;

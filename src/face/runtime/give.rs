@@ -131,7 +131,7 @@ fn grant(config: &Config, request: &Request, asked: &Asked, worker: Worker) -> R
         Network::Host => return Err(slice::without_namespace(&request.id)),
         Network::Joined(path) => {
             let netns = Netns::open(path)?;
-            if netns.id == Netns::current()?.id {
+            if netns.id == Netns::here()? {
                 return Err(slice::without_namespace(&request.id));
             }
             if let Some(lease) = in_namespace(config, netns.id)? {

@@ -20,10 +20,11 @@ pub(super) enum Namesake {
 }
 
 impl Attach<'_> {
-    pub(super) fn namesake(&self, desk: &Desk<'_>, host: &Host) -> Result<Namesake> {
+    /// `slice`: what [`Desk::bearers`] found under its id.
+    pub(super) fn namesake(&self, slice: Option<Lease>, desk: &Desk<'_>, host: &Host) -> Result<Namesake> {
         let id = &self.wanted.request.id;
-        let Some(other) = desk.lease(&self.ledger, id)? else { return Ok(Namesake::Free(id.clone())) };
-        if other.member(id).is_some() || !matches!(state(&other, &self.ledger, host)?, State::Live) {
+        let Some(other) = slice else { return Ok(Namesake::Free(id.clone())) };
+        if !matches!(state(&other, &self.ledger, host)?, State::Live) {
             return Ok(Namesake::Known(Box::new(other)));
         }
         let members = other.members.iter().fold(PortSet::empty(), |ports, member| ports.union(&member.ports));

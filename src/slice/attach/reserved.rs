@@ -1,6 +1,6 @@
 //! A lease that was reserved before its container existed, and the hook, or another creator, that takes it up.
 
-use super::{Attach, Entered, Surveyed};
+use super::{Attach, Entered, Surveyed, is_altered};
 use crate::error::Result;
 use crate::lease::ledger::unix_now;
 use crate::lease::{Desk, Lease, Member, Stage};
@@ -23,7 +23,7 @@ impl Attach<'_> {
         if limits::need_shaper(&self.terms) && host.shaper.is_none() {
             return Ok(Entered::Unshaped);
         }
-        if self.is_altered(&Desk::of(&host.maps), surveyed) {
+        if is_altered(&self.traces(&Desk::of(&host.maps)), surveyed) {
             return Ok(Entered::Altered);
         }
         let member = Member { ports: member.ports.clone(), ..self.wanted.member.clone() };
