@@ -114,7 +114,7 @@ pub fn examine(config: &Config, origin: &Origin) -> Result<Vec<Finding>> {
     let read =
         Netlink::route().and_then(|mut netlink| Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref()));
     let mut findings = kernel::look();
-    let record = match HostRecord::read(&config.state_dir, &boot_id()) {
+    let record = match HostRecord::read(&config.state_dir, boot_id()) {
         Ok(record) => record,
         Err(e) => {
             findings.push(host::damaged(&e, origin));

@@ -71,7 +71,7 @@ fn setup(netns: &Path, call: &Call) -> Result<Value> {
     let Some(lease) = slice::attach(&config, &request, Container::Path(netns), &prepare)? else {
         return Ok(Value::Null);
     };
-    let given = HostRecord::read(&config.state_dir, &boot_id())?.given();
+    let given = HostRecord::read(&config.state_dir, boot_id())?.given();
     encoded(&Status::of(&lease, &given))
 }
 

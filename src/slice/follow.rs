@@ -103,7 +103,7 @@ struct Pass<'a> {
 
 impl<'a> Pass<'a> {
     fn new(config: &Config, ledger: &'a Ledger, host: &'a Host) -> Result<Self> {
-        let record = HostRecord::read(&config.state_dir, &boot_id())?;
+        let record = HostRecord::read(&config.state_dir, boot_id())?;
         let mut netlink = Netlink::route()?;
         let links = link::all(&mut netlink)?;
         let slot = |link: Link| reclaim::slot_of(&link, host.instance).map(|slot| (slot, link));
@@ -226,11 +226,11 @@ impl<'a> Pass<'a> {
 
 /// Drops what no slice carries any more from the host's record.
 fn forget(config: &Config, ledger: &Ledger, host: &Host) -> Result<()> {
-    if HostRecord::read(&config.state_dir, &boot_id())?.given.len() < 2 {
+    if HostRecord::read(&config.state_dir, boot_id())?.given.len() < 2 {
         return Ok(());
     }
     let Some(_lock) = locked(ledger, host)? else { return Ok(()) };
-    let mut record = HostRecord::read(&config.state_dir, &boot_id())?;
+    let mut record = HostRecord::read(&config.state_dir, boot_id())?;
     let carried: Vec<u32> = ledger.all()?.iter().map(|lease| lease.given).collect();
     let newest = record.given().generation;
     record.given.retain(|given| given.generation == newest || carried.contains(&given.generation));

@@ -133,7 +133,7 @@ fn differs(of: &str, about: About, what: impl Into<String>) -> Difference {
 /// The host record that only the kernel has: of an installation of this state directory, in this namespace.
 fn lost_record(config: &Config) -> Result<Option<Vec<u8>>> {
     let path = HostRecord::path(&config.state_dir);
-    if path.exists() && HostRecord::read(&config.state_dir, &boot_id()).is_ok() {
+    if path.exists() && HostRecord::read(&config.state_dir, boot_id()).is_ok() {
         return Ok(None);
     }
     let here = Netns::here()?;
@@ -323,7 +323,7 @@ struct Present {
 impl Present {
     fn read(config: &Config, host: &Host, netlink: &mut Netlink) -> Result<Self> {
         let facts = Facts::read(netlink, &Proc::default(), config.uplink.as_deref())?;
-        let record = HostRecord::read(&config.state_dir, &boot_id())?;
+        let record = HostRecord::read(&config.state_dir, boot_id())?;
         let given = given_now(&facts, &record.fresh, &host.given.version)?;
         Ok(Present { given, facts, record, proc: Proc::private() })
     }

@@ -50,10 +50,10 @@ pub fn peek(config: &Config) -> Result<Option<Host>> {
         if let Some(host) = peek_recorded(config)? {
             return Ok(Some(host));
         }
-        let record = HostRecord::read(&config.state_dir, &boot_id())?;
+        let record = HostRecord::read(&config.state_dir, boot_id())?;
         match alone(config, &record) {
             // It may have been set up between the two looks.
-            Err(_) if HostRecord::read(&config.state_dir, &boot_id())?.ready => {}
+            Err(_) if HostRecord::read(&config.state_dir, boot_id())?.ready => {}
             done => return done.map(|()| None),
         }
     }
@@ -62,14 +62,14 @@ pub fn peek(config: &Config) -> Result<Option<Host>> {
 /// The same, from the record alone.
 pub fn peek_recorded(config: &Config) -> Result<Option<Host>> {
     loop {
-        let record = HostRecord::read(&config.state_dir, &boot_id())?;
+        let record = HostRecord::read(&config.state_dir, boot_id())?;
         if !record.ready {
             return Ok(None);
         }
         check_namespace(&record, Netns::here()?, config)?;
         match open(config, &record) {
             // It was undone while it was opened.
-            Err(_) if !is_of(&HostRecord::read(&config.state_dir, &boot_id())?, record.generation) => {}
+            Err(_) if !is_of(&HostRecord::read(&config.state_dir, boot_id())?, record.generation) => {}
             opened => return opened.map(Some),
         }
     }
@@ -142,7 +142,7 @@ fn locked_if(ledger: &Ledger, holds: impl Fn(&HostRecord) -> bool) -> Result<Opt
         Err(e) if is_gone(&e) => return Ok(None),
         lock => lock?,
     };
-    Ok(holds(&HostRecord::read(ledger.state_dir(), &boot_id())?).then_some(lock))
+    Ok(holds(&HostRecord::read(ledger.state_dir(), boot_id())?).then_some(lock))
 }
 
 fn is_of(record: &HostRecord, generation: u64) -> bool {
@@ -204,7 +204,7 @@ pub fn open(config: &Config, record: &HostRecord) -> Result<Host> {
 
 /// The prepared host, if nothing is left to do about it. A shaper that was made is asked for: somebody may have deleted it.
 fn open_current(config: &Config, netlink: &mut Netlink, facts: &Facts, shaper: bool) -> Result<Option<Host>> {
-    let record = HostRecord::read(&config.state_dir, &boot_id())?;
+    let record = HostRecord::read(&config.state_dir, boot_id())?;
     check_namespace(&record, Netns::here()?, config)?;
     let (uplink, fair) = (facts.uplink.index, config.egress_unique_flow_per_container);
     let prepared = record.ready

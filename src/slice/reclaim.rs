@@ -170,7 +170,7 @@ pub fn forget(config: &Config, ledger: &Ledger, ids: &[ContainerId]) -> Result<b
         Err(e) if is_gone(&e) => return Ok(false),
         lock => lock?,
     };
-    if HostRecord::read(&config.state_dir, &boot_id())?.ready {
+    if HostRecord::read(&config.state_dir, boot_id())?.ready {
         return Ok(false);
     }
     for id in ids {

@@ -59,7 +59,7 @@ pub fn prepare(config: &Config, shaper: bool) -> Result<()> {
 /// Brings a host that is ready, and every slice on it, to what the host is like now. `None` when it is not ready: then there is
 /// nothing to follow.
 pub fn sync(config: &Config, how: How) -> Result<Option<Outcome>> {
-    if !HostRecord::read(&config.state_dir, &boot_id())?.ready {
+    if !HostRecord::read(&config.state_dir, boot_id())?.ready {
         return Ok(None);
     }
     setup(config, how).map(Some)

@@ -38,7 +38,7 @@ pub fn undo(config: &Config, dry: bool) -> Result<Undone> {
         return alone(config, &HostRecord::default()).map(|()| Undone::default());
     }
     let ledger = Ledger::at(directory);
-    let record = HostRecord::read(directory, &boot_id())?;
+    let record = HostRecord::read(directory, boot_id())?;
     check_namespace(&record, here, config)?;
     let mut netlink = Netlink::route()?;
     if dry {
@@ -60,7 +60,7 @@ pub fn undo(config: &Config, dry: bool) -> Result<Undone> {
         Err(e) if is_gone(&e) => return Ok(Undone { reclaimed, actions: Vec::new() }),
         lock => lock?,
     };
-    let mut record = HostRecord::read(directory, &boot_id())?;
+    let mut record = HostRecord::read(directory, boot_id())?;
     check_namespace(&record, here, config)?;
     if record.ready {
         unused(config, &record)?;

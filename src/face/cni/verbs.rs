@@ -52,7 +52,7 @@ pub fn add(config: &Config, id: ContainerId, environment: &Environment, network:
     let container = Container::Path(&environment.netns);
     let lease = slice::attach(config, &asked.request, container, &prepare)?;
     let lease = lease.ok_or_else(|| Failure::from(Error::Failed("attaching came to no slice".into())))?;
-    let record = HostRecord::read(&config.state_dir, &boot_id())?;
+    let record = HostRecord::read(&config.state_dir, boot_id())?;
     let given = record.given.iter().find(|given| given.generation == lease.given).cloned();
     let given = given.unwrap_or_else(|| record.given());
     let attached = Attached {
@@ -90,7 +90,7 @@ pub fn check(config: &Config, id: &ContainerId, environment: &Environment, netwo
         };
         return Err(differs(format!("{what}{more}")));
     }
-    let given = HostRecord::read(&config.state_dir, &boot_id())?.given();
+    let given = HostRecord::read(&config.state_dir, boot_id())?.given();
     let index = told.get("interfaces").and_then(Value::as_array).and_then(|all| {
         all.iter().position(|one| {
             one["name"] == lease.device.as_str() && one["sandbox"].as_str().is_some_and(|s| !s.is_empty())
