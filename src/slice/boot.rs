@@ -30,14 +30,14 @@ pub fn at_boot(config: &Config) -> Result<(Vec<Action>, Result<Outcome>)> {
 fn reserve_alone(config: &Config) -> Result<Vec<Action>> {
     privileged()?;
     let (boot, here) = (boot_id(), Netns::here()?);
-    let before = HostRecord::read(&config.state_dir, &boot)?;
+    let before = HostRecord::read(&config.state_dir, boot)?;
     check_namespace(&before, here, config)?;
     alone(config, &before)?;
     let ledger = Ledger::at(&config.state_dir);
     let mut netlink = Netlink::route()?;
     check(config, &ledger, before, &mut netlink)?;
     let _lock = locked(&ledger)?;
-    let mut record = HostRecord::read(&config.state_dir, &boot)?;
+    let mut record = HostRecord::read(&config.state_dir, boot)?;
     check_namespace(&record, here, config)?;
     record.begin(boot, here, &config.state_dir)?;
     let mut site = HostSite::new(config, None, &ledger, record, &mut netlink);

@@ -71,15 +71,15 @@ pub fn setup(config: &Config, how: How) -> Result<Outcome> {
     let facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
     let (boot, here) = (boot_id(), Netns::here()?);
     let ledger = Ledger::at(&config.state_dir);
-    let before = HostRecord::read(&config.state_dir, &boot)?;
+    let before = HostRecord::read(&config.state_dir, boot)?;
     check_namespace(&before, here, config)?;
     if !before.ready && !config.state_dir.exists() {
         // One that is refused makes no directory. Asked again under the lock.
         alone(config, &before)?;
     }
     reserve::check(config, &ledger, before, &mut netlink)?;
-    let lock = if how.dry { None } else { Some(quiet(config, &ledger, &boot)?) };
-    let mut record = HostRecord::read(&config.state_dir, &boot)?;
+    let lock = if how.dry { None } else { Some(quiet(config, &ledger, boot)?) };
+    let mut record = HostRecord::read(&config.state_dir, boot)?;
     check_namespace(&record, here, config)?;
     check_view(config, &record)?;
     record.begin(boot, here, &config.state_dir)?;
