@@ -89,17 +89,31 @@ PROGRAM(inner_lo)
 	return bpf_redirect(s->inner, 0);
 }
 
-PROGRAM(inner_eth)
+/* Is a packet on the container's device for an address that only lo has? IPv6 takes it nowhere else, and a socket that is bound
+ * to lo neither. */
+static __always_inline int for_lo(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct ipv6hdr *ip = data + ETH_HLEN;
-	__u8 zero[ETH_ALEN] = {};
-	__u32 *dst;
 
-	if (skb->protocol != bpf_htons(ETH_P_IPV6) || (void *)(ip + 1) > end)
-		return PASS;
-	dst = (__u32 *)&ip->daddr;
-	if (dst[0] || dst[1] || dst[2] || dst[3] != bpf_htonl(1))
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = data + ETH_HLEN;
+
+		return (void *)(ip + 1) <= end && v4_is_loopback(ip->daddr);
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = data + ETH_HLEN;
+		__u32 *dst = (__u32 *)&ip->daddr;
+
+		return (void *)(ip + 1) <= end && !dst[0] && !dst[1] && !dst[2] && dst[3] == bpf_htonl(1);
+	}
+	return 0;
+}
+
+PROGRAM(inner_eth)
+{
+	__u8 zero[ETH_ALEN] = {};
+
+	if (!for_lo(skb))
 		return PASS;
 	skb->mark = KEEP;
 	if (bpf_skb_store_bytes(skb, 0, zero, sizeof(zero), 0) < 0)

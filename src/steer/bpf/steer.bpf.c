@@ -8,7 +8,7 @@
  *   after_shaper    shaper's far end       the same, for packets that had to wait for their container's turn
  *   host_flow       uplink root qdisc      where asked for: one flow for all that the host itself sends
  *   inner_lo        container lo ingress   own port or own socket: stays; else out to the host side
- *   inner_eth       container eth ingress  hands ::1 to lo, the only device that may carry it
+ *   inner_eth       container eth ingress  hands what is for ::1 and 127.0.0.0/8 to lo, which carries such packets
  *
  * The slot of a container is the filter's class id (TCA_BPF_CLASSID), which cls_bpf puts into tc_classid before it
  * runs the program: no lookup, and nothing a packet could forge.
