@@ -82,3 +82,35 @@ fn a_server_on_lo_is_reached_by_the_host_and_other_containers_and_not_from_outsi
         }
     }
 }
+
+#[test]
+fn a_slice_that_an_earlier_version_made_takes_it_from_the_next_change_on() {
+    let (host, a, _b) = two("bound-older");
+    host.altered();
+    // what an attach did not do then, and left no note of
+    let keys = ["ipv4/conf/lo/accept_local", "ipv4/conf/lo/route_localnet"];
+    keys.iter().for_each(|key| a.ns.set_sysctl(key, "0"));
+    let lease = host.state_dir().join("leases/a");
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&lease).expect("lease")).expect("JSON");
+    let settings = record["found"]["settings"].as_array_mut().expect("settings");
+    let before = settings.len();
+    settings.retain(|setting| !keys.contains(&setting["key"].as_str().unwrap_or_default()));
+    assert_eq!(settings.len(), before - 2, "an attach notes what it changes");
+    std::fs::write(&lease, record.to_string()).expect("lease");
+    host.portslice(["set", "a", "--ports", "31000-31008"]).ok(); // tells the kernel's copy
+    let at = SocketAddr::new(LO4, 31_000);
+    let answers = || {
+        let server = on_lo(&a.ns, Proto::Udp, at);
+        std::thread::scope(|scope| {
+            scope.spawn(|| serves(&server, Proto::Udp));
+            asks(&host.ns, Proto::Udp, at)
+        })
+    };
+    assert!(!answers(), "lo took what it was not to take");
+    host.ns.ip("addr add 10.77.0.9/24 dev eth0");
+    host.portslice(["sync"]).ok();
+    keys.iter().for_each(|key| assert_eq!(a.ns.sysctl(key), "1", "{key} follows"));
+    assert!(answers(), "the slice did not follow");
+    host.portslice(["detach", "a"]).ok();
+    keys.iter().for_each(|key| assert_eq!(a.ns.sysctl(key), "0", "{key} is as it was"));
+}

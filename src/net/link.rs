@@ -61,6 +61,8 @@ pub struct Link {
     /// Id that the namespace of the other end has in this one (IFLA_LINK_NETNSID); below 0 when the kernel gives none,
     /// because that namespace is going away. `None` when the other end is in this namespace, or there is none.
     pub netns: Option<i32>,
+    /// Its IPv4 settings `accept_local` and `route_localnet`.
+    pub takes_local: [bool; 2],
 }
 
 impl Link {
@@ -192,17 +194,31 @@ pub fn all_look_at_sources(netlink: &mut Netlink) -> Result<bool> {
 
 /// Lets a link take packets that come from and go to local addresses, 127.0.0.0/8 among them.
 pub fn accept_local(index: u32, name: &str, sources: Sources) -> Request {
-    // include/uapi/linux/if_link.h, netlink.h and ip.h
-    const IFLA_INET_CONF: u16 = 1;
-    const NLA_F_NESTED: u16 = 1 << 15;
     const RP_FILTER: u16 = 8;
-    const ACCEPT_LOCAL: u16 = 23;
-    const ROUTE_LOCALNET: u16 = 26;
-    let settings = [(ACCEPT_LOCAL, 1), (ROUTE_LOCALNET, 1), (RP_FILTER, sources as u32)];
+    configure(index, name, &[(ACCEPT_LOCAL, 1), (ROUTE_LOCALNET, 1), (RP_FILTER, sources as u32)])
+}
+
+/// Lets lo take what another namespace sent to 127.0.0.0/8. `off`: is `accept_local` to be turned on, and `route_localnet`?
+pub fn lo_takes_local(off: [bool; 2]) -> Option<Request> {
+    let settings: Vec<_> =
+        [ACCEPT_LOCAL, ROUTE_LOCALNET].into_iter().zip(off).filter(|(_, off)| *off).map(|(key, _)| (key, 1)).collect();
+    // include/net/flow.h, LOOPBACK_IFINDEX
+    (!settings.is_empty()).then(|| configure(1, "lo", &settings))
+}
+
+// include/uapi/linux/ip.h, IPV4_DEVCONF_
+const ACCEPT_LOCAL: u16 = 23;
+const ROUTE_LOCALNET: u16 = 26;
+// include/uapi/linux/if_link.h
+const IFLA_INET_CONF: u16 = 1;
+
+/// Gives a link IPv4 settings.
+fn configure(index: u32, name: &str, settings: &[(u16, u32)]) -> Request {
+    const NLA_F_NESTED: u16 = 1 << 15;
     let attribute =
-        |(kind, value): (u16, u32)| [&8u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &value.to_ne_bytes()].concat();
+        |(kind, value): &(u16, u32)| [&8u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &value.to_ne_bytes()].concat();
     // `AfSpecInet::DevConfRequest` leaves out what is to be 0
-    let conf = DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, settings.map(attribute).concat());
+    let conf = DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, settings.iter().flat_map(attribute).collect());
     let spec = AfSpecUnspec::Inet(vec![AfSpecInet::Other(conf)]);
     change(
         format!("configure link {name}"),
@@ -322,6 +338,7 @@ fn decode(body: &[u8]) -> Option<Link> {
     const NAME: u16 = 3;
     const MTU: u16 = 4;
     const LINK: u16 = 5;
+    const AF_SPEC: u16 = 26;
     const NETNS: u16 = 37;
     const GSO_MAX_SIZE: u16 = 41;
     const ETHERNET: u16 = 1;
@@ -338,6 +355,7 @@ fn decode(body: &[u8]) -> Option<Link> {
         ethernet: u16::from_ne_bytes([header[2], header[3]]) == ETHERNET,
         peer: None,
         netns: None,
+        takes_local: [false; 2],
     };
     for nla in NlasIterator::new(&body[HEADER..]).flatten() {
         let value = nla.value();
@@ -348,8 +366,22 @@ fn decode(body: &[u8]) -> Option<Link> {
             GSO_MAX_SIZE => link.segment = word(value),
             LINK => link.peer = Some(word(value)),
             NETNS => link.netns = Some(word(value) as i32),
+            AF_SPEC => link.takes_local = takes_local(value).unwrap_or_default(),
             _ => {}
         }
     }
     Some(link)
+}
+
+/// From the settings of all families; those of IPv4 are numbers one after the other (net/ipv4/devinet.c, inet_fill_link_af).
+fn takes_local(families: &[u8]) -> Option<[bool; 2]> {
+    let find = |within: &[u8], kind: u16| {
+        NlasIterator::new(within).flatten().find(|nla| nla.kind() == kind).map(|nla| nla.value().to_vec())
+    };
+    let settings = find(&find(families, libc::AF_INET as u16)?, IFLA_INET_CONF)?;
+    let is_on = |number: u16| {
+        let at = 4 * (usize::from(number) - 1);
+        settings.get(at..at + 4).is_some_and(|value| value.iter().any(|byte| *byte != 0))
+    };
+    Some([ACCEPT_LOCAL, ROUTE_LOCALNET].map(is_on))
 }

@@ -14,7 +14,7 @@ use crate::lease::record::Found;
 use crate::net::link::Sources;
 use crate::net::route::InnerRoute;
 use crate::net::{Netlink, Request, address, filter, link, qdisc, route};
-use crate::plan::slice::EPHEMERAL;
+use crate::plan::slice::{EPHEMERAL, LO_TAKES};
 use crate::plan::step::Furniture;
 
 /// IPv6 may be compiled out or turned off: then it needs no configuration.
@@ -36,6 +36,10 @@ pub fn perform(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
             not_taken(&filter::ingress(&mut netlink, LO)?)?;
         }
         requests.splice(..0, guard_lo(it.slot, &programs[0]));
+        // What is recorded is what has another value than it is to have.
+        let wanted = |changed: &&Changed| it.settings.iter().any(|(key, _)| *key == changed.key);
+        let changed: Vec<Changed> = found.settings.iter().filter(wanted).cloned().collect();
+        requests.extend(link::lo_takes_local(LO_TAKES.map(|key| changed.iter().any(|changed| changed.key == key))));
         netlink.batch(&requests)?;
         match netlink.batch(&addresses(inner, it)) {
             // Docker turns IPv6 off in the namespaces of its containers, for devices to come as well.
@@ -44,8 +48,7 @@ pub fn perform(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
             }
             other => other?,
         }
-        // What is recorded is what has another value than it is to have.
-        for changed in found.settings.iter().filter(|changed| it.settings.iter().any(|(key, _)| *key == changed.key)) {
+        for changed in changed.iter().filter(|changed| !LO_TAKES.contains(&changed.key.as_str())) {
             write(&mut here, changed)?;
         }
         Ok(found)
@@ -270,7 +273,7 @@ fn write(here: &mut Settings<'_>, changed: &Changed) -> Result<()> {
 }
 
 /// Writes a setting and notes what it was, where this kernel has it.
-fn set(here: &mut Settings<'_>, found: &mut Found, key: &str, value: &str) {
+pub(super) fn set(here: &mut Settings<'_>, found: &mut Found, key: &str, value: &str) {
     match here.exchange(key, value) {
         Ok(Some(before)) => {
             let now = canonical(value);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::Site;
-use super::furnish::{NO_IPV6, ipv6};
+use super::furnish::{NO_IPV6, ipv6, set};
 use super::survey::{LO, canonical};
 use crate::error::{Error, Result};
 use crate::host::Given;
@@ -17,6 +17,7 @@ use crate::net::address::Address;
 use crate::net::link::Mac;
 use crate::net::route::{InnerRoute, Route};
 use crate::net::{Netlink, Request, address, filter, link, route};
+use crate::plan::slice::LO_TAKES;
 use crate::plan::step::Furniture;
 
 /// Lets the namespace follow.
@@ -47,6 +48,7 @@ pub fn mend(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
             done => done?,
         }
         settings(&mut here, &mut found, it)?;
+        lo_takes(&mut here, &mut found, it);
         Ok(found)
     })?;
     Ok(())
@@ -145,6 +147,16 @@ fn settings(here: &mut Settings<'_>, found: &mut Found, it: &Furniture) -> Resul
         }
     }
     Ok(())
+}
+
+/// What a slice was not given that an earlier version made: no attach has left a note of it.
+fn lo_takes(here: &mut Settings<'_>, found: &mut Found, it: &Furniture) {
+    for key in LO_TAKES {
+        let wanted = it.settings.iter().any(|(wanted, _)| wanted == key);
+        if wanted && !found.settings.iter().any(|known| known.key == key) {
+            set(here, found, key, "1");
+        }
+    }
 }
 
 #[cfg(test)]

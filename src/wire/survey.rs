@@ -7,7 +7,7 @@ use crate::host::record::Changed;
 use crate::host::sysctl::{Proc, Setting};
 use crate::lease::record::Found;
 use crate::net::{Netlink, Netns, link, qdisc};
-use crate::plan::slice::{EPHEMERAL, common};
+use crate::plan::slice::{EPHEMERAL, LO_TAKES, common};
 
 /// lo has this index in every namespace (LOOPBACK_IFINDEX).
 pub const LO: u32 = 1;
@@ -32,11 +32,15 @@ impl Survey {
         container.inside(|| {
             let mut netlink = Netlink::route()?;
             let links = link::all(&mut netlink)?;
+            let lo = links.iter().find(|link| link.index == LO).map(|lo| lo.takes_local).unwrap_or_default();
             let devices = links.into_iter().filter(|link| link.up && link.index != LO).map(|link| link.name).collect();
             let lo_qdisc = qdisc::has_ingress(&mut netlink, LO)?.is_some();
             let mut here = proc.here();
-            let mut settings = Vec::new();
-            for key in common(copied, own).into_iter().map(|(key, _)| key).chain([EPHEMERAL.to_owned()]) {
+            // it was told with the link
+            let mut settings: Vec<Setting> =
+                LO_TAKES.into_iter().zip(lo).map(|(key, on)| (key.to_owned(), u8::from(on).to_string())).collect();
+            let keys = common(copied, own).into_iter().map(|(key, _)| key).chain([EPHEMERAL.to_owned()]);
+            for key in keys.filter(|key| !LO_TAKES.contains(&key.as_str())) {
                 settings.extend(here.read(&key)?.map(|value| (key, value)));
             }
             let own_ipv6 = own.iter().any(|key| key.ends_with("disable_ipv6"));
