@@ -16,6 +16,12 @@ use crate::error::Result;
 /// A six-byte Ethernet address.
 pub type Mac = [u8; 6];
 
+/// The index of lo in every namespace (include/net/flow.h, LOOPBACK_IFINDEX).
+pub const LO: u32 = 1;
+
+/// Length of struct ifinfomsg.
+const HEADER: usize = 16;
+
 /// How the names of all our devices on the host begin.
 pub(super) const OURS: &str = "portslice";
 
@@ -61,8 +67,6 @@ pub struct Link {
     /// Id that the namespace of the other end has in this one (IFLA_LINK_NETNSID); below 0 when the kernel gives none,
     /// because that namespace is going away. `None` when the other end is in this namespace, or there is none.
     pub netns: Option<i32>,
-    /// Its IPv4 settings `accept_local` and `route_localnet`.
-    pub takes_local: [bool; 2],
 }
 
 impl Link {
@@ -199,11 +203,14 @@ pub fn accept_local(index: u32, name: &str, sources: Sources) -> Request {
 }
 
 /// Lets lo take what another namespace sent to 127.0.0.0/8. `off`: is `accept_local` to be turned on, and `route_localnet`?
-pub fn lo_takes_local(off: [bool; 2]) -> Option<Request> {
-    let settings: Vec<_> =
-        [ACCEPT_LOCAL, ROUTE_LOCALNET].into_iter().zip(off).filter(|(_, off)| *off).map(|(key, _)| (key, 1)).collect();
-    // include/net/flow.h, LOOPBACK_IFINDEX
-    (!settings.is_empty()).then(|| configure(1, "lo", &settings))
+pub fn lo_takes_local(off: [bool; 2]) -> Request {
+    let off: Vec<_> = [(ACCEPT_LOCAL, 1), (ROUTE_LOCALNET, 1)]
+        .into_iter()
+        .zip(off)
+        .filter(|(_, off)| *off)
+        .map(|(on, _)| on)
+        .collect();
+    configure(LO, "lo", &off)
 }
 
 // include/uapi/linux/ip.h, IPV4_DEVCONF_
@@ -215,10 +222,14 @@ const IFLA_INET_CONF: u16 = 1;
 /// Gives a link IPv4 settings.
 fn configure(index: u32, name: &str, settings: &[(u16, u32)]) -> Request {
     const NLA_F_NESTED: u16 = 1 << 15;
-    let attribute =
-        |(kind, value): &(u16, u32)| [&8u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &value.to_ne_bytes()].concat();
+    let mut attributes = Vec::new();
+    for (kind, value) in settings {
+        attributes.extend_from_slice(&8u16.to_ne_bytes());
+        attributes.extend_from_slice(&kind.to_ne_bytes());
+        attributes.extend_from_slice(&value.to_ne_bytes());
+    }
     // `AfSpecInet::DevConfRequest` leaves out what is to be 0
-    let conf = DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, settings.iter().flat_map(attribute).collect());
+    let conf = DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, attributes);
     let spec = AfSpecUnspec::Inet(vec![AfSpecInet::Other(conf)]);
     change(
         format!("configure link {name}"),
@@ -320,6 +331,20 @@ pub fn all(netlink: &mut Netlink) -> Result<Vec<Link>> {
     Ok(found)
 }
 
+/// The same, and what lo's IPv4 settings `accept_local` and `route_localnet` are.
+pub fn all_and_lo(netlink: &mut Netlink) -> Result<(Vec<Link>, [bool; 2])> {
+    let (mut found, mut lo) = (Vec::new(), None);
+    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    netlink.dump_unparsed("list links", request, |body| {
+        let link = decode(body);
+        if link.as_ref().is_some_and(|link| link.index == LO) {
+            lo = takes_local(body);
+        }
+        found.extend(link);
+    })?;
+    Ok((found, lo.unwrap_or_default()))
+}
+
 fn change(doing: String, index: u32, flags: LinkFlags, mask: LinkFlags, attributes: Vec<LinkAttribute>) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = index;
@@ -333,12 +358,10 @@ fn change(doing: String, index: u32, flags: LinkFlags, mask: LinkFlags, attribut
 /// every hook.
 fn decode(body: &[u8]) -> Option<Link> {
     // include/uapi/linux/if_link.h, if_arp.h, if.h
-    const HEADER: usize = 16;
     const ADDRESS: u16 = 1;
     const NAME: u16 = 3;
     const MTU: u16 = 4;
     const LINK: u16 = 5;
-    const AF_SPEC: u16 = 26;
     const NETNS: u16 = 37;
     const GSO_MAX_SIZE: u16 = 41;
     const ETHERNET: u16 = 1;
@@ -355,7 +378,6 @@ fn decode(body: &[u8]) -> Option<Link> {
         ethernet: u16::from_ne_bytes([header[2], header[3]]) == ETHERNET,
         peer: None,
         netns: None,
-        takes_local: [false; 2],
     };
     for nla in NlasIterator::new(&body[HEADER..]).flatten() {
         let value = nla.value();
@@ -366,19 +388,21 @@ fn decode(body: &[u8]) -> Option<Link> {
             GSO_MAX_SIZE => link.segment = word(value),
             LINK => link.peer = Some(word(value)),
             NETNS => link.netns = Some(word(value) as i32),
-            AF_SPEC => link.takes_local = takes_local(value).unwrap_or_default(),
             _ => {}
         }
     }
     Some(link)
 }
 
-/// From the settings of all families; those of IPv4 are numbers one after the other (net/ipv4/devinet.c, inet_fill_link_af).
-fn takes_local(families: &[u8]) -> Option<[bool; 2]> {
+/// From the settings that a link has for each family; those of IPv4 are numbers one after the other (net/ipv4/devinet.c,
+/// inet_fill_link_af).
+fn takes_local(link: &[u8]) -> Option<[bool; 2]> {
+    const AF_SPEC: u16 = 26;
     let find = |within: &[u8], kind: u16| {
         NlasIterator::new(within).flatten().find(|nla| nla.kind() == kind).map(|nla| nla.value().to_vec())
     };
-    let settings = find(&find(families, libc::AF_INET as u16)?, IFLA_INET_CONF)?;
+    let families = find(link.get(HEADER..)?, AF_SPEC)?;
+    let settings = find(&find(&families, libc::AF_INET as u16)?, IFLA_INET_CONF)?;
     let is_on = |number: u16| {
         let at = 4 * (usize::from(number) - 1);
         settings.get(at..at + 4).is_some_and(|value| value.iter().any(|byte| *byte != 0))

@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 use super::step::Step;
 use crate::config::Config;
 use crate::host::{Facts, HostRecord};
+use crate::net::link::LO;
 use crate::ports::PortSet;
-
-/// lo has this index in every namespace (LOOPBACK_IFINDEX).
-pub const LO: u32 = 1;
 
 /// Settings of lo without which it refuses what the data path hands to it: packets with a source address of the host,
 /// and those from and to 127.0.0.0/8. Only lo's own are changed, never `all`.

@@ -170,9 +170,10 @@ pub fn settings(block: Block, copied: &[Setting], own: &[String]) -> Vec<Setting
 /// `tcp_tw_reuse` each closed connection holds its port for 60 s against the same destination; the delay (Linux 6.12) is in
 /// milliseconds. What the host or another container sends to 127.0.0.0/8 arrives on lo: [`LO_TAKES`].
 pub fn common(copied: &[Setting], own: &[String]) -> Vec<Setting> {
-    let on = ["ipv4/tcp_tw_reuse", "ipv4/tcp_tw_reuse_delay"].into_iter().chain(LO_TAKES);
-    let on = on.map(|key| (key.to_owned(), "1".to_owned()));
-    on.chain(copied.iter().cloned()).filter(|(key, _)| !own.contains(key)).collect()
+    let [local, localnet] = LO_TAKES;
+    let on =
+        ["ipv4/tcp_tw_reuse", "ipv4/tcp_tw_reuse_delay", local, localnet].map(|key| (key.to_owned(), "1".to_owned()));
+    on.into_iter().chain(copied.iter().cloned()).filter(|(key, _)| !own.contains(key)).collect()
 }
 
 /// Lets lo take packets that come from and go to local addresses, 127.0.0.0/8 among them, although another namespace sent them.

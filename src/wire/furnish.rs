@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::Site;
-use super::survey::{LO, canonical};
+use super::survey::canonical;
 use crate::error::{Error, Result};
 use crate::host::record::Changed;
 use crate::host::sysctl::Settings;
 use crate::lease::record::Found;
-use crate::net::link::Sources;
+use crate::net::link::{LO, Sources};
 use crate::net::route::InnerRoute;
 use crate::net::{Netlink, Request, address, filter, link, qdisc, route};
 use crate::plan::slice::{EPHEMERAL, LO_TAKES};
@@ -36,10 +36,8 @@ pub fn perform(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
             not_taken(&filter::ingress(&mut netlink, LO)?)?;
         }
         requests.splice(..0, guard_lo(it.slot, &programs[0]));
-        // What is recorded is what has another value than it is to have.
-        let wanted = |changed: &&Changed| it.settings.iter().any(|(key, _)| *key == changed.key);
-        let changed: Vec<Changed> = found.settings.iter().filter(wanted).cloned().collect();
-        requests.extend(link::lo_takes_local(LO_TAKES.map(|key| changed.iter().any(|changed| changed.key == key))));
+        let off = |key: &str| found.settings.iter().any(|changed| changed.key == key && changed.now == "1");
+        requests.push(link::lo_takes_local(LO_TAKES.map(off)));
         netlink.batch(&requests)?;
         match netlink.batch(&addresses(inner, it)) {
             // Docker turns IPv6 off in the namespaces of its containers, for devices to come as well.
@@ -48,7 +46,10 @@ pub fn perform(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
             }
             other => other?,
         }
-        for changed in changed.iter().filter(|changed| !LO_TAKES.contains(&changed.key.as_str())) {
+        // What is recorded is what has another value than it is to have.
+        let told = |changed: &&Changed| LO_TAKES.contains(&changed.key.as_str());
+        let wanted = |changed: &&Changed| it.settings.iter().any(|(key, _)| *key == changed.key);
+        for changed in found.settings.iter().filter(|changed| wanted(changed) && !told(changed)) {
             write(&mut here, changed)?;
         }
         Ok(found)
@@ -273,7 +274,7 @@ fn write(here: &mut Settings<'_>, changed: &Changed) -> Result<()> {
 }
 
 /// Writes a setting and notes what it was, where this kernel has it.
-pub(super) fn set(here: &mut Settings<'_>, found: &mut Found, key: &str, value: &str) {
+fn set(here: &mut Settings<'_>, found: &mut Found, key: &str, value: &str) {
     match here.exchange(key, value) {
         Ok(Some(before)) => {
             let now = canonical(value);

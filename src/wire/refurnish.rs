@@ -6,15 +6,15 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::Site;
-use super::furnish::{NO_IPV6, ipv6, set};
-use super::survey::{LO, canonical};
+use super::furnish::{NO_IPV6, ipv6};
+use super::survey::canonical;
 use crate::error::{Error, Result};
 use crate::host::Given;
 use crate::host::record::Changed;
 use crate::host::sysctl::Settings;
 use crate::lease::record::Found;
 use crate::net::address::Address;
-use crate::net::link::Mac;
+use crate::net::link::{LO, Mac};
 use crate::net::route::{InnerRoute, Route};
 use crate::net::{Netlink, Request, address, filter, link, route};
 use crate::plan::slice::LO_TAKES;
@@ -48,7 +48,6 @@ pub fn mend(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
             done => done?,
         }
         settings(&mut here, &mut found, it)?;
-        lo_takes(&mut here, &mut found, it);
         Ok(found)
     })?;
     Ok(())
@@ -128,35 +127,31 @@ const NO_IPV6_OR_THERE: &[i32] = &[NO_IPV6[0], NO_IPV6[1], NO_IPV6[2], libc::EEX
 const GONE: &[i32] =
     &[libc::ESRCH, libc::ENOENT, libc::EADDRNOTAVAIL, libc::ENODEV, libc::EOPNOTSUPP, libc::EAFNOSUPPORT];
 
-/// Writes the settings that the host has another value of now, where the container still has the old one.
+/// Writes the settings that the host has another value of now, where the container still has the old one; and for lo what an
+/// attach of an earlier version left out, which made no note of it.
 fn settings(here: &mut Settings<'_>, found: &mut Found, it: &Furniture) -> Result<()> {
     let Some(last) = it.last.as_deref() else { return Ok(()) };
     for (key, value) in &it.settings {
         let Some((_, old)) = last.settings.iter().find(|(known, _)| known == key) else { continue };
         let (old, now) = (canonical(old), canonical(value));
-        if old == now || here.read(key)?.as_deref() != Some(&old) {
+        let noted = found.settings.iter().position(|changed| changed.key == *key);
+        let left_out = noted.is_none() && LO_TAKES.contains(&key.as_str());
+        if old == now && !left_out {
             continue;
         }
+        let Some(there) = here.read(key)?.filter(|there| *there != now && (left_out || *there == old)) else {
+            continue;
+        };
         if let Err(e) = here.write(key, value) {
             log::debug!("{e}");
             continue;
         }
-        match found.settings.iter_mut().find(|changed| changed.key == *key) {
-            Some(changed) => changed.now = now,
-            None => found.settings.push(Changed { key: key.clone(), before: old, now }),
+        match noted {
+            Some(at) => found.settings[at].now = now,
+            None => found.settings.push(Changed { key: key.clone(), before: there, now }),
         }
     }
     Ok(())
-}
-
-/// What a slice was not given that an earlier version made: no attach has left a note of it.
-fn lo_takes(here: &mut Settings<'_>, found: &mut Found, it: &Furniture) {
-    for key in LO_TAKES {
-        let wanted = it.settings.iter().any(|(wanted, _)| wanted == key);
-        if wanted && !found.settings.iter().any(|known| known.key == key) {
-            set(here, found, key, "1");
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,11 +6,9 @@ use crate::error::Result;
 use crate::host::record::Changed;
 use crate::host::sysctl::{Proc, Setting};
 use crate::lease::record::Found;
-use crate::net::{Netlink, Netns, link, qdisc};
+use crate::net::link::{self, LO};
+use crate::net::{Netlink, Netns, qdisc};
 use crate::plan::slice::{EPHEMERAL, LO_TAKES, common};
-
-/// lo has this index in every namespace (LOOPBACK_IFINDEX).
-pub const LO: u32 = 1;
 
 /// What was found in a namespace.
 pub struct Survey {
@@ -31,8 +29,7 @@ impl Survey {
     pub fn of(container: &Netns, proc: &Proc, copied: &[Setting], own: &[String]) -> Result<Self> {
         container.inside(|| {
             let mut netlink = Netlink::route()?;
-            let links = link::all(&mut netlink)?;
-            let lo = links.iter().find(|link| link.index == LO).map(|lo| lo.takes_local).unwrap_or_default();
+            let (links, lo) = link::all_and_lo(&mut netlink)?;
             let devices = links.into_iter().filter(|link| link.up && link.index != LO).map(|link| link.name).collect();
             let lo_qdisc = qdisc::has_ingress(&mut netlink, LO)?.is_some();
             let mut here = proc.here();
