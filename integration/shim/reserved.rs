@@ -69,6 +69,48 @@ fn it_is_leased_while_its_creator_lives_and_no_longer() {
     }
 }
 
+/// A runtime that refuses a bundle calls no hook. Engines delete what they could not create, and nothing else comes after that.
+#[test]
+fn what_the_runtime_refused_is_free_once_the_engine_deletes_it() {
+    for program in ["runc", "crun"] {
+        let host = host(&format!("shim-withdrawn-{program}"), program, "");
+        let runtime = host.runtime("portslice-runtime");
+        let refused = asking(&host, "refused", "31000")
+            .edit(|c| c["process"]["cwd"] = json!("relative"))
+            .edit(|c| c["root"] = json!(null));
+        let dir = refused.dir.to_string_lossy();
+        let out = runtime.call(&["create", "--bundle", &dir, &refused.id]);
+        assert!(out.code.is_some_and(|code| code != 0), "{program}: {out}");
+        assert_eq!(host.ids(), std::slice::from_ref(&refused.id), "{program}: no hook ran; log:\n{}", log(&host));
+        // What others delete is theirs.
+        runtime.call(&["delete", "--force", "other"]);
+        assert_eq!(host.ids(), std::slice::from_ref(&refused.id), "{program}: another was deleted");
+        runtime.call(&["delete", "--force", &refused.id]);
+        assert_gone(&format!("{program}, deleted"), &host);
+        runtime.call(&["delete", "--force", &refused.id]);
+        let again = runtime.start(&asking(&host, "again", "31000"));
+        assert_eq!(slice(program, &host)["ports"], "31000", "{program}");
+        again.delete().ok();
+    }
+}
+
+/// The creator that still runs may yet create it.
+#[test]
+fn a_delete_leaves_what_is_being_created() {
+    let host = Host::new("shim-deleted-early");
+    configure(&host, &hanging(&host), "");
+    let (runtime, bundle) = (host.runtime("portslice-runtime"), asking(&host, "slow", "31000"));
+    let creator = create(&runtime, &bundle);
+    let stage = || host.list().first().map(|lease| lease["stage"].clone());
+    assert!(eventually(|| stage() == Some(json!("reserved"))), "{:?}; {}", host.list(), log(&host));
+    configure(&host, "runc", "");
+    runtime.call(&["delete", "--force", &bundle.id]);
+    assert_eq!(host.ids(), std::slice::from_ref(&bundle.id), "its creator lives");
+    end(creator);
+    runtime.call(&["delete", "--force", &bundle.id]);
+    assert_gone("deleted", &host);
+}
+
 /// What was reserved is taken up as it is, without another look at the host's sockets; where something else is asked for then,
 /// that is looked at as for every other container.
 #[test]

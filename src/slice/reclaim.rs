@@ -88,6 +88,18 @@ impl Reclaimed {
     }
 }
 
+/// Takes back what is reserved for one container, if whoever was to create it has ended: nobody takes it up any more.
+pub fn withdraw(config: &Config, id: &ContainerId) -> Result<()> {
+    let ledger = Ledger::at(&config.state_dir);
+    // Nearly every container that is deleted has been there: one look at a file tells.
+    let Some(lease) = ledger.read(id)?.filter(|lease| lease.stage == Stage::Reserved) else { return Ok(()) };
+    let Some(host) = peek(config)? else { return Ok(()) };
+    if state(&lease, &ledger, &host)? == State::Dead {
+        end::end(&ledger, &host, &lease)?;
+    }
+    Ok(())
+}
+
 /// The actions that [`gc`] would carry out now.
 pub fn plan(config: &Config) -> Result<Vec<Action>> {
     let (ledger, Some(host)) = (Ledger::at(&config.state_dir), peek(config)?) else { return Ok(Vec::new()) };

@@ -34,8 +34,9 @@ const WITH_VALUE: [&str; 17] = [
 ];
 
 /// Options that take none.
-const WITHOUT: [&str; 16] = [
+const WITHOUT: [&str; 17] = [
     "debug",
+    "force",
     "systemd-cgroup",
     "help",
     "h",
@@ -87,6 +88,8 @@ pub struct Call {
     pub json: bool,
     /// The container that is created; `None` for every other command.
     pub create: Option<Create>,
+    /// The id of the container that is deleted; `None` for every other command.
+    pub deleted: Option<String>,
 }
 
 /// What `create` and `run` say.
@@ -122,8 +125,10 @@ pub fn decode(args: impl IntoIterator<Item = OsString>) -> Call {
             place(word, after_unknown, &mut command, &mut id);
         } else {
             let (name, mut value) = split(word);
-            let known = WITHOUT.contains(&name.as_str());
-            if value.is_none() && WITH_VALUE.contains(&name.as_str()) {
+            // Of `delete` alone it is `--force`.
+            let forces = name == "f" && command.as_deref() == Some("delete");
+            let known = forces || WITHOUT.contains(&name.as_str());
+            if value.is_none() && !forces && WITH_VALUE.contains(&name.as_str()) {
                 value = words.next().cloned();
             } else if value.is_none() && !known {
                 unknown = true;
@@ -137,8 +142,10 @@ pub fn decode(args: impl IntoIterator<Item = OsString>) -> Call {
             }
         }
     }
-    if let (Some("create" | "run"), Some(id)) = (command.as_deref(), id) {
-        call.create = Some(Create { id, ..create });
+    match (command.as_deref(), id) {
+        (Some("create" | "run"), Some(id)) => call.create = Some(Create { id, ..create }),
+        (Some("delete"), id) => call.deleted = id,
+        _ => {}
     }
     call
 }
@@ -261,6 +268,20 @@ mod tests {
             "--root run list",
         ] {
             assert_eq!(created(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_engines_call_to_delete_a_container() {
+        for (line, id) in [
+            ("--root /r --log /l --log-format json delete --force ID", Some("ID")),
+            ("delete ID --force", Some("ID")),
+            ("delete -f ID", Some("ID")),
+            ("delete ID -f", Some("ID")),
+            ("delete", None),
+            ("--root delete kill ID 9", None),
+        ] {
+            assert_eq!(call(line).deleted.as_deref(), id, "{line}");
         }
     }
 

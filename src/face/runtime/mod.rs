@@ -1,8 +1,8 @@
 //! The runtime shim: what an engine calls instead of runc or crun.
 //!
 //! It acts on `create` and `run`, where it leases what the container asks for and edits the bundle (`give`), and then becomes
-//! the runtime itself, whose process id, arguments and environment are those it was given. Every other command is handed on at
-//! once. `precreate` is no command of a runtime but a hook of Podman, which has the bundle edited without a shim.
+//! the runtime itself, whose process id, arguments and environment are those it was given. Before it hands on a `delete`, it
+//! takes back what a `create` leased that failed before any hook ran. Every other command is handed on at once. `precreate` is no command of a runtime but a hook of Podman, which has the bundle edited without a shim.
 //!
 //! Errors: one line on stderr, which Podman shows, and in the file that `--log` names, which is all that containerd and Docker
 //! look at.
@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::file;
 use crate::host::process::{Worker, become_program};
 use crate::refusal::unknown;
+use crate::slice::reclaim;
 use argv::{Call, Create};
 use give::{Given, Target};
 
@@ -39,7 +40,10 @@ pub fn main() -> ExitCode {
             Ok(()) => return ExitCode::SUCCESS,
             Err(e) => Err(e),
         },
-        _ => runtime(&call).and_then(|runtime| Err(become_program(&runtime, &call.words))),
+        _ => runtime(&call).and_then(|runtime| {
+            call.deleted.iter().for_each(|id| withdraw(id, &call));
+            Err(become_program(&runtime, &call.words))
+        }),
     };
     let Err(e) = done;
     tell::tell(&call, &e);
@@ -57,6 +61,15 @@ fn created(create: &Create, call: &Call) -> Result<std::convert::Infallible> {
     let failed = become_program(&runtime, &call.words);
     given.iter().for_each(Given::take_back);
     Err(failed)
+}
+
+/// Takes back what is leased to a container that a runtime refused to create, without a word to any hook: engines delete such
+/// a one. Whatever is in the way keeps no container from being deleted: then `portslice gc` takes it back.
+fn withdraw(id: &str, call: &Call) {
+    let (Ok(id), Ok(config)) = (id.parse(), load(call)) else { return };
+    if let Err(e) = reclaim::withdraw(&config, &id) {
+        log::warn!("{e}, while giving back what was leased to {id}");
+    }
 }
 
 /// Edits the bundle, if its container is to have a slice. One that cannot be read is the runtime's to refuse.
