@@ -2,11 +2,13 @@
 //! its spelling.
 
 mod json;
+mod lines;
 mod toml;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::lines::Lines;
 use crate::error::{Error, Result};
 use crate::refusal::one_line;
 
@@ -41,6 +43,7 @@ impl Edit {
 pub struct Document {
     place: String,
     tree: Box<dyn Tree>,
+    lines: Lines,
 }
 
 /// What is done with a document, whatever it is written in.
@@ -66,12 +69,13 @@ impl Document {
     /// Understands a text. `place` is the file's name in messages.
     pub fn parse(format: Format, text: &str, place: impl Into<String>) -> Result<Self> {
         let place = place.into();
+        let (lines, text) = Lines::of(text);
         let tree = match format {
-            Format::Json => json::parse(text),
-            Format::Toml => toml::parse(text),
+            Format::Json => json::parse(&text),
+            Format::Toml => toml::parse(&text),
         };
         match tree {
-            Ok(tree) => Ok(Document { place, tree }),
+            Ok(tree) => Ok(Document { place, tree, lines }),
             Err(Broken { line, column, why }) => {
                 let why = format!("{}; nothing was changed: mend it first", one_line(&why));
                 Err(Error::invalid(format!("{place} line {line} column {column}"), why))
@@ -106,7 +110,7 @@ impl Document {
 
     /// The whole text.
     pub fn text(&self) -> String {
-        self.tree.text()
+        self.lines.restore(self.tree.text())
     }
 
     /// Has the key this value already?
@@ -171,6 +175,12 @@ mod tests {
         }
         assert!(applied.contains("\n  [a.\"x.y\".ours]\n    path = "), "indented as its sibling is: {applied}");
         assert_eq!(reverted, toml);
+        // As other systems' editors write it: no line has another end than its neighbours.
+        let odd = format!("\u{feff}{}", toml.replace('\n', "\r\n"));
+        let (applied, reverted) = round(Format::Toml, &odd);
+        assert!(applied.starts_with("\u{feff}# mine\r\n"), "{applied:?}");
+        assert_eq!(applied.matches('\n').count(), applied.matches("\r\n").count(), "{applied:?}");
+        assert_eq!(reverted, odd);
         let json = "{\n\t\"a\": {\"b\": [1, 2.50, 12345678901234567890123]},\n\t\"version\": 1\n}\n";
         let (applied, reverted) = round(Format::Json, json);
         assert!(applied.contains("2.50, 12345678901234567890123"), "{applied}");
