@@ -4,6 +4,9 @@
 #[path = "register/system.rs"]
 mod system;
 
+#[path = "register/left_alone.rs"]
+mod left_alone;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;

@@ -27,12 +27,7 @@ pub fn files(system: &System, networks: &str, plugins: &str) -> Result<Vec<Wante
     }
 }
 
-/// The link in `plugins`; `None` where a plugin of that name is installed there itself.
+/// The link in `plugins`; `None` where the plugin is installed there itself.
 pub fn plugin(system: &System, plugins: &str) -> Result<Option<Wanted>> {
-    let place = Path::new(plugins).join("portslice");
-    if system.at(&place).symlink_metadata().is_ok_and(|meta| meta.is_file()) {
-        return Ok(None);
-    }
-    let program = system.program("portslice-cni")?;
-    Ok(Some(Wanted::new(place, Content::Link(program))))
+    Wanted::program(system, &Path::new(plugins).join("portslice"), "portslice-cni")
 }

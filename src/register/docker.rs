@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 const FILE: &str = "/etc/docker/daemon.json";
 /// The first version that knows `features.cdi`.
 const DEVICES: (u32, u32) = (25, 0);
+/// What makes it read `features`.
+pub const RESTART: &str = "systemctl restart docker (devices are turned on and off by a start, not by a reload)";
 /// The first version that has `dockerd --validate`.
 const VALIDATES: (u32, u32) = (23, 0);
 
@@ -53,7 +55,7 @@ pub fn plan(desk: &Desk<'_>) -> Result<Plan> {
         plan.then.push("containers ask with --runtime portslice --network none --env PORTSLICE_PORTS=31000".into());
         return Ok(plan);
     }
-    then.push("then: systemctl restart docker (devices are turned on by a start, not by a reload)".into());
+    then.push(format!("then: {RESTART}"));
     then.push(
         "containers ask with --device portslice/net=default --annotation portslice/ports=31000 --network none".into(),
     );

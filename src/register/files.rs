@@ -47,6 +47,14 @@ impl Wanted {
     pub fn new(path: impl Into<PathBuf>, content: Content) -> Self {
         Wanted { path: path.into(), content, check: None }
     }
+
+    /// A link at `place` to a program of ours; `None` where that is installed there itself, as a package may have it.
+    pub fn program(system: &System, place: &Path, name: &str) -> Result<Option<Self>> {
+        if system.is_installed_at(place, name)? {
+            return Ok(None);
+        }
+        Ok(Some(Wanted::new(place, Content::Link(system.program(name)?))))
+    }
 }
 
 /// What happens to one file or link.
@@ -131,16 +139,24 @@ pub fn diff(changes: &[Change]) -> String {
     all
 }
 
-/// Has the engine look at what is to be put in place.
-pub fn check(changes: &[Change]) -> Result<Vec<String>> {
+/// Has the engine look at what is to be put in place. `dry`: whoever may not write there is told that nobody looked.
+pub fn check(changes: &[Change], dry: bool) -> Result<Vec<String>> {
     let mut said = Vec::new();
     for change in changes.iter().filter(|change| !change.is_none()) {
         let (Some(check), Some(to)) = (&change.check, &change.to) else { continue };
         // Beside the file, so that what it names relative to itself is found, or as near as there is a directory.
         let near = change.real.ancestors().skip(1).find(|directory| directory.is_dir()).unwrap_or(Path::new("/"));
-        let beside = near.join(beside(&change.real).file_name().unwrap_or_default());
+        let name = change.real.file_name().unwrap_or_default().to_string_lossy();
+        // A dry run keeps nobody else out, and nobody keeps it out.
+        let beside = near.join(format!(".{name}.portslice-check-{}", std::process::id()));
         // It may hold what not everybody may read.
-        write_new(&beside, to, fs::metadata(&change.real).ok().as_ref())?;
+        match write_new(&beside, to, fs::metadata(&change.real).ok().as_ref()) {
+            Err(e) if dry => {
+                said.push(format!("the engine was not asked about {}: {e}", change.path.display()));
+                continue;
+            }
+            written => written?,
+        }
         let answer = check(&beside);
         file::remove(&beside).map_err(Error::file("remove", &beside))?;
         said.extend(answer?);
@@ -268,7 +284,10 @@ fn back(system: &System, written: &Written) -> Result<Change> {
         let real = system.at(path);
         let from = fs::read_link(&real).ok().filter(|there| there == target).map(|target| target.display().to_string());
         let to = from.clone().filter(|_| *before);
-        return Ok(Change { from, to, is_link: true, written: None, ..Change::of(path, real, written.what.clone()) });
+        let stays = from.is_none() && real.symlink_metadata().is_ok();
+        let note = stays.then(|| format!("{} was changed since setup: it stays, remove it by hand", path.display()));
+        let change = Change::of(path, real, written.what.clone());
+        return Ok(Change { from, to, is_link: true, written: None, note, ..change });
     }
     let real = real(system, path)?;
     let current = text(&real)?;
@@ -277,10 +296,12 @@ fn back(system: &System, written: &Written) -> Result<Change> {
     change.to = without_ours(written, current.clone())?;
     let What::Text { after, edits, before } = &written.what else { return Ok(change) };
     if current.as_ref().is_some_and(|text| text != after && Some(text) != before.as_ref()) {
-        change.note = Some(match edits {
-            Some(_) => format!("{} was changed since setup: only our keys are taken out", path.display()),
-            None => format!("{} was changed since setup: it stays, remove it by hand", path.display()),
-        });
+        let what = match edits {
+            Some(_) if change.is_none() => ", and has no key as setup wrote it: it stays as it is",
+            Some(_) => ": only our keys are taken out",
+            None => ": it stays, remove it by hand",
+        };
+        change.note = Some(format!("{} was changed since setup{what}", path.display()));
     }
     Ok(change)
 }

@@ -65,7 +65,7 @@ pub struct Outcome {
     pub diff: String,
     /// What was done, one line each.
     pub lines: Vec<String>,
-    /// What the operator has to know or do next, one line each.
+    /// What the operator has to know or do next, one line each. Of a dry registration: only what the engine said.
     pub then: Vec<String>,
 }
 
@@ -74,32 +74,37 @@ pub struct Outcome {
 /// # Errors
 ///
 /// [`Error::NotFound`] where the engine or a program of ours is missing, [`Error::Invalid`] for a configuration that cannot
-/// be understood, [`Error::Refused`] where the engine would not load the result. Nothing is changed then.
+/// be understood, [`Error::Refused`] where the engine would not load the result. Nothing is changed then. A dry run asks the
+/// engine as well, and is refused as the run would be.
 pub fn register(engine: Engine, options: &Options) -> Result<Outcome> {
-    let system = System::new(options);
-    let _lock = if options.dry { None } else { Some(record::lock(&system)?) };
-    let record = Record::read(&system, engine)?;
+    let system = System::new(options)?;
+    let lock = if options.dry { None } else { Some(record::lock(&system)?) };
+    let mut record = Record::read(&system, engine)?;
+    record.made.extend(lock.iter().flat_map(|lock| lock.made.iter().rev().cloned()));
     let plan = engine.plan(&Desk { system: &system, record: &record, profiles: &options.profiles })?;
     let changes = files::compare(&system, &record, plan.wanted)?;
     let mut outcome = Outcome { diff: files::diff(&changes), ..Outcome::default() };
     if changes.iter().all(Change::is_none) {
         return Ok(outcome);
     }
+    outcome.then = files::check(&changes, options.dry)?;
     if !options.dry {
-        outcome.then = files::check(&changes)?;
         files::write(&system, engine, &record, &changes)?;
         outcome.lines = changes.iter().filter_map(Change::done).collect();
+        outcome.then.extend(plan.then);
     }
-    outcome.then.extend(plan.then);
     Ok(outcome)
 }
 
 /// Takes back what [`register`] did: a file that nobody changed since is restored to the byte; from one that somebody did,
 /// only our keys are taken out, and a line says so.
 pub fn unregister(engine: Engine, options: &Options) -> Result<Outcome> {
-    let system = System::new(options);
-    let _lock = if options.dry { None } else { Some(record::lock(&system)?) };
+    let system = System::new(options)?;
+    let mut lock = if options.dry { None } else { Some(record::lock(&system)?) };
     let mut record = Record::read(&system, engine)?;
+    lock.iter_mut().for_each(|lock| lock.made.splice(..0, record.made.iter().rev().cloned()).for_each(drop));
+    let was_registered = !record.files.is_empty();
+    let reload = if record.has_devices(engine) { Some(docker::RESTART) } else { engine.reload() };
     let heirs = record.hand_over(&system, engine)?;
     let changes = files::restore(&system, &record.files)?;
     let mut outcome = Outcome { diff: files::diff(&changes), ..Outcome::default() };
@@ -113,24 +118,31 @@ pub fn unregister(engine: Engine, options: &Options) -> Result<Outcome> {
         outcome.lines = changes.iter().filter_map(Change::done).collect();
     }
     if changes.iter().any(|change| !change.is_none()) {
-        outcome.then.extend(engine.reload().map(|command| format!("then: {command}")));
+        outcome.then.extend(reload.filter(|_| !options.dry).map(|command| format!("then: {command}")));
+    } else if was_registered {
+        let is = if options.dry {
+            "would not be registered any more; no file would be"
+        } else {
+            "is not registered any more; no file was"
+        };
+        outcome.lines.push(format!("{} {is} changed", engine.name()));
     }
     Ok(outcome)
 }
 
 /// Was portslice registered with this engine, on the running system?
 pub fn is_registered(engine: Engine) -> bool {
-    record::path(&System::new(&Options::default()), engine).exists()
+    record::path(&System::running(), engine).exists()
 }
 
 /// Can [`verify`] do anything with this engine? To be asked before it is registered.
 pub fn can_verify(engine: Engine, options: &Options) -> Result<()> {
-    verify::client(engine, &System::new(options)).map(drop)
+    verify::client(engine, &System::new(options)?).map(drop)
 }
 
 /// Starts one throw-away container through the engine, and looks whether it had a slice. Returns a line that says so.
 pub fn verify(engine: Engine, options: &Options, config: &Config) -> Result<String> {
-    verify::verify(engine, &System::new(options), config)
+    verify::verify(engine, &System::new(options)?, config)
 }
 
 impl Engine {

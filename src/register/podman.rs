@@ -31,7 +31,7 @@ pub fn plan(desk: &Desk<'_>) -> Result<Plan> {
     let directory = match desk.engine("podman")? {
         Some(podman) => {
             if version(&ask(&podman, &["--version"])?.out).is_some_and(|version| version >= HAS_DRIVERS) {
-                driver = desk.system.program("portslice-netavark").ok();
+                driver = driver_link(desk.system)?;
             }
             directory(&ask(&podman, &["--help"])?.out)?
         }
@@ -42,11 +42,19 @@ pub fn plan(desk: &Desk<'_>) -> Result<Plan> {
     };
     then.push("containers ask with --annotation portslice/ports=31000 --network none".to_owned());
     let mut wanted = hooks(desk.system, &directory)?;
-    if let Some(program) = driver {
-        wanted.push(Wanted::new(Path::new(DRIVERS).join("portslice"), Content::Link(program)));
+    if let Some(link) = driver {
+        wanted.push(link);
         then.push("networks have the driver portslice: podman network create --driver portslice NAME".to_owned());
     }
     Ok(Plan { wanted, then })
+}
+
+/// The link to our driver, if that is installed and not there itself.
+fn driver_link(system: &System) -> Result<Option<Wanted>> {
+    match Wanted::program(system, &Path::new(DRIVERS).join("portslice"), "portslice-netavark") {
+        Err(Error::NotFound(_)) => Ok(None),
+        link => link,
+    }
 }
 
 /// The files for a directory of hooks, with the programs where they are on this system.

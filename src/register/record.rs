@@ -100,7 +100,10 @@ impl Record {
             for one in &shared {
                 theirs.files.iter_mut().filter(|their| their.path == one.path).for_each(|their| their.inherit(one));
             }
-            let lived_in = |directory: &&PathBuf| theirs.files.iter().any(|file| file.path.starts_with(directory));
+            let lived_in = |directory: &&PathBuf| {
+                let has_record = !theirs.files.is_empty() && above().any(|above| above == directory.as_path());
+                has_record || theirs.files.iter().any(|file| file.path.starts_with(directory))
+            };
             let mut made: Vec<PathBuf> = self.made.iter().filter(lived_in).cloned().collect();
             made.retain(|directory| !theirs.made.contains(directory));
             if !shared.is_empty() || !made.is_empty() {
@@ -111,6 +114,15 @@ impl Record {
         Ok(heirs)
     }
 
+    /// Does it say that Docker's devices were turned on? They are turned off by a start, as they are turned on.
+    pub fn has_devices(&self, engine: Engine) -> bool {
+        let of_devices = |edit: &Edit| edit.path.first().is_some_and(|first| first == "features");
+        engine == Engine::Docker
+            && self.files.iter().any(
+                |file| matches!(&file.what, What::Text { edits: Some((_, edits)), .. } if edits.iter().any(of_devices)),
+            )
+    }
+
     /// What was written at a path.
     pub fn of(&self, path: &Path) -> Option<&Written> {
         self.files.iter().find(|written| written.path == path)
@@ -118,8 +130,10 @@ impl Record {
 }
 
 /// Keeps every other run out.
-pub struct Lock {
-    directory: PathBuf,
+pub struct Lock<'a> {
+    system: &'a System,
+    /// Directories above [`DIRECTORY`] that were made for it, the innermost first.
+    pub made: Vec<PathBuf>,
     /// Locked as long as it is open.
     _file: File,
 }
@@ -141,24 +155,32 @@ impl Written {
 
 const LOCK: &str = "lock";
 
+/// The directories above [`DIRECTORY`], the innermost first.
+fn above() -> impl Iterator<Item = &'static Path> {
+    Path::new(DIRECTORY).ancestors().skip(1)
+}
+
 /// Takes the lock. [`Error::Busy`] while another run has it.
-pub fn lock(system: &System) -> Result<Lock> {
+pub fn lock(system: &System) -> Result<Lock<'_>> {
     let directory = system.at(Path::new(DIRECTORY));
+    let made = above().take_while(|above| !system.has(above)).map(Path::to_owned).collect();
     DirBuilder::new().recursive(true).mode(0o755).create(&directory).map_err(Error::file("create", &directory))?;
     let path = directory.join(LOCK);
     let file =
         File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::file("open", &path))?;
     file.try_lock_exclusive().map_err(|_| Error::Busy(format!("another setup works: {} is locked", path.display())))?;
-    Ok(Lock { directory, _file: file })
+    Ok(Lock { system, made, _file: file })
 }
 
 /// Nothing is left where nothing is registered.
-impl Drop for Lock {
+impl Drop for Lock<'_> {
     fn drop(&mut self) {
-        let mut entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let directory = self.system.at(Path::new(DIRECTORY));
+        let mut entries = fs::read_dir(&directory).into_iter().flatten().flatten();
         if entries.all(|entry| entry.file_name() == LOCK) {
-            let _ = fs::remove_file(self.directory.join(LOCK));
-            for directory in self.directory.ancestors().take(2) {
+            let _ = fs::remove_file(directory.join(LOCK));
+            let ours = directory.ancestors().take(2).map(Path::to_owned);
+            for directory in ours.chain(self.made.iter().map(|made| self.system.at(made))) {
                 let _ = fs::remove_dir(directory);
             }
         }

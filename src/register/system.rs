@@ -1,6 +1,7 @@
 //! The system that is registered: the running one, or another one below a directory. Where its files and programs are, and
 //! asking an engine's program.
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,10 +22,21 @@ pub struct System {
 }
 
 impl System {
-    /// The system that the options mean.
-    pub fn new(options: &Options) -> Self {
+    /// The system that the options mean. [`Error::NotFound`] where its root is no directory.
+    pub fn new(options: &Options) -> Result<Self> {
         let root = options.root.clone().filter(|root| root != Path::new("/"));
-        System { root, programs: options.programs.clone() }
+        match root.as_ref().filter(|root| !root.is_dir()) {
+            None => Ok(System { root, programs: options.programs.clone() }),
+            Some(root) => Err(Error::NotFound(format!(
+                "--root {}: there is no such directory; name the one that has the other system's etc and usr",
+                root.display()
+            ))),
+        }
+    }
+
+    /// The running system.
+    pub fn running() -> Self {
+        System { root: None, programs: None }
     }
 
     /// Is it the one that runs here?
@@ -45,10 +57,15 @@ impl System {
         self.at(path.as_ref()).exists()
     }
 
-    /// The path by which the system knows a program of ours. [`Error::NotFound`] where it is not there.
+    /// The path by which the system knows a program of ours. [`Error::NotFound`] where it is not there, [`Error::Invalid`]
+    /// where what is there cannot be run.
     pub fn program(&self, name: &str) -> Result<PathBuf> {
         let directories = self.program_directories();
         let found = directories.iter().map(|directory| directory.join(name)).find(|path| self.has(path));
+        if let Some(path) = found.as_ref().filter(|path| !is_program(&self.at(path))) {
+            let why = "it is there, and no program that can be run: install portslice's there, or remove it";
+            return Err(Error::invalid(path.display().to_string(), why));
+        }
         found.ok_or_else(|| {
             let looked = directories.iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(" nor in ");
             Error::NotFound(format!(
@@ -63,6 +80,21 @@ impl System {
         let usual = USUAL.iter().map(|directory| self.at(Path::new(directory)));
         let candidates = std::env::split_paths(&path).chain(usual).map(|directory| directory.join(name));
         candidates.filter(|path| path.is_absolute()).find(|path| is_program(path))
+    }
+
+    /// Is the program of ours with this name installed at `place` itself, and not as a link? In whatever version: each has
+    /// its name in it. [`Error::Invalid`] where a file of somebody else is there.
+    pub fn is_installed_at(&self, place: &Path, name: &str) -> Result<bool> {
+        let real = self.at(place);
+        if !real.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
+            return Ok(false);
+        }
+        let bytes = fs::read(&real).map_err(Error::file("read", &real))?;
+        if is_program(&real) && bytes.windows(name.len()).any(|there| there == name.as_bytes()) {
+            return Ok(true);
+        }
+        let why = format!("it is there, and not {name}: move it away and run setup again");
+        Err(Error::invalid(place.display().to_string(), why))
     }
 
     /// What is said where an engine is not there to be asked.

@@ -4,6 +4,7 @@ use super::args::Setup;
 use super::{print, print_lines};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::face::report;
 use crate::register::{self, Engine, Options};
 
 pub fn run(config: &Config, engine: Engine, args: &Setup) -> Result<()> {
@@ -23,12 +24,14 @@ pub fn run(config: &Config, engine: Engine, args: &Setup) -> Result<()> {
     let act = if args.undo { register::unregister } else { register::register };
     let outcome = act(engine, &options)?;
     if args.dry_run && !outcome.diff.is_empty() {
+        // The diff is for patch(1), and what is said of it for people.
         print(&outcome.diff)?;
+        outcome.then.iter().for_each(|line| report("portslice", log::Level::Warn, line));
     } else {
         print_lines(&outcome.lines)?;
-    }
-    if !args.dry_run && !outcome.then.is_empty() {
-        print(&format!("{}\n", outcome.then.join("\n")))?;
+        if !outcome.then.is_empty() {
+            print(&format!("{}\n", outcome.then.join("\n")))?;
+        }
     }
     if args.verify { print(&format!("{}\n", register::verify(engine, &options, config)?)) } else { Ok(()) }
 }
