@@ -111,11 +111,18 @@ pub struct Request {
     /// The network it is attached to, when that was asked for instead of a container: its device is called as that says,
     /// and the slice ends with the attachment. Otherwise the device is called like the uplink.
     pub attachment: Option<Attachment>,
+    /// What its device is called, when a network says so without being the one that ends the slice.
+    pub device: Option<String>,
     /// What that engine calls it.
     pub names: Names,
 }
 
 impl Request {
+    /// What its device is to be called; `None`: like the uplink.
+    pub fn device(&self) -> Option<&str> {
+        self.attachment.as_ref().map(|network| network.device.as_str()).or(self.device.as_deref())
+    }
+
     /// A request that asks for nothing in particular.
     pub fn new(id: ContainerId) -> Self {
         let (ports, labels) = (PortsAsked::default(), Labels::default());
@@ -147,6 +154,7 @@ impl Request {
             engine: None,
             cgroup: None,
             attachment: None,
+            device: None,
             names: Names::default(),
         }
     }

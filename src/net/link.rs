@@ -39,6 +39,12 @@ pub fn mac_text(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
+/// Can a container's device be called so? The kernel's rules (`dev_valid_name`), and not as its loopback device is.
+pub fn is_name_of_device(text: &str) -> bool {
+    let odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    (1..=15).contains(&text.len()) && ![".", "..", "lo"].contains(&text) && !text.chars().any(odd)
+}
+
 /// First byte of an Ethernet address that no vendor gave out.
 const LOCALLY_ADMINISTERED: u8 = 2;
 

@@ -407,7 +407,7 @@ impl<'a> Attach<'a> {
             .ok_or_else(|| Error::Exhausted("all slots are taken: a host carries no more containers".to_owned()))?;
         let member = Member { ports: granted.ports, ..self.wanted.member.clone() };
         let uplink = self.facts.uplink.name.clone();
-        let device = self.wanted.request.attachment.as_ref().map_or(&uplink, |network| &network.device).clone();
+        let device = self.wanted.request.device().unwrap_or(&uplink).to_owned();
         Ok(self.placed(Lease {
             format: FORMAT,
             id,

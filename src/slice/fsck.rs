@@ -20,7 +20,7 @@ use crate::plan::slice::{Surroundings, follow, slice, steered};
 use crate::plan::steer::host_facts;
 use crate::plan::{Step, host as host_plan};
 use crate::steer::{TenantState, find};
-use crate::wire::{Carry, Host, HostSite, Site};
+use crate::wire::{Carry, Host, HostSite, Others, Site};
 
 /// What a difference concerns: why it matters and what mends it follows from that.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,11 +63,12 @@ pub fn fsck(config: &Config) -> Result<Vec<Difference>> {
     let mut all = look_at_host(config, &present, &host, &ledger, &mut netlink)?;
     let desk = Desk::of(&host.maps);
     let (mut slots, mut unread) = (Vec::new(), Vec::new());
+    let place = Place { ledger: &ledger, host: &host, present: &present, others: &Others::default() };
     for id in ledger.ids()? {
         match ledger.read(&id) {
             Ok(Some(lease)) => {
                 slots.push(lease.slot);
-                all.extend(look_at_lease(&lease, &ledger, &host, &present, &mut netlink)?);
+                all.extend(look_at_lease(&lease, &place, &mut netlink)?);
             }
             Ok(None) => {}
             Err(e) => {
@@ -88,8 +89,9 @@ pub fn fsck(config: &Config) -> Result<Vec<Difference>> {
     Ok(all)
 }
 
-/// Looks at one slice, and at what of the host it cannot do without: the programs that lead to it.
-pub fn check(config: &Config, lease: &Lease) -> Result<Vec<Difference>> {
+/// Looks at one slice, and at what of the host it cannot do without: the programs that lead to it. `others`: what was made of
+/// its network on purpose by somebody else.
+pub fn check(config: &Config, lease: &Lease, others: &Others) -> Result<Vec<Difference>> {
     let gone = || Error::NotFound(format!("the host is not prepared: container {} has no network", lease.id));
     let (ledger, host) = (Ledger::at(&config.state_dir), peek_recorded(config)?.ok_or_else(gone)?);
     let mut netlink = Netlink::route()?;
@@ -99,7 +101,8 @@ pub fn check(config: &Config, lease: &Lease) -> Result<Vec<Difference>> {
         About::Step(step) => matches!(**step, Step::Mount { .. } | Step::Load { .. } | Step::Hook { .. }),
         _ => false,
     });
-    all.extend(look_at_lease(lease, &ledger, &host, &present, &mut netlink)?);
+    let place = Place { ledger: &ledger, host: &host, present: &present, others };
+    all.extend(look_at_lease(lease, &place, &mut netlink)?);
     Ok(all)
 }
 
@@ -219,14 +222,16 @@ fn as_entered(lease: &Lease, host: &Host) -> bool {
         && is.union(&reserved) == lease.all_ports()
 }
 
-fn look_at_lease(
-    lease: &Lease,
-    ledger: &Ledger,
-    host: &Host,
-    present: &Present,
-    netlink: &mut Netlink,
-) -> Result<Vec<Difference>> {
-    let name = lease.id.as_str();
+/// Where a slice is looked at.
+struct Place<'a> {
+    ledger: &'a Ledger,
+    host: &'a Host,
+    present: &'a Present,
+    others: &'a Others,
+}
+
+fn look_at_lease(lease: &Lease, place: &Place<'_>, netlink: &mut Netlink) -> Result<Vec<Difference>> {
+    let (name, &Place { ledger, host, present, others }) = (lease.id.as_str(), place);
     match state(lease, ledger, host)? {
         State::Worked => return Ok(Vec::new()),
         State::Dead => {
@@ -253,7 +258,7 @@ fn look_at_lease(
     }
     let leaf = host.leaf.unwrap_or_default();
     let around = Surroundings { given: &present.given, instance: host.instance, leaf, own: &[] };
-    let mut site = Site::of(lease, host, &present.proc, netlink);
+    let mut site = Site { others: others.clone(), ..Site::of(lease, host, &present.proc, netlink) };
     let mut all: Vec<Difference> = lines.into_iter().map(|line| differs(name, About::Record, line)).collect();
     for step in slice(lease, &around) {
         match step {

@@ -69,7 +69,7 @@ fn agree(request: &Request, lease: &Lease) -> Result<(), Error> {
         ("limit-local", request.limit_local.is_some() && request.limit_local != asked.limit_local),
         ("an egress limit", other(&request.egress, &asked.egress)),
         ("an ingress limit", other(&request.ingress, &asked.ingress)),
-        ("another device", request.attachment.as_ref().is_some_and(|network| network.device != lease.device)),
+        ("another device", request.device().is_some_and(|device| device != lease.device)),
     ];
     match what.iter().find(|(_, differs)| *differs) {
         Some((what, _)) => Err(Error::Busy(format!(

@@ -194,12 +194,55 @@ fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(Error::file("replace", to))
 }
 
-/// The innermost cause on one line; the verifier's log, if any, by its last line.
+/// Why, on one line: the verifier's last words, if any, and the kernel's answer. The verifier's log may be empty, or end with
+/// blank lines and its statistics.
 fn reason(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    let text = format!("{error}: {cause}");
-    text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("unknown").trim().to_owned()
+    let [text, cause] = [error.to_string(), cause.to_string()];
+    let says_something = |line: &&str| line.contains(char::is_alphanumeric) && !line.starts_with("processed ");
+    let said = |text: &str| {
+        let line = text.lines().map(str::trim).rfind(says_something).unwrap_or_default();
+        let line = line.trim_end_matches([':', ' ']);
+        line.strip_suffix("Verifier output").unwrap_or(line).trim_matches([':', '.', ' ']).to_owned()
+    };
+    match [said(&text), said(&cause)] {
+        [text, cause] if text.is_empty() && cause.is_empty() => "it gives no reason".to_owned(),
+        [text, cause] if text.contains(&cause) => text,
+        [text, cause] if text.is_empty() => cause,
+        [text, cause] => format!("{text}: {cause}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{said}")]
+    struct Failed {
+        said: String,
+        #[source]
+        cause: io::Error,
+    }
+
+    #[test]
+    fn a_reason_is_never_empty() {
+        let load = "the BPF_PROG_LOAD syscall returned Function not implemented. Verifier output: ";
+        for (said, cause, line) in [
+            (load.to_owned(), "Function not implemented", load.trim_end_matches(". Verifier output: ")),
+            (format!("{load}\n"), "Function not implemented", load.trim_end_matches(". Verifier output: ")),
+            (format!("{load}0: R1=ctx()\nR2 !read_ok\nprocessed 1 insns\n\n"), "EACCES", "R2 !read_ok: EACCES"),
+            ("failed to create map `ports`".into(), "No memory", "failed to create map `ports`: No memory"),
+            (": \n:".into(), "Not permitted", "Not permitted"),
+            ("failed".into(), "", "failed"),
+            (String::new(), ":", "it gives no reason"),
+        ] {
+            let cause = io::Error::other(cause);
+            assert_eq!(reason(&Failed { said, cause }), line);
+        }
+    }
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::host::record::Changed;
 use crate::host::sysctl::Settings;
 use crate::lease::record::Found;
-use crate::net::link::{LO, Sources};
+use crate::net::link::{LO, Mac, Sources};
 use crate::net::route::InnerRoute;
 use crate::net::{Netlink, Request, address, filter, link, qdisc, route};
 use crate::plan::slice::{EPHEMERAL, LO_TAKES};
@@ -84,7 +84,7 @@ pub fn undo(site: &mut Site<'_>) -> Result<()> {
 /// What differs from the plan.
 pub fn look(site: &mut Site<'_>, it: &Furniture) -> Result<Vec<String>> {
     let Some(pair) = site.pair()? else { return Ok(Vec::new()) };
-    let (inner, proc) = (pair.peer.unwrap_or(0), site.proc);
+    let (inner, proc, others) = (pair.peer.unwrap_or(0), site.proc, site.others.clone());
     let container = match site.container() {
         Err(Error::NotFound(_)) => return Ok(vec!["nobody holds its network namespace any more".to_owned()]),
         container => container?,
@@ -101,12 +101,13 @@ pub fn look(site: &mut Site<'_>, it: &Furniture) -> Result<Vec<String>> {
                 lines.push(format!("its {device} is down"));
             }
         }
-        if let Some(there) = link::at(&mut netlink, inner)?.filter(|there| there.mac != Some(it.mac)) {
+        let planned = |mac: &Option<Mac>| *mac == Some(it.mac) || (mac.is_some() && *mac == others.mac);
+        if let Some(there) = link::at(&mut netlink, inner)?.filter(|there| !planned(&there.mac)) {
             let [is, wanted] = [there.mac.unwrap_or_default(), it.mac].map(link::mac_text);
             lines.push(format!("its {} has the MAC address {is} instead of {wanted}", it.device));
         }
-        lines.extend(addresses_that_differ(&address::of_link(&mut netlink, inner)?, it));
-        lines.extend(routes_that_differ(&route::of_link(&mut netlink, inner)?, it));
+        lines.extend(addresses_that_differ(&address::of_link(&mut netlink, inner)?, it, &others.addresses));
+        lines.extend(routes_that_differ(&route::of_link(&mut netlink, inner)?, it, &others.routes));
         let mut here = proc.here();
         for (key, value) in &it.settings {
             let there = here.read(key)?;
@@ -120,9 +121,11 @@ pub fn look(site: &mut Site<'_>, it: &Furniture) -> Result<Vec<String>> {
     })
 }
 
-fn addresses_that_differ(carried: &[address::Address], it: &Furniture) -> Vec<String> {
+fn addresses_that_differ(carried: &[address::Address], it: &Furniture, others: &[IpAddr]) -> Vec<String> {
+    let known = |ip: &IpAddr| it.addresses.contains(ip) || others.contains(ip);
     let lacks = it.addresses.iter().filter(|ip| !carried.iter().any(|address| address.ip == **ip));
-    let more = carried.iter().filter(|address| address.global && !it.addresses.contains(&address.ip));
+    let more = carried.iter().filter(|address| address.global && !known(&address.ip));
+    let lost = others.iter().filter(|ip| !carried.iter().any(|address| address.ip == **ip));
     lacks
         .map(|ip| format!("its {} lacks the address {ip}", it.device))
         .chain(
@@ -130,10 +133,11 @@ fn addresses_that_differ(carried: &[address::Address], it: &Furniture) -> Vec<St
                 format!("its {} has the address {}, which is none of the host's", it.device, address.ip)
             }),
         )
+        .chain(lost.map(|ip| format!("it was given {ip}, which is no address of the host nor of its {}", it.device)))
         .collect()
 }
 
-fn routes_that_differ(there: &[route::Route], it: &Furniture) -> Vec<String> {
+fn routes_that_differ(there: &[route::Route], it: &Furniture, others: &[(IpAddr, u8)]) -> Vec<String> {
     let mut lines = Vec::new();
     let at = |route: &InnerRoute| (route.destination, route.prefix);
     for route in &it.routes {
@@ -156,7 +160,10 @@ fn routes_that_differ(there: &[route::Route], it: &Furniture) -> Vec<String> {
         IpAddr::V6(ip) => there.prefix == 128 || ip.is_unicast_link_local(),
         IpAddr::V4(_) => false,
     };
-    let known = |there: &route::Route| it.routes.iter().any(|route| at(route) == (there.destination, there.prefix));
+    let known = |there: &route::Route| {
+        let to = (there.destination, there.prefix);
+        others.contains(&to) || it.routes.iter().any(|route| at(route) == to)
+    };
     let more = there.iter().filter(|there| !known(there) && !own(there));
     lines.extend(
         more.map(|there| format!("it has the route {}/{}, which the host has not", there.destination, there.prefix)),

@@ -26,7 +26,7 @@ pub use cpu::{at as cgroups_at, find as find_cgroups, intend as intend_cpu};
 pub use host::HostSite;
 pub use queue::Queue;
 pub use refurnish::carried;
-pub use site::{Host, Site};
+pub use site::{Host, Others, Site};
 pub use survey::Survey;
 
 use crate::error::Result;

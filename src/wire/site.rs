@@ -1,5 +1,7 @@
 //! A slice's place on the host: sockets, maps, its pair of devices and its namespace, found once and proved to be its own.
 
+use std::net::IpAddr;
+
 use super::{Carry, cpu, furnish, guard, pair, queue, refurnish, slot, steer};
 use crate::error::{Error, Result};
 use crate::host::Given;
@@ -7,7 +9,7 @@ use crate::host::facts::online_cpus;
 use crate::host::sysctl::Proc;
 use crate::lease::record::{Dropped, Found, link_name};
 use crate::lease::{Lease, Placed, State};
-use crate::net::link::{self, Link, own_mac};
+use crate::net::link::{self, Link, Mac, own_mac};
 use crate::net::qdisc::Leaf;
 use crate::net::{Holders, Netlink, Netns};
 use crate::plan::limits::{self, Place};
@@ -80,6 +82,20 @@ pub struct Site<'a> {
     pub fresh: bool,
     /// A run that was killed may have done any part of the work.
     pub doubtful: bool,
+    /// What others made of the container's network behind us.
+    pub others: Others,
+}
+
+/// What plugins behind ours in a list made of the container's network, as the result of the whole list tells it: that is no
+/// damage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// The address of the container's device.
+    pub mac: Option<Mac>,
+    /// Addresses on it, besides the host's.
+    pub addresses: Vec<IpAddr>,
+    /// Destinations of routes, with the lengths of their prefixes.
+    pub routes: Vec<(IpAddr, u8)>,
 }
 
 impl<'a> Site<'a> {
@@ -98,6 +114,7 @@ impl<'a> Site<'a> {
             staying: Vec::new(),
             fresh: false,
             doubtful: false,
+            others: Others::default(),
         }
     }
 

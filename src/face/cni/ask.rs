@@ -60,12 +60,21 @@ pub fn asked(id: ContainerId, environment: &Environment, network: &Network) -> R
     if let Some(bandwidth) = &runtime.bandwidth {
         limit(&mut request, bandwidth)?;
     }
-    request.cgroup = runtime.cgroup_path.filter(|path| !path.trim_matches('/').is_empty());
+    request.cgroup = runtime.cgroup_path.map(cgroup).transpose()?.flatten();
     request.attachment = Some(network.attachment(environment));
     // The namespace is somebody else's, and so are the processes that will live in it.
     (request.sandbox, request.joins_namespace) = (true, true);
     (request.name, request.engine) = (name(environment), engine(environment, network));
     Ok(Asked { request, published_at })
+}
+
+/// The pod's cgroup. A path that leads upwards could be any other's.
+fn cgroup(path: String) -> Result<Option<String>, Failure> {
+    if path.split('/').any(|part| part == "..") || path.contains('\0') {
+        let why = "give the pod's cgroup without .. in its path";
+        return Err(Failure::config(format!("cgroupPath {}", quoted(&path)), why));
+    }
+    Ok(Some(path).filter(|path| !path.trim_matches('/').is_empty()))
 }
 
 /// Keys of ours in `args.cni`: as they are, or as labels (CONVENTIONS.md, "labels").

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::failure::Failure;
+use crate::net::link::is_name_of_device;
 use crate::refusal::{one_line, quoted};
 use crate::request::{Attachment, ContainerId};
 
@@ -256,10 +257,15 @@ pub fn read(input: impl Read) -> Result<Vec<u8>, Failure> {
 impl Network {
     /// Decodes it.
     pub fn parse(text: &[u8]) -> Result<Self, Failure> {
-        serde_json::from_slice(text).map_err(|e| {
-            let why = one_line(&e.to_string());
+        let refused = |why: &str| {
             Failure::new(Failure::DECODE, format!("network configuration on stdin: {why}; give CNI's JSON"))
-        })
+        };
+        // A list would be taken for the values of an object's keys.
+        let is_list = text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
+        if is_list {
+            return Err(refused("a list, where an object is expected"));
+        }
+        serde_json::from_slice(text).map_err(|e| refused(&one_line(&e.to_string())))
     }
 
     /// The version; the oldest where none is given, as the specification has it.
@@ -320,10 +326,8 @@ fn container_id(text: &str) -> Result<ContainerId, Failure> {
     text.parse().map_err(|e: crate::error::Error| wrong(e.to_string()))
 }
 
-/// The kernel's rules for names of devices (`dev_valid_name`).
 fn device(text: String) -> Result<String, Failure> {
-    let odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-    if text.len() > 15 || text == "." || text == ".." || text == "lo" || text.chars().any(odd) {
+    if !is_name_of_device(&text) {
         let why = "give at most 15 bytes without / : and blanks, and not lo";
         let line = format!("CNI_IFNAME: {} cannot be a container's device; {why}", quoted(&text));
         return Err(Failure::new(Failure::ENVIRONMENT, line));

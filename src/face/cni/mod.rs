@@ -5,6 +5,7 @@
 //! namespace, find it there. One namespace has one slice, so a container has one network of this type.
 
 pub mod ask;
+mod chain;
 pub mod decode;
 pub mod failure;
 pub mod result;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::ask::{FILES, asked};
+use super::chain;
 use super::decode::{Environment, NEWEST, Network, VERSIONS};
 use super::failure::Failure;
 use super::result::{Attached, result};
@@ -72,7 +73,8 @@ pub fn del(config: &Config, id: &ContainerId, environment: &Environment, network
     Ok(None)
 }
 
-/// Looks whether everything is as planned, and as ADD said.
+/// Looks whether everything is as planned, and as the ADD of the whole list said: what plugins behind this one made of the
+/// container's network is in its result.
 pub fn check(config: &Config, id: &ContainerId, environment: &Environment, network: &Network) -> Outcome {
     let Some(told) = &network.prev_result else {
         return Err(Failure::config("prevResult is missing", "CHECK needs the result of the ADD before it"));
@@ -82,30 +84,16 @@ pub fn check(config: &Config, id: &ContainerId, environment: &Environment, netwo
     if Netns::open(&environment.netns)?.id != lease.netns_id {
         return Err(differs(format!("{} is not its network namespace", environment.netns.display())));
     }
-    let differences = fsck::check(config, &lease)?;
+    let given = HostRecord::read(&config.state_dir, boot_id())?.given();
+    let others = chain::others(told, &lease.device, &given);
+    let others = others.ok_or_else(|| differs(format!("prevResult does not have its device {}", lease.device)))?;
+    let differences = fsck::check(config, &lease, &others)?;
     if let Some(Difference { what, .. }) = differences.first() {
         let more = match differences.len() {
             1 => String::new(),
             n => format!(" (and {} more: `portslice fsck` tells all)", n - 1),
         };
         return Err(differs(format!("{what}{more}")));
-    }
-    let given = HostRecord::read(&config.state_dir, boot_id())?.given();
-    let index = told.get("interfaces").and_then(Value::as_array).and_then(|all| {
-        all.iter().position(|one| {
-            one["name"] == lease.device.as_str() && one["sandbox"].as_str().is_some_and(|s| !s.is_empty())
-        })
-    });
-    let Some(index) = index else {
-        return Err(differs(format!("prevResult does not have its device {}", lease.device)));
-    };
-    let ips = told.get("ips").and_then(Value::as_array).into_iter().flatten();
-    let of_it = ips.filter(|ip| ip["interface"].as_u64() == Some(index as u64)).filter_map(|ip| ip["address"].as_str());
-    for address in of_it {
-        let ip = address.split('/').next().and_then(|ip| ip.parse::<IpAddr>().ok());
-        if !ip.is_some_and(|ip| given.addresses.contains(&ip)) {
-            return Err(differs(format!("it was given {address}, which is none of the host's addresses any more")));
-        }
     }
     Ok(None)
 }

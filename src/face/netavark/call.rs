@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::net::link::is_name_of_device;
 use crate::ports::PortRange;
 use crate::refusal::{one_line, quoted};
 use crate::request::{ContainerId, KEYS, Request};
@@ -39,6 +40,8 @@ struct Network {
 /// What the container asks of the network.
 #[derive(Debug, Deserialize)]
 struct Container {
+    #[serde(default)]
+    interface_name: String,
     #[serde(default)]
     static_ips: Option<Vec<IpAddr>>,
     #[serde(default)]
@@ -78,6 +81,7 @@ impl Call {
         }
         // Podman keeps a published port bound while it has the network set up.
         request.caller_holds_ports = !request.ports.set.is_empty();
+        request.device = Some(self.network_options.interface_name.clone()).filter(|name| !name.is_empty());
         request.name = Some(one_line(&self.container_name)).filter(|name| !name.is_empty());
         request.engine = Some("podman".to_owned());
         Ok(request)
@@ -99,6 +103,11 @@ impl Container {
             |what: String| Err(Error::invalid(what, "containers carry the host's own addresses; leave it out"));
         if let Some(ip) = self.static_ips.iter().flatten().next() {
             return refuse(format!("address {ip}"));
+        }
+        let name = &self.interface_name;
+        if !name.is_empty() && !is_name_of_device(name) {
+            let why = "cannot be a container's device; give at most 15 bytes without / : and blanks, and not lo";
+            return Err(Error::invalid(format!("interface_name {}", quoted(name)), why));
         }
         match self.static_mac.as_deref().filter(|mac| !mac.is_empty()) {
             Some(mac) => refuse(format!("MAC address {}", quoted(mac))),
@@ -157,6 +166,7 @@ mod tests {
         assert_eq!(request.cpus.unwrap().to_string(), "0.5");
         assert_eq!(request.egress.rate.unwrap().bits_per_second(), 100_000_000);
         assert_eq!((request.name.as_deref(), request.engine.as_deref()), (Some("web"), Some("podman")));
+        assert_eq!(request.device(), Some("eth0"), "as Podman calls it");
     }
 
     #[test]
@@ -179,6 +189,8 @@ mod tests {
             ("/port_mappings", mapping(31_000, 31_000, "127.0.0.1", "tcp", 1), "not at \"127.0.0.1\" alone"),
             ("/port_mappings", mapping(31_000, 31_000, "", "dccp", 1), "\"dccp\" is not tcp"),
             ("/port_mappings", mapping(65_535, 65_535, "", "tcp", 2), "2 ports from there"),
+            ("/network_options/interface_name", json!("lo"), "interface_name \"lo\": cannot be"),
+            ("/network_options/interface_name", json!("a/b"), "interface_name \"a/b\": cannot be"),
             ("/network_options/static_ips", json!(["10.0.0.5"]), "address 10.0.0.5: "),
             ("/network_options/static_mac", json!("aa:bb:cc:dd:ee:ff"), "MAC address"),
             (
