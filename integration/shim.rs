@@ -2,6 +2,7 @@
 //! not ask stays as it was, to the byte; and what stands in the way is said where the user looks.
 
 mod ctr;
+mod devices;
 mod difference;
 mod direct;
 mod docker;

@@ -112,6 +112,21 @@ fn apply(spec: &mut Object, edit: &Edit) -> serde_json::Result<()> {
     }
 }
 
+/// Variables for ports that the container brings along, with another value than it would be told: they stay, so its program
+/// looks for other ports than it was given. Each as `PORT0=8080`, with control characters made harmless.
+pub fn own_ports(text: &[u8], granted: &Granted) -> Vec<String> {
+    let there: Option<Vec<String>> =
+        Object::parse(text).ok().and_then(|spec| spec.get::<Object>("process")?.get("env"));
+    let told = variables(granted);
+    let differs = |entry: &&String| {
+        let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+        told.iter().any(|(known, told)| known == name && told != value)
+    };
+    // What stands behind the block was written by an earlier edit.
+    let own = there.iter().flatten().take_while(|entry| !entry.starts_with(&format!("{BLOCK}=")));
+    own.filter(differs).map(|entry| one_line(entry)).collect()
+}
+
 /// Our hooks behind those of others, which may make the network that ours looks at. Never `prestart`: Docker's own is one, and
 /// turns IPv6 off; runtimes run createRuntime hooks after all of that list.
 fn add_hooks(there: &mut Object, hooks: &Hooks) -> serde_json::Result<()> {
@@ -217,4 +232,25 @@ fn resolver(source: &Path) -> Mount {
     let options = ["rbind", "ro"].map(str::to_owned).to_vec();
     let mount = MountBuilder::default().destination(RESOLVER).typ("bind").source(source).options(options);
     mount.build().expect("a mount needs nothing but its destination")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_of_the_container_are_named_where_they_say_something_else() {
+        let granted = Granted { ports: "31000-31001".parse().unwrap(), ..Granted::default() };
+        let own = |env: &[&str]| {
+            let text = serde_json::json!({ "process": { "env": env } }).to_string();
+            own_ports(text.as_bytes(), &granted)
+        };
+        assert_eq!(own(&["PATH=/bin", "PORT0=8080", "PORT1=31001", "PORT7=1", "PORTS=80"]), ["PORT0=8080", "PORTS=80"]);
+        assert_eq!(
+            own(&["PORT1", "PORTSLICE_BLOCK=32768-33791", "PORT0=31005"]),
+            ["PORT1"],
+            "an earlier edit's is not its own"
+        );
+        assert_eq!(own_ports(b"{}", &granted), [""; 0]);
+    }
 }

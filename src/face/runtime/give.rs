@@ -60,17 +60,26 @@ impl Given {
 /// Leases what the container asks for, and returns that with the edited bundle. `None` for a container that is none of ours.
 pub fn give(text: &[u8], target: &Target<'_>, load: &dyn Fn() -> Result<Config>) -> Result<Option<(Given, Vec<u8>)>> {
     let Some(asked) = Asked::read(text)? else { return Ok(None) };
+    // A device of ours asks as well, by the profile in the arguments of its hook.
+    let asks = asked.asks() || bundle::parse(text).is_ok_and(|bundle| bundle.profile.is_some());
     let config = match load() {
         // A file that is wrong keeps no container from starting that has nothing to do with it.
-        Err(_) if !asked.asks() => return Ok(None),
+        Err(_) if !asks => return Ok(None),
         config => config?,
     };
-    if !asked.asks() {
+    if !asks {
         return without_asking(text, &asked, config);
     }
     let request = request(text, &asked, target, &config)?;
     let (granted, lease) = grant(&config, &request, &asked, target.worker)?;
     let given = Given { config, lease };
+    let own = edit::own_ports(text, &granted);
+    if !own.is_empty() {
+        let (id, own, ports) = (&request.id, own.join(", "), &granted.ports);
+        log::warn!(
+            "{id}: its own {own} stays, although it was given ports {ports}: leave that variable out to be told them"
+        );
+    }
     let edit = Edit { granted, ..edits(&given.config, &request, &asked, target) };
     let edited =
         hooks(&given.config, Vec::new()).and_then(|hooks| edit::edit(text, &Edit { hooks: Some(hooks), ..edit }));
