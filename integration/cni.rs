@@ -219,4 +219,38 @@ fn a_plugin_of_a_chain() {
     assert_eq!(result["dns"], before["dns"]);
     assert_eq!(result["interfaces"][2]["name"], "eth0");
     attachment.check(&host, &result).ok();
+    a_plugin_behind(&host, &ns, &attachment, result);
+}
+
+/// What a plugin behind ours made, and told in its result, is no damage; what nobody told, or somebody took away since, is.
+#[track_caller]
+fn a_plugin_behind(host: &Host, ns: &Ns, attachment: &Attachment, result: Value) {
+    let shell = |line: &str| {
+        let out = ns.command("sh").args(["-c", line]).output().expect("sh");
+        assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
+    };
+    let mut all = result;
+    for (makes, tells) in [
+        // as the plugin `tuning` does
+        ("ip link set eth0 address 02:00:00:00:00:99", "/interfaces/2/mac"),
+        ("ip addr add 192.0.2.1/32 dev eth0", "/ips"),
+        ("ip route add 198.51.100.0/24 dev eth0", "/routes"),
+    ] {
+        shell(makes);
+        attachment.check(host, &all).failed(110, "container web: it");
+        match all.pointer_mut(tells).expect("a part of the result") {
+            Value::Array(list) if tells == "/ips" => {
+                list.push(json!({"version": "4", "address": "192.0.2.1/32", "interface": 2}));
+            }
+            Value::Array(list) => list.push(json!({"dst": "198.51.100.0/24"})),
+            mac => *mac = json!("02:00:00:00:00:99"),
+        }
+        attachment.check(host, &all).ok();
+    }
+    shell("ip link set eth0 address 02:00:00:00:00:98");
+    attachment.check(host, &all).failed(110, "has the MAC address 02:00:00:00:00:98");
+    shell("ip link set eth0 address 02:00:00:00:00:99; ip addr del 192.0.2.1/32 dev eth0");
+    attachment.check(host, &all).failed(110, "it was given 192.0.2.1");
+    shell("ip addr del 10.77.0.2/32 dev eth0");
+    attachment.check(host, &all).failed(110, "lacks the address 10.77.0.2");
 }

@@ -102,6 +102,21 @@ fn two_containers_answer_the_peer() {
     call(&host, "teardown", &again, &recorded(CONTAINER)).ok();
 }
 
+/// As by CNI: what Podman calls it, whatever the uplink's name is.
+#[test]
+fn the_device_is_called_as_podman_wants() {
+    let (host, ns) = (Host::new("netavark-named"), Ns::net_only("a"));
+    let mut input = recorded(CONTAINER);
+    input["network_options"]["interface_name"] = json!("web0");
+    let status = call(&host, "setup", &ns, &input).ok().json();
+    let told = status["interfaces"]["web0"]["mac_address"].as_str().unwrap_or_else(|| panic!("{status}"));
+    assert!(ns.read("ip link show web0").contains(told), "{status}");
+    answers(&host, &ns, 31_600);
+    assert_eq!(call(&host, "setup", &ns, &input).ok().json(), status, "again");
+    call(&host, "teardown", &ns, &input).ok();
+    assert_bare("after teardown", &ns);
+}
+
 /// Podman tears a network down when the namespace may be gone already, and a late call may meet the container's next one.
 #[test]
 fn teardown_ends_only_what_is_in_that_namespace() {

@@ -100,6 +100,6 @@ fn check_sees_that_nothing_leads_to_the_container_any_more() {
         .failed(110, "is not its network namespace");
     let mut elsewhere = result.clone();
     elsewhere["ips"][0]["address"] = json!("10.77.0.77/32");
-    attachment.check(&host, &elsewhere).failed(110, "it was given 10.77.0.77/32");
+    attachment.check(&host, &elsewhere).failed(110, "it was given 10.77.0.77");
     attachment.call(&host, "CHECK").failed(7, "prevResult is missing");
 }

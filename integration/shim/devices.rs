@@ -38,7 +38,8 @@ fn a_device_alone_asks_as_an_annotation_does() {
 fn a_variable_of_the_container_stays_and_the_log_says_so() {
     let host = host("shim-own-variable", "runc", "");
     let bundle = Bundle::new(&host, "web", &["sleep", "1000"]).annotation("portslice/ports", "31000-31001");
-    let running = host.runtime("portslice-runtime").start(&with_env(bundle, &["PORT0=8080", "PORT1=31001"]));
+    let runtime = host.runtime("portslice-runtime");
+    let running = runtime.start(&with_env(bundle, &["PORT0=8080", "PORT1=31001"]));
     let said = running.exec(&["sh", "-c", LOOKS]).ok().stdout;
     for line in ["PORT0=8080", "PORT1=31001", "PORTS=31000,31001"] {
         assert!(said.lines().any(|said| said == line), "no line {line:?} in:\n{said}");
