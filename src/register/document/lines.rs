@@ -40,7 +40,7 @@ fn with_ends(text: &str, original: &str) -> String {
     let before: Vec<&str> = original.split_inclusive('\n').collect();
     let usual = end_of(before.first().copied().unwrap_or_default());
     let mut all = String::with_capacity(text.len() + before.len());
-    for change in TextDiff::from_lines(&plain(original), text).iter_all_changes() {
+    for change in TextDiff::from_lines(plain(original).as_str(), text).iter_all_changes() {
         let old = change.old_index().and_then(|index| before.get(index));
         let end = match (change.tag(), old) {
             (ChangeTag::Delete, _) => continue,
