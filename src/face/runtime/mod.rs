@@ -2,7 +2,8 @@
 //!
 //! It acts on `create` and `run`, where it leases what the container asks for and edits the bundle (`give`), and then becomes
 //! the runtime itself, whose process id, arguments and environment are those it was given. Before it hands on a `delete`, it
-//! takes back what a `create` leased that failed before any hook ran. Every other command is handed on at once. `precreate` is no command of a runtime but a hook of Podman, which has the bundle edited without a shim.
+//! takes back what a `create` leased that failed before any hook ran. Every other command is handed on at once. `precreate` is
+//! no command of a runtime but a hook of Podman, which has the bundle edited without a shim.
 //!
 //! Errors: one line on stderr, which Podman shows, and in the file that `--log` names, which is all that containerd and Docker
 //! look at.
