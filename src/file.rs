@@ -40,7 +40,7 @@ pub fn read_generated(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
 ///
 /// Those of the kernel; `InvalidData` where it is not UTF-8, as the name of a cgroup need not be.
 pub fn read_generated_text(path: impl AsRef<Path>) -> io::Result<String> {
-    String::from_utf8(read_generated(path)?).map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8"))
+    String::from_utf8(read_generated(path)?).map_err(|_| ErrorKind::InvalidData.into())
 }
 
 /// Writes `bytes` to `beside`, then renames that to `path`: whoever reads sees the old file or the new one.

@@ -258,7 +258,7 @@ fn look_at_lease(lease: &Lease, place: &Place<'_>, netlink: &mut Netlink) -> Res
     }
     let leaf = host.leaf.unwrap_or_default();
     let around = Surroundings { given: &present.given, instance: host.instance, leaf, own: &[] };
-    let mut site = Site { others: others.clone(), ..Site::of(lease, host, &present.proc, netlink) };
+    let mut site = Site { others: Some(others), ..Site::of(lease, host, &present.proc, netlink) };
     let mut all: Vec<Difference> = lines.into_iter().map(|line| differs(name, About::Record, line)).collect();
     for step in slice(lease, &around) {
         match step {

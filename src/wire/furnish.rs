@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::Site;
 use super::survey::canonical;
+use super::{Others, Site};
 use crate::error::{Error, Result};
 use crate::host::record::Changed;
 use crate::host::sysctl::Settings;
@@ -84,7 +84,9 @@ pub fn undo(site: &mut Site<'_>) -> Result<()> {
 /// What differs from the plan.
 pub fn look(site: &mut Site<'_>, it: &Furniture) -> Result<Vec<String>> {
     let Some(pair) = site.pair()? else { return Ok(Vec::new()) };
-    let (inner, proc, others) = (pair.peer.unwrap_or(0), site.proc, site.others.clone());
+    let (inner, proc, others) = (pair.peer.unwrap_or(0), site.proc, site.others);
+    let nobody = Others::default();
+    let others = others.unwrap_or(&nobody);
     let container = match site.container() {
         Err(Error::NotFound(_)) => return Ok(vec!["nobody holds its network namespace any more".to_owned()]),
         container => container?,

@@ -83,7 +83,7 @@ pub struct Site<'a> {
     /// A run that was killed may have done any part of the work.
     pub doubtful: bool,
     /// What others made of the container's network behind us.
-    pub others: Others,
+    pub others: Option<&'a Others>,
 }
 
 /// What plugins behind ours in a list made of the container's network, as the result of the whole list tells it: that is no
@@ -114,7 +114,7 @@ impl<'a> Site<'a> {
             staying: Vec::new(),
             fresh: false,
             doubtful: false,
-            others: Others::default(),
+            others: None,
         }
     }
 
