@@ -79,9 +79,7 @@ fn docker_starts_a_throw_away_container_by_our_runtime() {
 fn containerd_is_asked_before_anything_changes() {
     let host = Host::new("register-refused");
     own_etc(&host);
-    let programs = host.dir.join("programs");
-    std::fs::create_dir(&programs).expect("programs");
-    std::fs::write(programs.join("portslice-runtime"), "").expect("a program");
+    let programs = engine::programs(&host);
     // The default runtime is configured nowhere; and an import has the last word on runtimes.
     let cri = "plugins.\"io.containerd.grpc.v1.cri\".containerd";
     let import = format!("version = 2\n[{cri}.runtimes.other]\nruntime_type = \"io.containerd.runc.v2\"\n");
@@ -105,9 +103,7 @@ fn containerd_is_asked_before_anything_changes() {
 fn containerd_takes_what_it_is_given_whatever_was_there() {
     let host = Host::new("register-usual");
     own_etc(&host);
-    let programs = host.dir.join("programs");
-    std::fs::create_dir(&programs).expect("programs");
-    std::fs::write(programs.join("portslice-runtime"), "").expect("a program");
+    let programs = engine::programs(&host);
     let default = host.run(["containerd", "config", "default"]).ok().stdout;
     let debian = include_str!("../tests/register/containerd-debian.toml").to_owned();
     let oldest = "[plugins.cri]\n  sandbox_image = \"pause\" # ours\n".to_owned();
