@@ -171,9 +171,11 @@ pub fn settings(block: Block, copied: &[Setting], own: &[String]) -> Vec<Setting
 /// milliseconds. What the host or another container sends to 127.0.0.0/8 arrives on lo: [`LO_TAKES`].
 pub fn common(copied: &[Setting], own: &[String]) -> Vec<Setting> {
     let [local, localnet] = LO_TAKES;
-    let on =
-        ["ipv4/tcp_tw_reuse", "ipv4/tcp_tw_reuse_delay", local, localnet].map(|key| (key.to_owned(), "1".to_owned()));
-    on.into_iter().chain(copied.iter().cloned()).filter(|(key, _)| !own.contains(key)).collect()
+    let on = ["ipv4/tcp_tw_reuse", "ipv4/tcp_tw_reuse_delay", local, localnet];
+    let mut all: Vec<Setting> = on.iter().map(|key| ((*key).to_owned(), "1".to_owned())).collect();
+    all.extend_from_slice(copied);
+    all.retain(|(key, _)| !own.contains(key));
+    all
 }
 
 /// Lets lo take packets that come from and go to local addresses, 127.0.0.0/8 among them, although another namespace sent them.
