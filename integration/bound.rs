@@ -39,16 +39,9 @@ fn serves(server: &OwnedFd, proto: Proto) {
     }
 }
 
-fn two(name: &str) -> (Host, Container, Container) {
-    let host = Host::new(name);
-    let a = host.bare("a", &["--ports", "31000-31009"]);
-    let b = host.bare("b", &["--ports", "31010-31019"]);
-    (host, a, b)
-}
-
 #[test]
 fn a_client_on_lo_reaches_the_host_and_other_containers() {
-    let (host, a, b) = two("bound-client");
+    let (host, a, b) = Host::with_two("bound-client");
     for own in [LO4, LO6] {
         for proto in probe::BOTH {
             for (who, ns, port) in
@@ -64,7 +57,7 @@ fn a_client_on_lo_reaches_the_host_and_other_containers() {
 
 #[test]
 fn a_server_on_lo_is_reached_by_the_host_and_other_containers_and_not_from_outside() {
-    let (host, a, b) = two("bound-server");
+    let (host, a, b) = Host::with_two("bound-server");
     for (own, outside) in [(LO4, HOST4), (LO6, HOST6)] {
         for proto in probe::BOTH {
             let server = on_lo(&a.ns, proto, SocketAddr::new(probe::any(own), 31_000));
@@ -85,7 +78,7 @@ fn a_server_on_lo_is_reached_by_the_host_and_other_containers_and_not_from_outsi
 
 #[test]
 fn a_slice_that_an_earlier_version_made_takes_it_from_the_next_change_on() {
-    let (host, a, _b) = two("bound-older");
+    let (host, a, _b) = Host::with_two("bound-older");
     host.altered();
     // what an attach did not do then, and left no note of
     let keys = ["ipv4/conf/lo/accept_local", "ipv4/conf/lo/route_localnet"];

@@ -24,17 +24,10 @@ fn answer(from: IpAddr, to: IpAddr, id: u16, payload: &[u8]) -> Vec<u8> {
     }
 }
 
-fn two(name: &str) -> (Host, Container, Container) {
-    let host = Host::new(name);
-    let a = host.bare("a", &["--ports", "31000-31009"]);
-    let b = host.bare("b", &["--ports", "31010-31019"]);
-    (host, a, b)
-}
-
 /// Programs that count their ids from their process id have one id, each in its own namespace.
 #[test]
 fn two_containers_and_the_host_ask_one_remote_under_one_id() {
-    let (host, a, b) = two("echo-one");
+    let (host, a, b) = Host::with_two("echo-one");
     for peer in [PEER4, PEER6] {
         let id = icmp::fresh_id();
         for round in 0..3 {
@@ -50,7 +43,7 @@ fn two_containers_and_the_host_ask_one_remote_under_one_id() {
 /// Answers to A are seen by B where B asked the same, and by nobody who did not ask.
 #[test]
 fn all_who_asked_are_answered_and_no_others() {
-    let (host, a, b) = two("echo-all");
+    let (host, a, b) = Host::with_two("echo-all");
     let c = host.bare("c", &["--ports", "31020-31029"]);
     let macs = (tap::mac_of(&host.ns, "eth0"), tap::mac_of(&host.peer, "wire"));
     for (peer, own) in [(PEER4, HOST4), (PEER6, HOST6)] {
@@ -77,7 +70,7 @@ fn all_who_asked_are_answered_and_no_others() {
 /// An answer that comes in parts.
 #[test]
 fn large_pings_of_two_are_answered() {
-    let (_host, a, b) = two("echo-large");
+    let (_host, a, b) = Host::with_two("echo-large");
     for peer in [PEER4, PEER6] {
         let id = icmp::fresh_id();
         for (who, ns) in [("A", &a.ns), ("B", &b.ns), ("A again", &a.ns)] {
@@ -93,7 +86,7 @@ fn large_pings_of_two_are_answered() {
 /// Some who ask under every id there is.
 #[test]
 fn nobody_uses_up_the_ids() {
-    let (host, a, b) = two("echo-ids");
+    let (host, a, b) = Host::with_two("echo-ids");
     let others: Vec<Container> = (0..3).map(|n| host.bare(&format!("h{n}"), &[])).collect();
     let (IpAddr::V4(from), IpAddr::V4(to)) = (HOST4, PEER4) else { unreachable!() };
     for hostile in [&a].into_iter().chain(&others) {

@@ -26,6 +26,14 @@ pub struct Container {
 }
 
 impl Host {
+    /// With two containers: A has ports 31000 to 31009, and B the ten behind them.
+    pub fn with_two(name: &str) -> (Host, Container, Container) {
+        let host = Host::new(name);
+        let a = host.bare("a", &["--ports", "31000-31009"]);
+        let b = host.bare("b", &["--ports", "31010-31019"]);
+        (host, a, b)
+    }
+
     /// Attaches a bare namespace: `attach ID --pid HOLDER args...`, which must succeed.
     pub fn bare(&self, id: &str, args: &[&str]) -> Container {
         self.try_bare(id, args).unwrap_or_else(|out| panic!("`{}` failed: {out}", out.line))
