@@ -25,6 +25,7 @@ mod lab;
 mod locks;
 mod mesos;
 mod model;
+mod multihomed;
 mod names;
 mod namespaces;
 mod netavark;

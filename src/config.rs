@@ -5,6 +5,7 @@
 //! and facts about the host, such as whether the uplink exists (`host`). `config/portslice.toml` is the manual. Values that
 //! have no type of their own elsewhere are read in `value`; what the keys of one direction make together is in `limits`.
 
+mod addresses;
 mod host_name;
 mod limits;
 mod profile;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+pub use addresses::Addresses;
 pub use host_name::HostName;
 pub use runtime::{Mode, Runtime};
 
@@ -54,6 +56,8 @@ pub struct Config {
     /// The host's public interface; `None`: the device of the default route. In the file, "" is `None`.
     #[serde(deserialize_with = "value::uplink", serialize_with = "value::or_empty")]
     pub uplink: Option<String>,
+    /// Which of the host's addresses containers carry.
+    pub addresses: Addresses,
     /// Ledger and pinned programs. Absolute.
     #[serde(deserialize_with = "value::absolute")]
     pub state_dir: PathBuf,
@@ -197,6 +201,7 @@ impl Default for Config {
             ports: PortSet::empty(),
             host_ports_min: 1024,
             uplink: None,
+            addresses: Addresses::All,
             state_dir: PathBuf::from("/run/portslice"),
             command: None,
             host_loopback: true,

@@ -110,6 +110,7 @@ fn results_have_the_shape_of_their_version() {
         source: None,
         metric,
         mtu,
+        kind: Default::default(),
     };
     let routes = [route("0.0.0.0", 0, 0, 1500), route("10.77.0.0", 24, 0, 1500), route("::", 0, 1024, 1400)];
     let attached = Attached {

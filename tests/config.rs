@@ -40,6 +40,7 @@ fn values_arrive_parsed() {
         ports = "31000-32000,80"
         host_ports_min = 300
         uplink = "bond0.100"
+        addresses = "10.0.0.5,2001:db8::5"
         state_dir = "/var/lib/x"
         host_loopback = false
         block_cooldown = "2m"
@@ -54,6 +55,7 @@ fn values_arrive_parsed() {
     assert_eq!(config.ports.to_string(), "80,31000-32000");
     assert_eq!(config.host_ports_min, 300);
     assert_eq!(config.uplink.as_deref(), Some("bond0.100"));
+    assert_eq!(config.addresses.to_string(), "10.0.0.5,2001:db8::5");
     assert_eq!(config.state_dir, Path::new("/var/lib/x"));
     assert!(!config.host_loopback);
     assert_eq!(config.block_cooldown, Duration::from_secs(120));
@@ -157,6 +159,7 @@ const BAD: &[(&str, &str, &str)] = &[
     ("ports = \"80,57343-57400\"", "ports", "57343 is also in ephemeral_ports (32768-57343)"),
     ("ephemeral_ports = \"32769-33800\"", "ephemeral_ports", "the largest that fits is 512"),
     ("uplink = \"eth0/../x\"", "uplink", "not a device name"),
+    ("addresses = \"eth0\"", "addresses", "\"eth0\" is no address; write \"all\", \"uplink\""),
     ("state_dir = \"run\"", "state_dir", "not an absolute path"),
     ("state_dir = \"\"", "state_dir", "not an absolute path"),
     ("host_loopback = \"yes\"", "host_loopback", "expected a boolean"),

@@ -28,11 +28,11 @@ impl Baseline {
         }
     }
 
-    /// The same for a host whose uplink the test itself altered: its name, addresses, routes and settings are not compared.
+    /// The same for a host that the test itself altered: devices, addresses, routes, rules and settings of devices are not compared.
     pub fn of_altered(mut self, ns: &Ns) -> Baseline {
         let ours = |name: &String| name.starts_with("portslice");
         self.links = links(ns).into_iter().filter(|name| !ours(name)).collect();
-        (self.addresses, self.routes) = (addresses(ns), routes(ns));
+        (self.addresses, self.routes, self.rules) = (addresses(ns), routes(ns), rules(ns));
         let of_lo = |key: &String| !key.contains("/conf/") || key.contains("/conf/lo/");
         self.sysctls.retain(|key, _| of_lo(key) && !key.contains("/neigh/"));
         self

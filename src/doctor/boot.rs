@@ -6,7 +6,7 @@ use super::{Finding, Scene, ok, unseen, warn};
 use crate::error::Result;
 use crate::net::Netns;
 use crate::plan::Step;
-use crate::plan::host::{SYSCTL_FILE, UNIT, host, leasable};
+use crate::plan::host::{SYSCTL_FILE, UNIT, Wanted, host, leasable};
 use crate::slice::files;
 use crate::wire::keep;
 
@@ -30,7 +30,8 @@ fn reserved_again(scene: &Scene<'_>) -> Result<Vec<Finding>> {
     if let Some(finding) = other_file(scene) {
         return Ok(vec![finding]);
     }
-    let plan = host(scene.config, facts, &files::kept(here), (&scene.record.version, false));
+    let wanted = Wanted { version: scene.record.version.clone(), kept: files::kept(here), ..Wanted::default() };
+    let plan = host(scene.config, facts, &wanted);
     let missing = plan.iter().find_map(|step| match step {
         Step::Keep { path, text } if [UNIT, SYSCTL_FILE].map(Path::new).contains(&path.as_path()) => {
             (!keep::is_kept(path, text)).then_some(path)

@@ -1,9 +1,11 @@
 //! The host as a whole: its uplink, its addresses, whether it is prepared, and by whom.
 
+use std::net::IpAddr;
+
 use super::{Finding, Origin, Scene, fail, ok, some_of, unseen, warn};
 use crate::config::Acceptable;
 use crate::error::Error;
-use crate::host::facts::CARRIED;
+use crate::host::carried::MOST;
 use crate::plan::host::bpf_directory;
 use crate::slice::ready::others;
 use crate::wire::programs::is_mounted;
@@ -28,7 +30,8 @@ pub fn damaged(error: &Error, origin: &Origin) -> Finding {
 
 fn uplink(scene: &Scene<'_>) -> Option<Finding> {
     let facts = scene.facts.as_ref()?;
-    let addresses: Vec<String> = facts.addresses.iter().map(ToString::to_string).collect();
+    let beside = |ip: &&IpAddr| !facts.beside.iter().any(|device| device.addresses.contains(ip));
+    let addresses: Vec<String> = facts.addresses.iter().filter(beside).map(ToString::to_string).collect();
     let (name, mtu) = (&facts.uplink.name, facts.uplink.mtu);
     Some(ok("uplink", format!("{name} carries {}, MTU {mtu}", some_of(&addresses))))
 }
@@ -53,7 +56,9 @@ fn addresses(scene: &Scene<'_>) -> Option<Finding> {
     }
     let all = facts.addresses.len() + facts.uncarried;
     let why = "nobody reaches a container at another one; take away what is not needed, or say that you know";
-    let seen = format!("{} carries {all} addresses, containers the first {CARRIED} of them", facts.uplink.name);
+    let bearer =
+        if facts.beside.iter().all(|device| device.addresses.is_empty()) { &facts.uplink.name } else { "the host" };
+    let seen = format!("{} carries {all} addresses, containers the first {MOST} of them", bearer);
     Some(warn("addresses", seen, why, scene.accept(Acceptable::Addresses)))
 }
 

@@ -111,8 +111,7 @@ pub fn examine(config: &Config, origin: &Origin) -> Result<Vec<Finding>> {
             "run it as root",
         ));
     }
-    let read =
-        Netlink::route().and_then(|mut netlink| Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref()));
+    let read = Netlink::route().and_then(|mut netlink| Facts::read(&mut netlink, &Proc::default(), config));
     let mut findings = kernel::look();
     let record = match HostRecord::read(&config.state_dir, boot_id()) {
         Ok(record) => record,

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use nix::sys::utsname::uname;
 
+use super::beside::{self, Beside};
+use super::carried;
 use super::sysctl::Proc;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -15,26 +17,29 @@ use crate::net::route::{self, Route};
 use crate::ports::{PortRange, PortSet};
 use crate::rate::{Direction, Machine, Rate};
 
-/// Most addresses of the uplink that containers are given: each costs the kernel more the more there are, and thousands make
-/// the start of a container take seconds.
-pub const CARRIED: usize = 256;
+/// Ethernet address of containers' devices where the uplink has none, such as a tunnel or a modem. It stays on this host.
+const NO_ONES_MAC: Mac = [2, 0, 0, 0, 0, 1];
 
 /// The host as a plan needs it.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// The device that carries the address containers share.
+    /// The device that carries the address containers share, and that leads to the world.
     pub uplink: Link,
-    /// Its Ethernet address.
+    /// Its Ethernet address, which containers' devices have as well.
     pub mac: Mac,
-    /// Its global addresses, the primary one of each family first: every container carries them. [`CARRIED`] at most.
+    /// The host's global addresses, the uplink's primary one of each family first: every container carries them.
+    /// [`carried::MOST`] at most.
     pub addresses: Vec<IpAddr>,
     /// How many more it has.
     pub uncarried: usize,
-    /// The host's other addresses, loopback ones not counted: those of other devices, and what containers do not carry.
+    /// The addresses that the host takes for its own and containers do not carry, loopback ones not counted.
     pub others: Vec<IpAddr>,
-    /// Unicast routes out of the uplink.
+    /// The host's other devices that containers' packets may leave or come in by, as far as addresses and routes name them.
+    pub beside: Vec<Beside>,
+    /// Routes of the main table: those out of the uplink and of devices beside it, and those that refuse.
     pub routes: Vec<Route>,
-    /// Do routing rules exist besides the kernel's own?
+    /// Does a way depend on more than its destination and `routes`: are there routing rules besides the kernel's own, or more
+    /// routes than are looked at ([`beside::MANY_ROUTES`])?
     pub policy: bool,
     /// The ports the host's own connections come from.
     pub ephemeral: PortRange,
@@ -45,45 +50,66 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Reads the facts. `uplink` is the configured device; without one, the device of the best default route.
-    pub fn read(netlink: &mut Netlink, proc: &Proc, uplink: Option<&str>) -> Result<Self> {
+    /// Reads the facts. The uplink is the configured device; without one, the device of the best default route.
+    pub fn read(netlink: &mut Netlink, proc: &Proc, config: &Config) -> Result<Self> {
         let routes = route::all(netlink)?;
-        let uplink = find_uplink(netlink, uplink, &routes)?;
-        let mac = match uplink.mac {
-            Some(mac) if uplink.ethernet => mac,
-            _ => {
-                return Err(Error::unsupported(
-                    format!("uplink {} is not an Ethernet device", uplink.name),
-                    "name the Ethernet device that carries the host's address in the config key uplink",
-                ));
-            }
-        };
-        let usable = |a: &Address| a.global && !a.passing;
-        let addresses: Vec<IpAddr> =
-            address::of_link(netlink, uplink.index)?.into_iter().filter(usable).map(|a| a.ip).collect();
-        if addresses.is_empty() {
+        let uplink = find_uplink(netlink, config.uplink.as_deref(), &routes)?;
+        if !uplink.ethernet && !uplink.bare {
+            return Err(Error::unsupported(
+                format!("uplink {} is neither an Ethernet device nor a tunnel", uplink.name),
+                "name the device that carries the host's address in the config key uplink",
+            ));
+        }
+        let mac = uplink.mac.filter(|_| uplink.ethernet).unwrap_or(NO_ONES_MAC);
+        let own: Vec<IpAddr> =
+            address::of_link(netlink, uplink.index)?.into_iter().filter(Address::is_lasting).map(|a| a.ip).collect();
+        if own.is_empty() {
             return Err(Error::unsupported(
                 format!("uplink {} has no global address", uplink.name),
                 "give it one, or name the device that carries the host's address in the config key uplink",
             ));
         }
-        let all = addresses.len();
-        let addresses = carried(addresses);
-        let mut others = route::local_addresses(netlink)?;
+        let local = route::local_addresses(netlink)?;
+        let beside = beside::read(netlink, &uplink, &local, &routes)?;
+        let candidates = carried::candidates(own, &beside, &config.addresses);
+        let all = candidates.count();
+        let addresses = candidates.carried();
+        if addresses.is_empty() {
+            return Err(Error::unsupported(
+                format!("this host has none of the addresses {} that containers are to carry", config.addresses),
+                "correct the config key addresses",
+            ));
+        }
+        let mut others: Vec<IpAddr> = local.into_iter().map(|local| local.ip).collect();
         others.retain(|ip| !ip.is_loopback() && !addresses.contains(ip));
+        let policy = routes.len() > beside::MANY_ROUTES || route::has_policy(netlink)?;
         let mut settings = proc.here();
         Ok(Self {
-            routes: routes.into_iter().filter(|r| r.link == uplink.index).collect(),
-            policy: route::has_policy(netlink)?,
+            routes: beside::passable(routes, &uplink, &beside),
+            uncarried: all.saturating_sub(addresses.len()),
+            beside,
+            policy,
             ephemeral: settings.ephemeral_range()?,
             reserved: settings.reserved_ports()?,
             kernel: kernel_version(),
             uplink,
             mac,
-            uncarried: all - addresses.len(),
             addresses,
             others,
         })
+    }
+
+    /// The address programs get that choose none and send out of `link`; `None` when containers carry none of its family.
+    pub fn source(&self, link: u32, v6: bool) -> Option<IpAddr> {
+        let there = self.beside.iter().find(|device| device.link.index == link);
+        let own = there.and_then(|device| device.addresses.iter().find(|ip| ip.is_ipv6() == v6));
+        own.copied().filter(|ip| self.addresses.contains(ip)).or_else(|| self.primary(v6))
+    }
+
+    /// MTU of the uplink or a device beside it.
+    pub fn mtu(&self, link: u32) -> u32 {
+        let there = self.beside.iter().find(|device| device.link.index == link);
+        there.map_or(self.uplink.mtu, |device| device.link.mtu)
     }
 
     /// The address programs get that do not choose one, if the host has the family.
@@ -127,28 +153,10 @@ pub fn kernel_version() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// What containers carry of the uplink's addresses: all of them, or as many as they can, the primary one of each family among
-/// them. Which ones does not change when another is added, so that connections from them go on: the kernel lists IPv4 addresses
-/// in the order in which they came, IPv6 addresses the newest first (`ipv6_link_dev_addr`, net/ipv6/addrconf.c).
-fn carried(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-    if addresses.len() <= CARRIED {
-        return addresses;
-    }
-    let (mut v4, mut v6): (Vec<_>, Vec<_>) = addresses.into_iter().partition(IpAddr::is_ipv4);
-    let most = CARRIED.saturating_sub(v6.len()).max(CARRIED / 2);
-    v4.truncate(most);
-    let newer = v6.len().saturating_sub(CARRIED - v4.len());
-    if newer > 0 {
-        v6.drain(1..=newer);
-    }
-    v4.extend(v6);
-    v4
-}
-
 /// The device of the best default route, IPv4 before IPv6. Routes through devices of ours do not count: a network
 /// manager that takes one for its own makes such routes.
 fn default_device(netlink: &mut Netlink, routes: &[Route]) -> Result<Link> {
-    let mut defaults: Vec<&Route> = routes.iter().filter(|r| r.is_default()).collect();
+    let mut defaults: Vec<&Route> = routes.iter().filter(|r| r.is_default() && !r.kind.refuses()).collect();
     defaults.sort_by_key(|r| (r.destination.is_ipv6(), r.metric));
     for route in defaults {
         let link = link::at(netlink, route.link)?;
@@ -185,44 +193,4 @@ fn find_uplink(netlink: &mut Netlink, configured: Option<&str>, routes: &[Route]
         return Err(Error::unsupported(format!("uplink {} is down", found.name), "bring it up first"));
     }
     Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn many(v4: u32, v6: u128) -> Vec<IpAddr> {
-        let v4 = (0..v4).map(|i| IpAddr::from((0x0a00_0001 + i).to_be_bytes()));
-        // the newest first
-        let v6 = (0..v6).rev().map(|i| IpAddr::from((0xfd00 << 112 | i).to_be_bytes()));
-        v4.chain(v6).collect()
-    }
-
-    #[test]
-    fn what_containers_carry_has_an_end() {
-        for (v4, v6) in [(1, 1), (0, 256), (200, 56), (128, 128)] {
-            assert_eq!(carried(many(v4, v6)), many(v4, v6), "{v4} and {v6}");
-        }
-        for (v4, v6, of_v4) in
-            [(5000, 0, 256), (0, 5000, 0), (300, 1, 255), (1, 300, 1), (200, 200, 128), (200, 100, 156)]
-        {
-            let given = carried(many(v4, v6));
-            assert_eq!(given.len(), CARRIED, "{v4} and {v6}");
-            assert_eq!(given.iter().filter(|ip| ip.is_ipv4()).count(), of_v4, "{v4} and {v6}");
-            for family in [many(v4, 0), many(0, v6)] {
-                assert!(
-                    family.first().is_none_or(|primary| given.contains(primary)),
-                    "{v4} and {v6}: a primary address"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn one_more_changes_nothing_but_the_primary_address() {
-        for (before, after) in [(many(300, 1), many(301, 1)), (many(1, 300), many(1, 301))] {
-            let (before, after) = (carried(before), carried(after));
-            assert!(before.iter().filter(|ip| !after.contains(ip)).count() <= 1);
-        }
-    }
 }

@@ -1,14 +1,15 @@
 //! What containers are given of the host, as a value that can be kept and compared: the host's record has the present one,
 //! and those that some slice still carries. Pure; the facts are read in [`super::facts`].
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
 use super::Facts;
+use super::beside::MANY_ROUTES;
 use super::sysctl::Setting;
 use crate::net::link::Mac;
-use crate::net::route::InnerRoute;
+use crate::net::route::{InnerRoute, Kind, Route};
 
 /// What every container of this host is given alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +20,7 @@ pub struct Given {
     pub version: String,
     /// Ethernet address of the container's device: the uplink's.
     pub mac: Mac,
-    /// Addresses of the container's device: the uplink's.
+    /// Addresses of the container's device: the host's.
     pub addresses: Vec<IpAddr>,
     /// What programs see in `ip route`.
     pub routes: Vec<InnerRoute>,
@@ -47,30 +48,126 @@ impl Given {
     }
 }
 
-/// The host's routes out of the uplink with the gateways left out. A host with very many (a routing daemon's full
-/// table) is represented by its default routes.
+/// The host's routes with the gateways and devices left out. A host with very many (a routing daemon's full table) is
+/// represented by its default routes.
+///
+/// Where rules choose among tables, what stands in the main one does not say all: a last route lets whatever that refuses out to
+/// the data path, which asks the rules.
 fn inner_routes(facts: &Facts) -> Vec<InnerRoute> {
-    const MANY: usize = 64;
+    let many = facts.routes.len() > MANY_ROUTES;
     let mut routes: Vec<InnerRoute> = Vec::new();
-    for route in &facts.routes {
-        // fe80::/64 reaches only neighbours, and a container has no link-local address to reach them from
-        let link_local = matches!(route.destination, IpAddr::V6(ip) if ip.segments()[0] & 0xffc0 == 0xfe80);
-        if link_local || (facts.routes.len() > MANY && !route.is_default()) {
-            continue;
-        }
-        let v6 = route.destination.is_ipv6();
-        let Some(primary) = facts.primary(v6) else { continue };
-        let inner = InnerRoute {
-            destination: route.destination,
-            prefix: route.prefix,
-            source: Some(route.source.filter(|s| facts.addresses.contains(s)).unwrap_or(primary)),
-            metric: route.metric,
-            mtu: route.mtu.unwrap_or(facts.uplink.mtu).min(facts.uplink.mtu),
-        };
+    let wanted = |route: &&Route| route.is_default() || !many;
+    for route in facts.routes.iter().filter(wanted) {
+        let Some(inner) = inner_route(facts, route) else { continue };
         // several next hops of one route are one route out of one device
         if !routes.iter().any(|known| known.same_place(&inner)) {
             routes.push(inner);
         }
     }
+    if facts.policy {
+        routes.extend([false, true].into_iter().filter_map(|v6| last_route(facts, v6)));
+    }
     routes
+}
+
+fn inner_route(facts: &Facts, route: &Route) -> Option<InnerRoute> {
+    let v6 = route.destination.is_ipv6();
+    let source = facts.source(route.link, v6)?;
+    let refuses = route.kind.refuses();
+    let mtu = facts.mtu(route.link);
+    Some(InnerRoute {
+        destination: route.destination,
+        prefix: route.prefix,
+        source: (!refuses).then(|| route.source.filter(|s| facts.addresses.contains(s)).unwrap_or(source)),
+        metric: route.metric,
+        mtu: if refuses { 0 } else { route.mtu.unwrap_or(mtu).min(mtu) },
+        kind: route.kind,
+    })
+}
+
+fn last_route(facts: &Facts, v6: bool) -> Option<InnerRoute> {
+    let destination = if v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+    let source = facts.primary(v6)?;
+    let out = facts.beside.iter().map(|device| &device.link).filter(|link| !link.loopback);
+    let mtu = out.map(|link| link.mtu).fold(facts.uplink.mtu, u32::max);
+    Some(InnerRoute { destination, prefix: 0, source: Some(source), metric: u32::MAX - 1, mtu, kind: Kind::Unicast })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Beside;
+    use crate::net::link::Link;
+    use crate::ports::{PortRange, PortSet};
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn route(to: &str, prefix: u8, link: u32) -> Route {
+        let destination = ip(to);
+        Route { kind: Kind::Unicast, destination, prefix, link, gateway: None, source: None, metric: 0, mtu: None }
+    }
+
+    /// eth0 with an address of each family, and beside it eth1 with another one and lo.
+    fn facts(routes: Vec<Route>) -> Facts {
+        let link = |index, mtu| Link { index, mtu, ..Link::default() };
+        let lo = Link { loopback: true, ..link(1, 65_536) };
+        Facts {
+            uplink: link(2, 1500),
+            mac: Mac::default(),
+            addresses: vec![ip("10.0.0.2"), ip("fd00::2"), ip("10.1.0.2")],
+            uncarried: 0,
+            others: Vec::new(),
+            beside: vec![
+                Beside { link: link(3, 9000), addresses: vec![ip("10.1.0.2")] },
+                Beside { link: lo, addresses: Vec::new() },
+            ],
+            routes,
+            policy: false,
+            ephemeral: PortRange::new(32_768, 60_999).unwrap(),
+            reserved: PortSet::empty(),
+            kernel: (6, 1),
+        }
+    }
+
+    fn said(facts: &Facts) -> Vec<String> {
+        let say = |route: &InnerRoute| {
+            let source = route.source.map_or_else(|| "-".to_owned(), |source| source.to_string());
+            format!("{:?} {route} {source} {} {}", route.kind, route.mtu, route.metric)
+        };
+        inner_routes(facts).iter().map(say).collect()
+    }
+
+    #[test]
+    fn every_device_has_its_source_and_its_mtu() {
+        let through = Route { gateway: Some(ip("10.0.0.1")), mtu: Some(1400), ..route("0.0.0.0", 0, 2) };
+        let refuses = Route { kind: Kind::Prohibit, metric: 7, ..route("192.0.2.0", 24, 0) };
+        let facts = facts(vec![through.clone(), through, route("10.1.0.0", 24, 3), route("fd01::", 64, 3), refuses]);
+        let expected = [
+            "Unicast 0.0.0.0/0 10.0.0.2 1400 0",
+            "Unicast 10.1.0.0/24 10.1.0.2 9000 0",
+            "Unicast fd01::/64 fd00::2 9000 0",
+            "Prohibit 192.0.2.0/24 - 0 7",
+        ];
+        assert_eq!(said(&facts), expected);
+    }
+
+    #[test]
+    fn where_rules_choose_nothing_is_refused_inside() {
+        let facts = Facts { policy: true, ..facts(vec![route("10.0.0.0", 24, 2)]) };
+        let expected = [
+            "Unicast 10.0.0.0/24 10.0.0.2 1500 0",
+            "Unicast 0.0.0.0/0 10.0.0.2 9000 4294967294",
+            "Unicast ::/0 fd00::2 9000 4294967294",
+        ];
+        assert_eq!(said(&facts), expected);
+    }
+
+    #[test]
+    fn of_very_many_routes_the_default_ones_count() {
+        let networks = (0..100).map(|i| route(&format!("10.{i}.0.0"), 16, 2));
+        let facts = facts(networks.chain([route("0.0.0.0", 0, 2)]).collect());
+        assert_eq!(said(&facts), ["Unicast 0.0.0.0/0 10.0.0.2 1500 0"]);
+    }
 }

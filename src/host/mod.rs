@@ -3,6 +3,8 @@
 //! Everything here only looks, except [`sysctl`] and [`unmanaged`], which also write where a verb tells them to. What does not live
 //! here: what follows from the facts ([`crate::plan`]).
 
+pub mod beside;
+pub mod carried;
 pub mod facts;
 pub mod features;
 pub mod given;
@@ -12,6 +14,7 @@ pub mod record;
 pub mod resolver;
 pub mod sysctl;
 
+pub use beside::Beside;
 pub use facts::Facts;
 pub use given::Given;
 pub use record::HostRecord;

@@ -92,6 +92,12 @@ pub struct HostRecord {
     pub layout: u32,
     /// The uplink they are attached to.
     pub uplink: u32,
+    /// Have the uplink's frames no Ethernet header?
+    pub frameless: bool,
+    /// The devices beside it (by index) that have a filter of ours.
+    pub sides: Vec<u32>,
+    /// The device that the host's routes are asked from; 0 where that is not needed.
+    pub fib: u32,
     /// Hooked through tcx; otherwise through clsact.
     pub tcx: bool,
     /// Devices (by index) that got their clsact from us.

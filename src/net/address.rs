@@ -23,8 +23,26 @@ pub struct Address {
     pub passing: bool,
 }
 
+impl Address {
+    /// May connections rely on it, to whatever place?
+    pub fn is_lasting(&self) -> bool {
+        self.global && !self.passing
+    }
+}
+
 /// The addresses of a link, in the kernel's order: the primary one comes first.
 pub fn of_link(netlink: &mut Netlink, link: u32) -> Result<Vec<Address>> {
+    // a kernel that does not filter answers with every address there is
+    Ok(dump(netlink, link)?.into_iter().filter(|a| a.link == link).collect())
+}
+
+/// The addresses of all links, each link's in the kernel's order.
+pub fn all(netlink: &mut Netlink) -> Result<Vec<Address>> {
+    dump(netlink, 0)
+}
+
+/// `link`: the only one to be asked, 0 for all.
+fn dump(netlink: &mut Netlink, link: u32) -> Result<Vec<Address>> {
     let mut addresses = Vec::new();
     // one family at a time: asking for all of them at once waits for the RTNL lock
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -32,8 +50,7 @@ pub fn of_link(netlink: &mut Netlink, link: u32) -> Result<Vec<Address>> {
         message.header.family = family;
         message.header.index = link;
         match netlink.dump::<AddressMessage>("list addresses", RouteNetlinkMessage::GetAddress(message)) {
-            // a kernel that does not filter answers with every address there is
-            Ok(answers) => addresses.extend(answers.into_iter().filter_map(decode).filter(|a| a.link == link)),
+            Ok(answers) => addresses.extend(answers.into_iter().filter_map(decode)),
             // a link without IPv6
             Err(Error::Netlink { errno, .. })
                 if family == AddressFamily::Inet6

@@ -52,7 +52,7 @@ const LOCALLY_ADMINISTERED: u8 = 2;
 const ALIAS: usize = 254;
 
 /// What a link is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Link {
     /// Interface index in its namespace.
     pub index: u32,
@@ -68,6 +68,12 @@ pub struct Link {
     pub up: bool,
     /// Is it an Ethernet device, not lo (which has an all-zero Ethernet address)?
     pub ethernet: bool,
+    /// Have its packets no header of the link before them: a tunnel, a VPN, a modem?
+    pub bare: bool,
+    /// Is it lo?
+    pub loopback: bool,
+    /// Index of the bridge, bond or VRF that it is a port of.
+    pub master: Option<u32>,
     /// The other end of a veth pair (IFLA_LINK), in the other end's namespace.
     pub peer: Option<u32>,
     /// Id that the namespace of the other end has in this one (IFLA_LINK_NETNSID); below 0 when the kernel gives none,
@@ -368,12 +374,17 @@ fn decode(body: &[u8]) -> Option<Link> {
     const NAME: u16 = 3;
     const MTU: u16 = 4;
     const LINK: u16 = 5;
+    const MASTER: u16 = 10;
     const NETNS: u16 = 37;
     const GSO_MAX_SIZE: u16 = 41;
     const ETHERNET: u16 = 1;
+    const LOOPBACK: u16 = 772;
+    // PPP, RAWIP, TUNNEL, TUNNEL6, SIT, IPGRE, IP6GRE, NONE
+    const BARE: [u16; 8] = [512, 519, 768, 769, 776, 778, 823, 0xfffe];
     const UP: u32 = 1;
     let word = |bytes: &[u8]| bytes.get(..4).map_or(0, |b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
     let header = body.get(..HEADER)?;
+    let kind = u16::from_ne_bytes([header[2], header[3]]);
     let mut link = Link {
         index: word(&header[4..]),
         name: String::new(),
@@ -381,7 +392,10 @@ fn decode(body: &[u8]) -> Option<Link> {
         mtu: 0,
         segment: 0,
         up: word(&header[8..]) & UP != 0,
-        ethernet: u16::from_ne_bytes([header[2], header[3]]) == ETHERNET,
+        ethernet: kind == ETHERNET,
+        bare: BARE.contains(&kind),
+        loopback: kind == LOOPBACK,
+        master: None,
         peer: None,
         netns: None,
     };
@@ -393,6 +407,7 @@ fn decode(body: &[u8]) -> Option<Link> {
             MTU => link.mtu = word(value),
             GSO_MAX_SIZE => link.segment = word(value),
             LINK => link.peer = Some(word(value)),
+            MASTER => link.master = Some(word(value)).filter(|master| *master != 0),
             NETNS => link.netns = Some(word(value) as i32),
             _ => {}
         }

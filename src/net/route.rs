@@ -1,4 +1,4 @@
-//! Routes: reading those that leave through the uplink, giving a container the same destinations.
+//! Routes: reading the host's, giving a container the same destinations.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,9 +17,56 @@ use crate::error::{Error, Result};
 /// include/uapi/linux/rtnetlink.h: RT_TABLE_LOCAL.
 const LOCAL_TABLE: u8 = 255;
 
-/// A unicast route of the main table.
+/// What becomes of a packet that takes a route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// It leaves.
+    #[default]
+    Unicast,
+    /// It is dropped: EINVAL.
+    Blackhole,
+    /// Its destination is said to be unreachable: EHOSTUNREACH.
+    Unreachable,
+    /// Its sender is said to be forbidden it: EACCES.
+    Prohibit,
+}
+
+impl Kind {
+    fn of(kind: RouteType) -> Option<Self> {
+        Some(match kind {
+            RouteType::Unicast => Kind::Unicast,
+            RouteType::BlackHole => Kind::Blackhole,
+            RouteType::Unreachable => Kind::Unreachable,
+            RouteType::Prohibit => Kind::Prohibit,
+            _ => return None,
+        })
+    }
+
+    fn wire(self) -> RouteType {
+        match self {
+            Kind::Unicast => RouteType::Unicast,
+            Kind::Blackhole => RouteType::BlackHole,
+            Kind::Unreachable => RouteType::Unreachable,
+            Kind::Prohibit => RouteType::Prohibit,
+        }
+    }
+
+    /// Does the route lead nowhere?
+    pub fn refuses(self) -> bool {
+        self != Kind::Unicast
+    }
+
+    fn is_unicast(&self) -> bool {
+        !self.refuses()
+    }
+}
+
+/// A route of the main table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
+    /// What becomes of a packet.
+    pub kind: Kind,
     /// First address of the destination; unspecified with prefix 0 for the default route.
     pub destination: IpAddr,
     /// Prefix length of the destination.
@@ -54,8 +101,11 @@ pub struct InnerRoute {
     pub source: Option<IpAddr>,
     /// Lower wins.
     pub metric: u32,
-    /// Largest packet towards the destination, in bytes.
+    /// Largest packet towards the destination, in bytes; 0 where it leads nowhere.
     pub mtu: u32,
+    /// What becomes of a packet.
+    #[serde(default, skip_serializing_if = "Kind::is_unicast")]
+    pub kind: Kind,
 }
 
 impl InnerRoute {
@@ -71,30 +121,42 @@ impl fmt::Display for InnerRoute {
     }
 }
 
-/// All unicast routes of the main table, both families.
+/// All routes of the main table, both families: those that lead somewhere, and those that refuse.
 pub fn all(netlink: &mut Netlink) -> Result<Vec<Route>> {
-    let answers = dump(netlink, RouteHeader::RT_TABLE_MAIN, RouteType::Unicast, None)?;
+    let answers = dump(netlink, RouteHeader::RT_TABLE_MAIN, RouteType::Unspec)?;
     Ok(answers.into_iter().flat_map(decode).collect())
 }
 
-/// The unicast routes of the main table that leave through a link, both families.
+/// The routes of the main table that leave through a link, and those that refuse; both families.
 pub fn of_link(netlink: &mut Netlink, link: u32) -> Result<Vec<Route>> {
-    let answers = dump(netlink, RouteHeader::RT_TABLE_MAIN, RouteType::Unicast, Some(link))?;
-    // a kernel that does not filter answers with every route there is, and a route may have several links
-    Ok(answers.into_iter().flat_map(decode).filter(|route| route.link == link).collect())
+    Ok(all(netlink)?.into_iter().filter(|route| route.link == link || route.kind.refuses()).collect())
+}
+
+/// An address that the host takes for its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Local {
+    /// The address.
+    pub ip: IpAddr,
+    /// Index of the link that carries it.
+    pub link: u32,
 }
 
 /// Every address that the host takes for its own, loopback ones included: the local table, which is short however
 /// many devices there are.
-pub fn local_addresses(netlink: &mut Netlink) -> Result<Vec<IpAddr>> {
-    let answers = dump(netlink, LOCAL_TABLE, RouteType::Local, None)?;
+pub fn local_addresses(netlink: &mut Netlink) -> Result<Vec<Local>> {
+    let answers = dump(netlink, LOCAL_TABLE, RouteType::Local)?;
     let local =
         |m: &RouteMessage| m.header.kind == RouteType::Local && matches!(m.header.destination_prefix_length, 32 | 128);
     let address = |m: RouteMessage| {
-        m.attributes.into_iter().find_map(|a| match a {
-            RouteAttribute::Destination(to) => ip(to),
-            _ => None,
-        })
+        let (mut to, mut link) = (None, 0);
+        for attribute in m.attributes {
+            match attribute {
+                RouteAttribute::Destination(destination) => to = ip(destination),
+                RouteAttribute::Oif(index) => link = index,
+                _ => {}
+            }
+        }
+        to.map(|ip| Local { ip, link })
     };
     Ok(answers.into_iter().filter(local).filter_map(address).collect())
 }
@@ -137,9 +199,15 @@ fn message(link: u32, route: &InnerRoute) -> RouteMessage {
     message.header.destination_prefix_length = route.prefix;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
-    message.header.kind = RouteType::Unicast;
-    message.header.scope = if route.destination.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
-    message.attributes = vec![RouteAttribute::Oif(link), RouteAttribute::Metrics(vec![RouteMetric::Mtu(route.mtu)])];
+    message.header.kind = route.kind.wire();
+    message.header.scope = RouteScope::Universe;
+    if !route.kind.refuses() {
+        if route.destination.is_ipv4() {
+            message.header.scope = RouteScope::Link;
+        }
+        message.attributes =
+            vec![RouteAttribute::Oif(link), RouteAttribute::Metrics(vec![RouteMetric::Mtu(route.mtu)])];
+    }
     if route.prefix > 0 {
         message.attributes.push(RouteAttribute::Destination(route.destination.into()));
     }
@@ -152,22 +220,18 @@ fn message(link: u32, route: &InnerRoute) -> RouteMessage {
     message
 }
 
-fn dump(netlink: &mut Netlink, table: u8, kind: RouteType, link: Option<u32>) -> Result<Vec<RouteMessage>> {
+fn dump(netlink: &mut Netlink, table: u8, kind: RouteType) -> Result<Vec<RouteMessage>> {
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
         message.header.table = table;
         message.header.kind = kind;
-        message.attributes.extend(link.map(RouteAttribute::Oif));
         match netlink.dump::<RouteMessage>("list routes", RouteNetlinkMessage::GetRoute(message)) {
             Ok(answers) => routes.extend(answers),
-            // a kernel that filters answers ENOENT when the family has no such table, ENODEV when there is no such link
+            // a kernel that filters answers ENOENT when the family has no such table
             Err(Error::Netlink { errno, .. })
-                if matches!(
-                    errno.raw_os_error(),
-                    Some(libc::ENOENT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::ENODEV)
-                ) => {}
+                if matches!(errno.raw_os_error(), Some(libc::ENOENT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {}
             Err(e) => return Err(e),
         }
     }
@@ -180,11 +244,10 @@ fn family_of(ip: IpAddr) -> AddressFamily {
 
 /// One route for each next hop.
 fn decode(message: RouteMessage) -> Vec<Route> {
-    if message.header.kind != RouteType::Unicast {
-        return Vec::new();
-    }
+    let Some(kind) = Kind::of(message.header.kind) else { return Vec::new() };
     let mut table = u32::from(message.header.table);
     let mut route = Route {
+        kind,
         destination: match message.header.address_family {
             AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -227,6 +290,7 @@ fn decode(message: RouteMessage) -> Vec<Route> {
         link: hop.interface_index,
         gateway: hop.attributes.into_iter().find_map(|a| match a {
             RouteAttribute::Gateway(via) => ip(via),
+            RouteAttribute::Via(RouteVia::Inet6(via)) => Some(via.into()),
             _ => None,
         }),
         ..route.clone()

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::step::Step;
+use super::steer::asks_fib;
+use super::step::{Step, entry};
 use crate::config::Config;
 use crate::host::{Facts, HostRecord};
-use crate::net::link::LO;
+use crate::net::link::{LO, Link};
 use crate::ports::PortSet;
 
 /// Settings of lo without which it refuses what the data path hands to it: packets with a source address of the host,
@@ -52,28 +53,64 @@ pub fn leasable(config: &Config) -> PortSet {
     config.ephemeral_ports.ports().union(&config.ports)
 }
 
-/// The steps, in order, with the programs of `version`. `shaper`: some container is limited on the host.
-pub fn host(config: &Config, facts: &Facts, kept: &Kept, (version, shaper): (&str, bool)) -> Vec<Step> {
+/// What a host is to have besides what the configuration and the facts tell.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Which version of the programs.
+    pub version: String,
+    /// Is some container limited on the host?
+    pub shaper: bool,
+    /// The devices beside the uplink by which packets for the host may come in.
+    pub sides: Vec<Link>,
+    /// Files.
+    pub kept: Kept,
+}
+
+/// The steps, in order.
+pub fn host(config: &Config, facts: &Facts, wanted: &Wanted) -> Vec<Step> {
+    let kept = &wanted.kept;
     let directory = bpf_directory(&config.state_dir);
     let (index, device) = (facts.uplink.index, facts.uplink.name.clone());
     let mut steps = vec![Step::Reserve { ports: leasable(config) }];
     let texts = files().map(|path| (path, text_of(path, config, &kept.program)));
-    let wanted = texts.filter(|(path, _)| kept.files.iter().any(|kept| kept == Path::new(path)));
-    steps.extend(wanted.map(|(path, text)| Step::Keep { path: path.into(), text }));
+    let texts = texts.filter(|(path, _)| kept.files.iter().any(|kept| kept == Path::new(path)));
+    steps.extend(texts.map(|(path, text)| Step::Keep { path: path.into(), text }));
     steps.extend(LO_SETTINGS.map(|(key, value)| Step::Setting { key, value }));
     steps.extend([
         Step::Mount { directory },
-        Step::Load { version: version.to_owned() },
-        Step::Hook { program: "from_wire", index, device: device.clone() },
+        Step::Load { version: wanted.version.clone() },
+        Step::Hook { program: entry(facts.uplink.ethernet), index, device: device.clone() },
         Step::Hook { program: "from_lo", index: LO, device: "lo".into() },
     ]);
+    steps.extend(wanted.sides.iter().map(side));
+    if asks_fib(facts) {
+        steps.push(Step::Fib);
+    }
     if config.egress_unique_flow_per_container {
         steps.push(Step::Fair { index, device });
     }
-    if shaper {
+    if wanted.shaper {
         steps.push(Step::Shaper);
     }
     steps
+}
+
+fn side(link: &Link) -> Step {
+    Step::Side { index: link.index, device: link.name.clone(), ethernet: link.ethernet }
+}
+
+/// What stands on devices that it is not to stand on any more, or is not needed, for the way back. `sides` as in [`Wanted`].
+pub fn outdated(record: &HostRecord, facts: &Facts, sides: &[Link]) -> Vec<Step> {
+    let stale = record.sides.iter().filter(|index| !sides.iter().any(|link| link.index == **index));
+    let mut steps: Vec<Step> = stale.map(|index| gone_side(*index)).collect();
+    if record.fib != 0 && !asks_fib(facts) {
+        steps.push(Step::Fib);
+    }
+    steps
+}
+
+fn gone_side(index: u32) -> Step {
+    Step::Side { index, device: format!("device {index}"), ethernet: true }
 }
 
 /// All files that setup may keep.
@@ -131,9 +168,11 @@ pub fn done(config: &Config, record: &HostRecord, concerned: bool) -> Vec<Step> 
     steps.extend([
         Step::Mount { directory: bpf_directory(&config.state_dir) },
         Step::Load { version: record.version.clone() },
-        Step::Hook { program: "from_wire", index: record.uplink, device: "the uplink".into() },
+        Step::Hook { program: entry(!record.frameless), index: record.uplink, device: "the uplink".into() },
         Step::Hook { program: "from_lo", index: LO, device: "lo".into() },
     ]);
+    steps.extend(record.sides.iter().map(|index| gone_side(*index)));
+    steps.push(Step::Fib);
     if record.fair != 0 {
         steps.push(Step::Fair { index: record.fair, device: "the uplink".into() });
     }

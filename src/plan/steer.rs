@@ -2,34 +2,59 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::host::Facts;
+use crate::host::{Facts, HostRecord};
 use crate::net::route::Route;
 use crate::steer::HostFacts;
+use crate::steer::layout::{BESIDE_V4, BESIDE_V6};
 
-/// The facts as the programs read them. `fair`: the uplink has a flow for each container.
-pub fn host_facts(facts: &Facts, fair: bool) -> HostFacts {
+/// What of the host the programs read that is no fact but was made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Made {
+    /// Has the uplink a flow for each container?
+    pub fair: bool,
+    /// Index of the device that the host's routes are asked from; 0 for none.
+    pub fib: u32,
+}
+
+impl Made {
+    /// As the host's record tells.
+    pub fn of(record: &HostRecord) -> Self {
+        Self { fair: record.fair != 0, fib: record.fib }
+    }
+}
+
+/// Do the host's routes lead elsewhere than out of the uplink, or depend on more than the destination? Then the data path needs a
+/// device to ask them from.
+pub fn asks_fib(facts: &Facts) -> bool {
+    facts.policy || facts.routes.iter().any(|route| route.kind.refuses() || route.link != facts.uplink.index)
+}
+
+/// The facts as the programs read them.
+pub fn host_facts(facts: &Facts, made: Made) -> HostFacts {
     let (uplink, mtu) = (facts.uplink.index, facts.uplink.mtu);
-    let mut host = HostFacts { uplink, mtu, mac: facts.mac, ..HostFacts::default() };
-    if fair {
+    let mut host = HostFacts { uplink, mtu, mac: facts.mac, fib: made.fib, ..HostFacts::default() };
+    if made.fair {
         host.flags |= HostFacts::FAIR;
     }
     // commit c43272299488: before it a packet from lo keeps the host's route through redirect_peer
     if facts.kernel >= (6, 15) {
         host.flags |= HostFacts::PEER_FROM_LO;
     }
+    let hop = |v6, most| (!facts.policy).then(|| next_hop(&facts.routes, uplink, v6, most)).flatten();
     let count = |v6: bool| facts.addresses.iter().chain(&facts.others).filter(|ip| ip.is_ipv6() == v6).count();
-
     if let Some(IpAddr::V4(ip)) = facts.primary(false) {
         host.v4[0] = ip.octets();
         host.v4_broadcast = broadcast(&facts.routes, ip).map_or([0; 4], |ip| ip.octets());
         if count(false) == 1 {
             host.flags |= HostFacts::ONE_V4;
         }
-        if let Some(hop) = (!facts.policy).then(|| next_hop(&facts.routes, false)).flatten() {
-            host.flags |= HostFacts::NEXTHOP_V4;
-            host.v4[1] = v4(hop.network);
-            host.v4[2] = mask(hop.prefix);
-            host.v4[3] = v4(hop.gateway);
+        if let Some(hop) = hop(false, BESIDE_V4) {
+            host.flags |= HostFacts::NEXTHOP_V4 | if hop.beside.is_empty() { 0 } else { HostFacts::BESIDE_V4 };
+            (host.v4[1], host.v4[2], host.v4[3]) = (v4(hop.network.0), mask(hop.network.1), v4(hop.gateway));
+            host.v4_beside = [[[0; 4], [0xff; 4]]; BESIDE_V4];
+            for (place, (network, prefix)) in host.v4_beside.iter_mut().zip(hop.beside) {
+                *place = [v4(Some(network)), mask(prefix)];
+            }
         }
     }
     if let Some(IpAddr::V6(ip)) = facts.primary(true) {
@@ -37,49 +62,60 @@ pub fn host_facts(facts: &Facts, fair: bool) -> HostFacts {
         if count(true) == 1 {
             host.flags |= HostFacts::ONE_V6;
         }
-        if let Some(hop) = (!facts.policy).then(|| next_hop(&facts.routes, true)).flatten() {
-            host.flags |= HostFacts::NEXTHOP_V6;
-            host.v6[1] = v6(hop.network);
-            host.v6[2] = mask(hop.prefix);
-            host.v6[3] = v6(hop.gateway);
+        if let Some(hop) = hop(true, BESIDE_V6) {
+            host.flags |= HostFacts::NEXTHOP_V6 | if hop.beside.is_empty() { 0 } else { HostFacts::BESIDE_V6 };
+            (host.v6[1], host.v6[2], host.v6[3]) = (v6(hop.network.0), mask(hop.network.1), v6(hop.gateway));
+            host.v6_beside = [[[0; 16], [0xff; 16]]; BESIDE_V6];
+            for (place, (network, prefix)) in host.v6_beside.iter_mut().zip(hop.beside) {
+                *place = [v6(Some(network)), mask(prefix)];
+            }
         }
     }
     host
 }
 
+/// Where everything goes that is in none of the networks `beside`: to neighbours in `network`, else to the gateway.
 struct NextHop {
-    network: Option<IpAddr>,
-    prefix: u8,
+    network: (Option<IpAddr>, u8),
     gateway: Option<IpAddr>,
+    beside: Vec<(IpAddr, u8)>,
 }
 
-/// The uplink's routes as one on-link network and at most one gateway, when that is all there is to them; otherwise
-/// the programs ask the kernel's route table per packet.
-fn next_hop(routes: &[Route], v6: bool) -> Option<NextHop> {
-    let link_local = |r: &&Route| matches!(r.destination, IpAddr::V6(ip) if ip.segments()[0] & 0xffc0 == 0xfe80);
-    let mut hop = NextHop { network: None, prefix: 0, gateway: None };
-    for route in routes.iter().filter(|r| r.destination.is_ipv6() == v6 && !link_local(r)) {
-        match (route.gateway, route.is_default()) {
-            (Some(gateway), true) if hop.gateway.is_none() && gateway.is_ipv6() == v6 => hop.gateway = Some(gateway),
-            (None, false) if hop.network.is_none() => {
-                hop.network = Some(route.destination);
-                hop.prefix = route.prefix;
-            }
-            _ => return None,
-        }
-    }
+/// The host's routes as one network on the uplink's link and at most one gateway there, and at most `most` networks beside; when
+/// that is not all there is to them, the programs ask the kernel's route table for each packet.
+fn next_hop(routes: &[Route], uplink: u32, v6: bool, most: usize) -> Option<NextHop> {
+    let (defaults, others): (Vec<&Route>, Vec<&Route>) =
+        routes.iter().filter(|r| r.destination.is_ipv6() == v6).partition(|r| r.is_default());
+    let best = defaults.iter().map(|r| r.metric).min();
+    let mut best = defaults.into_iter().filter(|r| Some(r.metric) == best);
+    let out = |route: &Route| !route.kind.refuses() && route.link == uplink;
+    let gateway = match (best.next(), best.next()) {
+        (None, _) => None,
+        (Some(route), None) if out(route) => Some(route.gateway.filter(|gateway| gateway.is_ipv6() == v6)?),
+        _ => return None,
+    };
+    let on_link = others.iter().position(|route| out(route) && route.gateway.is_none());
     // without an on-link network the mask would be empty, and every destination would look like a neighbour
-    hop.network.is_some().then_some(hop)
+    let network = others.get(on_link?)?;
+    let rest = others.iter().enumerate().filter(|(i, _)| Some(*i) != on_link).map(|(_, route)| route);
+    let beside: Vec<(IpAddr, u8)> = rest.map(|route| (route.destination, route.prefix)).collect();
+    // Nobody to ask beside the uplink: without a gateway, or with more networks than there is room for.
+    if beside.len() > most || (gateway.is_none() && !beside.is_empty()) {
+        return None;
+    }
+    Some(NextHop { network: (Some(network.destination), network.prefix), gateway, beside })
 }
 
 /// The broadcast address of the network that `own` is in. Networks of one or two addresses have none (RFC 3021).
 fn broadcast(routes: &[Route], own: Ipv4Addr) -> Option<Ipv4Addr> {
-    routes.iter().filter(|r| r.gateway.is_none() && (1..=30).contains(&r.prefix)).find_map(|r| match r.destination {
-        IpAddr::V4(network) => {
-            let mask = u32::MAX << (32 - r.prefix);
-            (own.to_bits() & mask == network.to_bits()).then(|| Ipv4Addr::from_bits(network.to_bits() | !mask))
+    routes.iter().filter(|r| r.gateway.is_none() && !r.kind.refuses() && (1..=30).contains(&r.prefix)).find_map(|r| {
+        match r.destination {
+            IpAddr::V4(network) => {
+                let mask = u32::MAX << (32 - r.prefix);
+                (own.to_bits() & mask == network.to_bits()).then(|| Ipv4Addr::from_bits(network.to_bits() | !mask))
+            }
+            IpAddr::V6(_) => None,
         }
-        IpAddr::V6(_) => None,
     })
 }
 
@@ -110,6 +146,7 @@ fn mask<const N: usize>(prefix: u8) -> [u8; N] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::route::Kind;
 
     #[test]
     fn masks() {
@@ -119,33 +156,58 @@ mod tests {
         assert_eq!(mask::<16>(65)[7..10], [0xff, 0x80, 0]);
     }
 
-    #[test]
-    fn only_a_simple_table_is_cached() {
-        let route = |text: &str, prefix, gateway: Option<&str>| Route {
+    fn route(text: &str, prefix: u8, link: u32, gateway: Option<&str>) -> Route {
+        Route {
+            kind: Kind::Unicast,
             destination: text.parse().unwrap(),
             prefix,
-            link: 2,
+            link,
             gateway: gateway.map(|g| g.parse().unwrap()),
             source: None,
             metric: 0,
             mtu: None,
-        };
-        let on_link = route("10.0.0.0", 24, None);
-        let default = route("0.0.0.0", 0, Some("10.0.0.1"));
-        let simple = [on_link.clone(), default.clone(), route("fe80::", 64, None)];
-        assert_eq!(next_hop(&simple, false).unwrap().gateway, Some("10.0.0.1".parse().unwrap()));
-        assert!(next_hop(&simple, true).is_none());
-        assert!(next_hop(std::slice::from_ref(&default), false).is_none(), "a gateway beyond no network");
-        let other = route("10.1.0.0", 16, Some("10.0.0.2"));
-        assert!(next_hop(&[on_link.clone(), default.clone(), other], false).is_none());
-        assert!(next_hop(&[on_link.clone(), default.clone(), default.clone()], false).is_none(), "multipath");
-        assert!(next_hop(&[on_link.clone(), default, route("10.9.0.0", 24, None)], false).is_none());
-        assert_eq!(next_hop(std::slice::from_ref(&on_link), false).unwrap().gateway, None);
+        }
+    }
 
+    #[test]
+    fn one_gateway_of_the_uplink_is_known_and_what_lies_beside_it() {
+        let on_link = route("10.0.0.0", 24, 2, None);
+        let default = route("0.0.0.0", 0, 2, Some("10.0.0.1"));
+        let hop = |routes: &[&Route]| {
+            next_hop(&routes.iter().map(|r| (*r).clone()).collect::<Vec<_>>(), 2, false, 2)
+                .map(|hop| (hop.gateway, hop.beside.into_iter().map(|(ip, n)| format!("{ip}/{n}")).collect::<Vec<_>>()))
+        };
+        let known =
+            |beside: &[&str]| Some((default.gateway, beside.iter().map(|b| (*b).to_owned()).collect::<Vec<_>>()));
+        assert_eq!(hop(&[&on_link, &default]), known(&[]));
+        assert_eq!(hop(&[&on_link]), Some((None, vec![])));
+        assert_eq!(hop(&[&default]), None, "a gateway beyond no network");
+        let others = [
+            route("10.1.0.0", 16, 2, Some("10.0.0.2")),
+            route("172.17.0.0", 16, 3, None),
+            Route { kind: Kind::Blackhole, link: 0, ..route("10.9.0.0", 16, 0, None) },
+        ];
+        assert_eq!(hop(&[&on_link, &default, &others[0]]), known(&["10.1.0.0/16"]));
+        assert_eq!(hop(&[&others[1], &on_link, &default, &others[2]]), known(&["172.17.0.0/16", "10.9.0.0/16"]));
+        assert_eq!(hop(&[&on_link, &default, &others[0], &others[1], &others[2]]), None, "more than there is room for");
+        assert_eq!(hop(&[&on_link, &others[1]]), None, "no gateway, and more than the uplink");
+        assert_eq!(hop(&[&on_link, &default, &default]), None, "multipath");
+        let worse = Route { metric: 100, ..route("0.0.0.0", 0, 3, Some("192.0.2.1")) };
+        assert_eq!(hop(&[&on_link, &worse, &default]), known(&[]), "the best one counts");
+        let worst = Route { metric: 200, ..default.clone() };
+        assert_eq!(hop(&[&on_link, &worse, &worst]), None, "the best one leads elsewhere");
+        let refuses = Route { kind: Kind::Prohibit, link: 0, ..route("0.0.0.0", 0, 0, None) };
+        assert_eq!(hop(&[&on_link, &refuses, &worse]), None);
+        assert_eq!(hop(&[&on_link, &route("0.0.0.0", 0, 2, Some("fd00::1"))]), None, "IPv4 by way of IPv6");
+    }
+
+    #[test]
+    fn broadcast_addresses() {
         let ip = |text: &str| text.parse::<Ipv4Addr>().unwrap();
-        assert_eq!(broadcast(std::slice::from_ref(&on_link), ip("10.0.0.2")), Some(ip("10.0.0.255")));
-        assert_eq!(broadcast(&[on_link], ip("10.1.0.2")), None);
-        assert_eq!(broadcast(&[route("10.0.0.2", 31, None)], ip("10.0.0.2")), None, "two addresses, both hosts");
-        assert_eq!(broadcast(&[route("10.0.0.1", 32, None)], ip("10.0.0.2")), None, "a route to the gateway alone");
+        let on_link = |text: &str, prefix| [route(text, prefix, 2, None)];
+        assert_eq!(broadcast(&on_link("10.0.0.0", 24), ip("10.0.0.2")), Some(ip("10.0.0.255")));
+        assert_eq!(broadcast(&on_link("10.0.0.0", 24), ip("10.1.0.2")), None);
+        assert_eq!(broadcast(&on_link("10.0.0.2", 31), ip("10.0.0.2")), None, "two addresses, both hosts");
+        assert_eq!(broadcast(&on_link("10.0.0.1", 32), ip("10.0.0.2")), None, "a route to the gateway alone");
     }
 }

@@ -59,6 +59,17 @@ pub enum Step {
         /// Name of the device.
         device: String,
     },
+    /// The program on what enters through a device of the host beside the uplink.
+    Side {
+        /// Index of the device.
+        index: u32,
+        /// Name of the device.
+        device: String,
+        /// Have its frames an Ethernet header?
+        ethernet: bool,
+    },
+    /// The device that the data path asks the host's routes from.
+    Fib,
     /// A root qdisc of the uplink with a flow for each container.
     Fair {
         /// Index of the uplink.
@@ -126,6 +137,11 @@ pub enum Step {
         /// Its block and the ports of its members.
         ports: PortSet,
     },
+}
+
+/// The program on what comes in by a device whose frames have an Ethernet header, or none.
+pub fn entry(ethernet: bool) -> &'static str {
+    if ethernet { "from_wire" } else { "from_tunnel" }
 }
 
 /// What [`Step::Furnish`] gives to a namespace.
@@ -206,7 +222,7 @@ impl Action {
             (Verb::Perform, Step::Keep { .. }) => ("write", "wrote"),
             (Verb::Perform, Step::Mount { .. }) => ("mount", "mounted"),
             (Verb::Perform, Step::Load { .. }) => ("load", "loaded"),
-            (Verb::Perform, Step::Hook { .. } | Step::Guard { .. }) => ("attach", "attached"),
+            (Verb::Perform, Step::Hook { .. } | Step::Side { .. } | Step::Guard { .. }) => ("attach", "attached"),
             (Verb::Perform, Step::Cpu(_)) => ("set", "set"),
             (Verb::Perform, _) => ("make", "made"),
         }
@@ -235,6 +251,7 @@ impl Step {
             (Setting { key: a, .. }, Setting { key: b, .. }) => a == b,
             (Keep { path: a, .. }, Keep { path: b, .. }) => a == b,
             (Hook { program: a, .. }, Hook { program: b, .. }) => a == b,
+            (Side { index: a, .. }, Side { index: b, .. }) => a == b,
             (Queue { place: a, second: x, .. }, Queue { place: b, second: y, .. }) => (a, x) == (b, y),
             (Cpu(a), Cpu(b)) => a.member == b.member,
             (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
@@ -267,6 +284,8 @@ impl fmt::Display for Step {
             Step::Load { version } => write!(f, "programs of version {version}"),
             Step::Setting { key, value } => write!(f, "setting net.{} = {value}", key.replace('/', ".")),
             Step::Hook { program, device, .. } => write!(f, "program {program} on {device}"),
+            Step::Side { device, ethernet, .. } => write!(f, "program {} on {device}", entry(*ethernet)),
+            Step::Fib => f.write_str("device portslice-fib"),
             Step::Fair { device, .. } => write!(f, "root qdisc of {device} with a flow for each container"),
             Step::Shaper => f.write_str("devices portslice-limit and portslice-after"),
             Step::Pair { slot, inner, .. } => write!(f, "device pair portslice{slot} - {inner}"),

@@ -129,7 +129,7 @@ impl<'a> Attach<'a> {
         let looking = Looking::unless_reserved(config, known.as_ref());
         let mut netlink = Netlink::route()?;
         let proc = Proc::private();
-        let facts = Facts::read(&mut netlink, &proc, config.uplink.as_deref())?;
+        let facts = Facts::read(&mut netlink, &proc, config)?;
         grant::check_host(config, &facts)?;
         let mut member = wanted::member(request, pid);
         if netns.is_some() {

@@ -20,7 +20,7 @@ use crate::wire::HostSite;
 pub fn at_boot(config: &Config) -> Result<(Vec<Action>, Result<Outcome>)> {
     let reserved = reserve_alone(config)?;
     let mut netlink = Netlink::route()?;
-    match Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref()) {
+    match Facts::read(&mut netlink, &Proc::default(), config) {
         Ok(_) => Ok((reserved, Ok(setup(config, How::default())?))),
         Err(e) => Ok((reserved, Err(e))),
     }

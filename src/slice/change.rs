@@ -49,7 +49,7 @@ pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool, p
         let goal = wish.goal()?;
         if limits::need_shaper(&goal.terms) && host.shaper.is_none() {
             let mut netlink = Netlink::route()?;
-            let mut facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
+            let mut facts = Facts::read(&mut netlink, &Proc::default(), config)?;
             host = ready(config, &mut netlink, &mut facts, true, prepare)?;
             continue;
         }

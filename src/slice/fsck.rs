@@ -12,12 +12,12 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::boot_id;
 use crate::host::sysctl::Proc;
-use crate::host::{Facts, Given, HostRecord};
+use crate::host::{Facts, Given, HostRecord, beside};
 use crate::lease::ledger::{decode, encode};
 use crate::lease::{Desk, Lease, Ledger, Stage};
 use crate::net::{Netlink, Netns};
 use crate::plan::slice::{Surroundings, follow, slice, steered};
-use crate::plan::steer::host_facts;
+use crate::plan::steer::{Made, host_facts};
 use crate::plan::{Step, host as host_plan};
 use crate::steer::{TenantState, find};
 use crate::wire::{Carry, Host, HostSite, Others, Site};
@@ -300,11 +300,17 @@ fn look_at_host(
     netlink: &mut Netlink,
 ) -> Result<Vec<Difference>> {
     let (facts, record) = (&present.facts, present.record.clone());
-    let (version, shaper, fair) = (record.version.clone(), record.shaper != 0, record.fair != 0);
+    let made = Made::of(&record);
+    let wanted = host_plan::Wanted {
+        version: record.version.clone(),
+        shaper: record.shaper != 0,
+        sides: beside::inbound(netlink, &facts.uplink)?,
+        kept: host_plan::Kept::default(),
+    };
     let mut site = HostSite::new(config, Some(facts), ledger, record, netlink);
-    let plan = host_plan::host(config, facts, &host_plan::Kept::default(), (&version, shaper));
+    let plan = host_plan::host(config, facts, &wanted);
     let mut all = look_at_steps("host", &mut site, plan);
-    if !host.maps.has_host(&host_facts(facts, fair), &facts.addresses, &facts.others)? {
+    if !host.maps.has_host(&host_facts(facts, made), &facts.addresses, &facts.others)? {
         let what = "the data path knows the host as it was: its addresses, MAC, MTU or routes changed since";
         all.push(differs("host", About::Facts, what));
     } else if !present.given.same(&host.given) {
@@ -327,7 +333,7 @@ struct Present {
 
 impl Present {
     fn read(config: &Config, host: &Host, netlink: &mut Netlink) -> Result<Self> {
-        let facts = Facts::read(netlink, &Proc::default(), config.uplink.as_deref())?;
+        let facts = Facts::read(netlink, &Proc::default(), config)?;
         let record = HostRecord::read(&config.state_dir, boot_id())?;
         let given = given_now(&facts, &record.fresh, &host.given.version)?;
         Ok(Present { given, facts, record, proc: Proc::private() })

@@ -29,7 +29,7 @@ pub fn takes_another(config: &Config) -> Result<()> {
         ));
     }
     let mut netlink = Netlink::route()?;
-    let facts = Facts::read(&mut netlink, &Proc::private(), config.uplink.as_deref())?;
+    let facts = Facts::read(&mut netlink, &Proc::private(), config)?;
     check_host(config, &facts)?;
     let Some(host) = peek(config)? else { return Ok(()) };
     match has_room(config, &host) {

@@ -12,7 +12,7 @@ use crate::lease::lock::{Lock, PATIENCE, is_gone};
 use crate::net::netns::NetnsId;
 use crate::net::{Netlink, Netns};
 use crate::plan::host::bpf_directory;
-use crate::plan::steer::host_facts;
+use crate::plan::steer::{Made, asks_fib, host_facts};
 use crate::steer::layout::LAYOUTS;
 use crate::steer::{Maps, Programs, find};
 use crate::wire::{Host, programs, shaper};
@@ -39,7 +39,7 @@ pub fn ready(
             return Err(Error::Busy("the host changes faster than it can be prepared: try again".into()));
         }
         prepare(config, shaper)?;
-        *facts = Facts::read(netlink, &Proc::default(), config.uplink.as_deref())?;
+        *facts = Facts::read(netlink, &Proc::default(), config)?;
     }
 }
 
@@ -211,13 +211,14 @@ fn open_current(config: &Config, netlink: &mut Netlink, facts: &Facts, shaper: b
         && programs::is_converted(&record)
         && is_whole(&record, config)
         && record.uplink == uplink
-        && record.fair == if fair { uplink } else { 0 };
+        && record.fair == if fair { uplink } else { 0 }
+        && (record.fib != 0) == asks_fib(facts);
     if !prepared || (shaper && shaper::find(netlink, record.instance)? != Some(record.shaper)) {
         return Ok(None);
     }
     let host = open(config, &record)?;
     // The settings are setup's to look at: reading them takes as long as all the rest.
     let same = host.given.same(&Given::of(facts, &host.given.copied, &host.given.version))
-        && host.maps.has_host(&host_facts(facts, fair), &facts.addresses, &facts.others)?;
+        && host.maps.has_host(&host_facts(facts, Made::of(&record)), &facts.addresses, &facts.others)?;
     Ok(same.then_some(host))
 }

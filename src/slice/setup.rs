@@ -13,12 +13,12 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::{boot_id, mount_namespace, privileged};
 use crate::host::sysctl::Proc;
-use crate::host::{Facts, HostRecord, features};
+use crate::host::{Facts, HostRecord, beside, features};
 use crate::lease::lock::{Lock, PATIENCE, is_gone};
 use crate::lease::{Lease, Ledger, Stage};
 use crate::net::{Netlink, Netns};
-use crate::plan::host::{self, Kept, bpf_directory};
-use crate::plan::steer::host_facts;
+use crate::plan::host::{self, Wanted, bpf_directory};
+use crate::plan::steer::{Made, host_facts};
 use crate::plan::{Action, Step};
 use crate::steer::Maps;
 use crate::steer::layout::LAYOUTS;
@@ -68,7 +68,7 @@ pub fn sync(config: &Config, how: How) -> Result<Option<Outcome>> {
 /// Makes the host ready, and mends what of it is missing.
 pub fn setup(config: &Config, how: How) -> Result<Outcome> {
     let mut netlink = Netlink::route()?;
-    let facts = Facts::read(&mut netlink, &Proc::default(), config.uplink.as_deref())?;
+    let facts = Facts::read(&mut netlink, &Proc::default(), config)?;
     let (boot, here) = (boot_id(), Netns::here()?);
     let ledger = Ledger::at(&config.state_dir);
     let before = HostRecord::read(&config.state_dir, boot)?;
@@ -83,20 +83,21 @@ pub fn setup(config: &Config, how: How) -> Result<Outcome> {
     check_namespace(&record, here, config)?;
     check_view(config, &record)?;
     record.begin(boot, here, &config.state_dir)?;
-    let wanted = how.shaper || record.shaper != 0;
+    let shaper = how.shaper || record.shaper != 0;
     let keeps = how.keep_programs && record.ready && programs::is_converted(&record);
     let version = if keeps { record.version.clone() } else { VERSION.to_owned() };
     let mut site = HostSite::new(config, Some(&facts), &ledger, record, &mut netlink);
     check(&mut site, &facts, &version)?;
     let (release, host_ports) = reserve::look(&mut site)?;
-    let kept = files::kept(here);
-    let plan = host::host(config, &facts, &kept, (&version, wanted));
-    let mut actions = obsolete(&site, &facts, &kept);
+    let sides = beside::inbound(site.netlink, &facts.uplink)?;
+    let wanted = Wanted { version, shaper, sides, kept: files::kept(here) };
+    let plan = host::host(config, &facts, &wanted);
+    let mut actions = obsolete(&site, &facts, &wanted);
     actions.extend(release);
     let gap = files::boot_gap(here);
     if how.dry {
         actions.extend(run::missing(&mut site, plan)?);
-        let (given, loaded) = (site.record.given(), programs::is_loaded(&site, &version)?);
+        let (given, loaded) = (site.record.given(), programs::is_loaded(&site, &wanted.version)?);
         // What is not there yet cannot be looked at.
         let slices = if loaded { follow::plan(config, &given)? } else { Vec::new() };
         return Ok(Outcome { facts, actions, slices, host_ports, gap });
@@ -117,8 +118,8 @@ pub fn setup(config: &Config, how: How) -> Result<Outcome> {
     }
     site.record.mount_namespace = site.record.mount_namespace.or_else(mount_namespace);
     site.save()?;
-    let (fair, directory) = (site.record.fair != 0, bpf_directory(&config.state_dir));
-    Maps::open(&directory)?.set_host(&host_facts(&facts, fair), &facts.addresses, &facts.others)?;
+    let (made, directory) = (Made::of(&site.record), bpf_directory(&config.state_dir));
+    Maps::open(&directory)?.set_host(&host_facts(&facts, made), &facts.addresses, &facts.others)?;
     drop(lock);
     // A process that stands still must keep neither other containers from starting nor slices from following that it does not
     // work on.
@@ -220,9 +221,10 @@ fn look_around(site: &mut HostSite<'_>) -> Result<()> {
 }
 
 /// What an earlier setup made and this configuration does without.
-fn obsolete(site: &HostSite<'_>, facts: &Facts, kept: &Kept) -> Vec<Action> {
+fn obsolete(site: &HostSite<'_>, facts: &Facts, wanted: &Wanted) -> Vec<Action> {
     let fair = site.record.fair;
     let stale = fair != 0 && (fair != facts.uplink.index || !site.config.egress_unique_flow_per_container);
     let fair = stale.then(|| Step::Fair { index: fair, device: "the uplink".into() });
-    Action::undo(fair.into_iter().chain(files::obsolete(kept)).collect())
+    let outdated = host::outdated(&site.record, facts, &wanted.sides);
+    Action::undo(fair.into_iter().chain(outdated).chain(files::obsolete(&wanted.kept)).collect())
 }

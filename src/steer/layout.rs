@@ -11,7 +11,7 @@ pub const MAX_ADDRESSES: usize = 16_384;
 
 /// Raised when a map's layout changes: programs of two layouts cannot share maps. A value may only grow at its end, and zero
 /// there has to mean what was before: [`super::convert`] copies what stands in the older maps.
-pub const LAYOUT: u32 = 5 + RAISED;
+pub const LAYOUT: u32 = 6 + RAISED;
 
 /// The layouts whose maps this version takes over.
 pub const LAYOUTS: Known = Known { oldest: 3, newest: LAYOUT };
@@ -54,7 +54,21 @@ pub struct HostFacts {
     pub v4_broadcast: [u8; 4],
     /// The same for IPv6.
     pub v6: [[u8; 16]; 4],
+    /// Interface index of the device that the host's routes are asked from; 0 where they all lead out of the uplink.
+    pub fib: u32,
+    /// Unused.
+    pub pad2: u32,
+    /// Networks for which they are asked although the gateway is known, each with its mask.
+    pub v4_beside: [[[u8; 4]; 2]; BESIDE_V4],
+    /// The same for IPv6.
+    pub v6_beside: [[[u8; 16]; 2]; BESIDE_V6],
 }
+
+/// How many of `v4_beside` there are (`BESIDE_V4`).
+pub const BESIDE_V4: usize = 8;
+
+/// How many of `v6_beside` there are (`BESIDE_V6`).
+pub const BESIDE_V6: usize = 4;
 
 impl HostFacts {
     /// redirect_peer may be used for packets from lo.
@@ -63,12 +77,16 @@ impl HostFacts {
     pub const ONE_V4: u32 = 2;
     /// `v6[0]` is the host's only IPv6 address.
     pub const ONE_V6: u32 = 4;
-    /// `v4[1..]` describe all IPv4 routes.
+    /// `v4[1..]` describe all IPv4 routes but for `v4_beside`.
     pub const NEXTHOP_V4: u32 = 8;
-    /// `v6[1..]` describe all IPv6 routes.
+    /// `v6[1..]` describe all IPv6 routes but for `v6_beside`.
     pub const NEXTHOP_V6: u32 = 16;
     /// The uplink's root qdisc gives each container a flow of its own.
     pub const FAIR: u32 = 32;
+    /// `v4_beside` has something.
+    pub const BESIDE_V4: u32 = 64;
+    /// `v6_beside` has something.
+    pub const BESIDE_V6: u32 = 128;
 }
 
 /// `struct slot`.
@@ -116,7 +134,7 @@ pub struct Counters {
     pub drops: [u64; REASONS.len()],
 }
 
-const _: () = assert!(size_of::<HostFacts>() == 20 + 16 + 4 + 64);
+const _: () = assert!(size_of::<HostFacts>() == 104 + 8 + 8 * BESIDE_V4 + 32 * BESIDE_V6);
 const _: () = assert!(size_of::<SlotEntry>() == 16);
 const _: () = assert!(size_of::<Counters>() == 8 * (4 + REASONS.len()));
 
@@ -131,6 +149,9 @@ impl HostFacts {
         bytes[20..36].copy_from_slice(self.v4.as_flattened());
         bytes[36..40].copy_from_slice(&self.v4_broadcast);
         bytes[40..104].copy_from_slice(self.v6.as_flattened());
+        bytes[104..108].copy_from_slice(&self.fib.to_ne_bytes());
+        bytes[112..176].copy_from_slice(self.v4_beside.as_flattened().as_flattened());
+        bytes[176..304].copy_from_slice(self.v6_beside.as_flattened().as_flattened());
         bytes
     }
 }

@@ -23,7 +23,7 @@ const PORTS: usize = 65536;
 /// Bytes of a value of `devices`: `struct bpf_devmap_val`.
 const DEVICE: usize = 8;
 const COUNTER_WORDS: usize = size_of::<Counters>() / 8;
-const ADDRESS_OF_UPLINK: u32 = 1;
+const ADDRESS_CARRIED: u32 = 1;
 const ADDRESS_OF_HOST: u32 = 2;
 
 /// Who has a port.
@@ -249,22 +249,22 @@ impl Maps {
     }
 
     /// Do the programs know the host as it is?
-    pub fn has_host(&self, facts: &HostFacts, uplink: &[IpAddr], others: &[IpAddr]) -> Result<bool> {
+    pub fn has_host(&self, facts: &HostFacts, carried: &[IpAddr], others: &[IpAddr]) -> Result<bool> {
         let mut now = [0u8; size_of::<HostFacts>()];
         if sys::lookup(self.host.as_fd(), &0u32.to_ne_bytes(), &mut now).is_err() || now != facts.bytes() {
             return Ok(false);
         }
-        let wanted = kinds(uplink, others)?;
+        let wanted = kinds(carried, others)?;
         Ok(wanted.iter().all(|(address, kind)| self.has_address(address, *kind))
             && self.known_addresses()?.len() == wanted.len())
     }
 
     /// Tells the programs what the host looks like. Writes only what differs.
-    pub fn set_host(&self, facts: &HostFacts, uplink: &[IpAddr], others: &[IpAddr]) -> Result<()> {
+    pub fn set_host(&self, facts: &HostFacts, carried: &[IpAddr], others: &[IpAddr]) -> Result<()> {
         let fail = |what: &'static str| {
             move |e: io::Error| Error::Bpf { doing: format!("write the host's {what}"), why: e.to_string() }
         };
-        let wanted = kinds(uplink, others)?;
+        let wanted = kinds(carried, others)?;
         // Room first. Addresses before the facts: while they are being added the old facts still say "look them up".
         let (known, stale): (Vec<_>, Vec<_>) =
             self.known_addresses()?.into_iter().partition(|address| wanted.contains_key(address));
@@ -307,10 +307,10 @@ impl Maps {
     }
 }
 
-/// The host's addresses as the map has them. One that is on the uplink and on another device counts as the uplink's.
-fn kinds(uplink: &[IpAddr], others: &[IpAddr]) -> Result<BTreeMap<[u8; 16], u32>> {
+/// The host's addresses as the map has them.
+fn kinds(carried: &[IpAddr], others: &[IpAddr]) -> Result<BTreeMap<[u8; 16], u32>> {
     let mut kinds: BTreeMap<_, _> = others.iter().map(|ip| (mapped(*ip), ADDRESS_OF_HOST)).collect();
-    kinds.extend(uplink.iter().map(|ip| (mapped(*ip), ADDRESS_OF_UPLINK)));
+    kinds.extend(carried.iter().map(|ip| (mapped(*ip), ADDRESS_CARRIED)));
     if kinds.len() > MAX_ADDRESSES {
         return Err(Error::unsupported(
             format!(

@@ -15,8 +15,8 @@ use super::sys::{self, Kind};
 use crate::error::{Error, Result};
 
 /// The programs by function name, see `bpf/steer.bpf.c`.
-pub(super) const NAMES: [&str; 7] =
-    ["from_wire", "from_lo", "from_container", "after_shaper", "host_flow", "inner_lo", "inner_eth"];
+pub(super) const NAMES: [&str; 8] =
+    ["from_wire", "from_tunnel", "from_lo", "from_container", "after_shaper", "host_flow", "inner_lo", "inner_eth"];
 
 /// The maps by name, see `bpf/maps.h`.
 pub(super) const MAPS: [&str; 12] = [

@@ -141,11 +141,14 @@ fn addresses_that_differ(carried: &[address::Address], it: &Furniture, others: &
 
 fn routes_that_differ(there: &[route::Route], it: &Furniture, others: &[(IpAddr, u8)]) -> Vec<String> {
     let mut lines = Vec::new();
-    let at = |route: &InnerRoute| (route.destination, route.prefix);
+    let at = |route: &InnerRoute| (route.destination, route.prefix, route.metric);
     for route in &it.routes {
-        match there.iter().find(|there| (there.destination, there.prefix) == at(route)) {
+        match there.iter().find(|there| (there.destination, there.prefix, there.metric) == at(route)) {
             None => lines.push(format!("it lacks the route {route}")),
-            Some(there) if there.mtu != Some(route.mtu) => {
+            Some(there) if there.kind != route.kind => {
+                lines.push(format!("its route {route} is another kind of route"))
+            }
+            Some(there) if there.mtu.unwrap_or(0) != route.mtu => {
                 let is = there.mtu.map_or_else(|| "none".into(), |mtu| mtu.to_string());
                 lines.push(format!("its route {route} has MTU {is} instead of {}", route.mtu));
             }
@@ -164,7 +167,7 @@ fn routes_that_differ(there: &[route::Route], it: &Furniture, others: &[(IpAddr,
     };
     let known = |there: &route::Route| {
         let to = (there.destination, there.prefix);
-        others.contains(&to) || it.routes.iter().any(|route| at(route) == to)
+        others.contains(&to) || it.routes.iter().any(|route| at(route) == (to.0, to.1, there.metric))
     };
     let more = there.iter().filter(|there| !known(there) && !own(there));
     lines.extend(

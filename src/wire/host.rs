@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Carry, fair, hook, keep, programs, reserve, settings, shaper};
+use super::{Carry, fair, fib, hook, keep, programs, reserve, settings, shaper};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::{Facts, HostRecord};
@@ -65,6 +65,8 @@ impl<'a> HostSite<'a> {
             Step::Load { .. } => self.programs.open("from_wire").is_ok(),
             Step::Hook { program, index, .. } if self.record.tcx => self.programs.is_hooked(program, *index),
             Step::Hook { program, index, .. } => *index != 0 && self.programs.open(program).is_ok(),
+            Step::Side { .. } => true,
+            Step::Fib => fib::find(self.netlink, self.record.instance)?.is_some(),
             Step::Fair { .. } => self.record.fair != 0,
             Step::Shaper => shaper::find(self.netlink, self.record.instance)?.is_some(),
             _ => false,
@@ -98,6 +100,17 @@ impl Carry for HostSite<'_> {
             Step::Load { version } => programs::load(self, version),
             Step::Hook { program, index, .. } if undo => hook::undo(self, program, *index),
             Step::Hook { program, index, device } => hook::perform(self, program, *index, device),
+            Step::Side { index, .. } if undo => hook::remove_side(self, *index),
+            Step::Side { index, device, ethernet } => hook::put_side(self, *index, device, *ethernet),
+            Step::Fib if undo => {
+                fib::remove(self.netlink, self.record.instance)?;
+                self.record.fib = 0;
+                Ok(())
+            }
+            Step::Fib => {
+                self.record.fib = fib::make(self.netlink, self.record.instance)?;
+                self.save()
+            }
             Step::Fair { index, .. } if undo => {
                 fair::remove(self.netlink, *index)?;
                 self.record.fair = 0;
@@ -127,6 +140,11 @@ impl Carry for HostSite<'_> {
             Step::Mount { directory } => programs::is_mounted(directory),
             Step::Load { version } => programs::is_loaded(self, version)?,
             Step::Hook { program, index, .. } => hook::is_there(self, program, *index)?,
+            Step::Side { index, ethernet, .. } => hook::has_side(self, *index, *ethernet)?,
+            Step::Fib => {
+                let found = fib::find(self.netlink, self.record.instance)?;
+                found.is_some() && found == Some(self.record.fib) && fib::is_asked()?
+            }
             Step::Fair { index, .. } => {
                 let uplink = self.uplink()?.clone();
                 self.record.fair == *index && fair::is_made(self.netlink, &self.programs, &uplink)?

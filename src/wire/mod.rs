@@ -5,6 +5,7 @@
 
 mod cpu;
 pub mod fair;
+mod fib;
 mod furnish;
 pub mod guard;
 pub mod hook;

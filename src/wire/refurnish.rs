@@ -115,6 +115,7 @@ pub fn carried(site: &mut Site<'_>) -> Result<Given> {
             source: route.source,
             metric: route.metric,
             mtu: route.mtu.unwrap_or(0),
+            kind: route.kind,
         };
         let routes = given.map(inner_route).collect();
         Ok(Given { mac, addresses, routes, ..Given::default() })
@@ -157,6 +158,7 @@ fn settings(here: &mut Settings<'_>, found: &mut Found, it: &Furniture) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::route::Kind;
 
     fn furniture(addresses: &[&str], routes: &[(&str, u8, u32)]) -> Furniture {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
@@ -166,6 +168,7 @@ mod tests {
             source: None,
             metric: 0,
             mtu: *mtu,
+            kind: Kind::Unicast,
         };
         Furniture {
             slot: 1,

@@ -48,12 +48,19 @@ pub fn result(attached: &Attached<'_>, network: &Network) -> Value {
     Value::Object(result)
 }
 
+impl<'a> Attached<'a> {
+    /// The specification has no words for a route that refuses.
+    fn leading(&self) -> impl Iterator<Item = &'a InnerRoute> {
+        self.routes.iter().filter(|route| !route.kind.refuses())
+    }
+}
+
 /// One address of each family.
 fn flat(attached: &Attached<'_>) -> Map<String, Value> {
     let mut result = Map::new();
     for (key, v6) in [("ip4", false), ("ip6", true)] {
         let Some(ip) = attached.addresses.iter().find(|ip| ip.is_ipv6() == v6) else { continue };
-        let routes = attached.routes.iter().filter(|route| route.destination.is_ipv6() == v6);
+        let routes = attached.leading().filter(|route| route.destination.is_ipv6() == v6);
         let routes: Vec<Value> = routes.map(|route| json!({"dst": route.to_string()})).collect();
         result.insert(key.to_owned(), json!({"ip": host_prefix(*ip), "routes": routes}));
     }
@@ -105,7 +112,7 @@ fn chained(attached: &Attached<'_>, version: &str, before: Option<&Map<String, V
         }
         entry
     };
-    add("routes", attached.routes.iter().map(route).collect());
+    add("routes", attached.leading().map(route).collect());
     result
 }
 

@@ -139,11 +139,11 @@ fn published_here(config: &Config, addresses: &[IpAddr]) -> Result<(), Failure> 
     if addresses.is_empty() {
         return Ok(());
     }
-    let facts = Facts::read(&mut Netlink::route()?, &Proc::private(), config.uplink.as_deref())?;
+    let facts = Facts::read(&mut Netlink::route()?, &Proc::private(), config)?;
     match addresses.iter().find(|ip| !facts.addresses.contains(ip)) {
         Some(ip) => Err(Failure::config(
             format!("hostIP {ip}"),
-            format!("containers carry the addresses of {}, and this is none of them; leave it out", facts.uplink.name),
+            "containers carry the addresses of the host, and this is none of them; leave it out",
         )),
         None => Ok(()),
     }

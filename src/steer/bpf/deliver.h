@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR MIT)
  *
- * Where a packet goes once it is known whose it is, and the counters on the way. Bytes are counted as on the wire:
+ * Where a packet goes on this host once it is known whose it is, and the counters on the way. Bytes are counted as on the wire:
  * a GSO or GRO packet counts as the segments it stands for, each with its own headers.
  */
 #pragma once
@@ -53,7 +53,7 @@ static __always_inline __u32 host_address_v4(const struct host *h, __u32 v4)
 	union addr a;
 
 	if (v4 == h->v4)
-		return ADDRESS_OF_UPLINK;
+		return ADDRESS_CARRIED;
 	if (h->flags & HOST_ONE_V4)
 		return 0;
 	map_v4(&a, v4);
@@ -63,7 +63,7 @@ static __always_inline __u32 host_address_v4(const struct host *h, __u32 v4)
 static __always_inline __u32 host_address_v6(const struct host *h, const union addr *a)
 {
 	if (same(a, &h->v6))
-		return ADDRESS_OF_UPLINK;
+		return ADDRESS_CARRIED;
 	if (h->flags & HOST_ONE_V6 || is_mapped(a))
 		return 0;
 	return host_address(a);
@@ -183,8 +183,8 @@ static __always_inline __u32 ingress_class(const struct slot *s)
 	return s->flags & SLOT_INGRESS_SECOND ? INGRESS_SECOND : 0;
 }
 
-/* From the wire into container `n`. */
-static __always_inline int to_container(struct __sk_buff *skb, __u32 n, __u32 l4, __u32 tcp)
+/* From a device of the host into container `n`. */
+static __always_inline int to_container(struct __sk_buff *skb, const struct host *h, __u32 n, __u32 l4, __u32 tcp)
 {
 	struct slot *s = running(n);
 
@@ -193,6 +193,9 @@ static __always_inline int to_container(struct __sk_buff *skb, __u32 n, __u32 l4
 	received(n, skb, l4, tcp);
 	if (limits(s, 0)) {
 		skb->priority = ingress_class(s);
+		/* the walk through the veth looks at the MAC again, and another device than the uplink has another one */
+		if (skb->ifindex != h->uplink && bpf_skb_store_bytes(skb, 0, h->mac, sizeof(h->mac), 0) < 0)
+			return DROP;
 		return bpf_redirect(s->ifindex, 0);
 	}
 	return bpf_redirect_peer(s->ifindex, 0);
@@ -253,125 +256,4 @@ static __always_inline int to_shaper(struct __sk_buff *skb, const struct slot *s
 	skb->priority = SHAPER_CLASS(n) + (s->flags & SLOT_EGRESS_SECOND ? SHAPER_SECOND : 0);
 	skb->mark = n | to << 16;
 	return bpf_redirect(shaper->ifindex, 0);
-}
-
-/* Out of the uplink to all, or to a group: no neighbour has that address, its MAC follows from it (RFC 1112 6.4, RFC 2464
- * 7). A copy for the sender's own group members is its own stack's to make; those elsewhere on this host get none. */
-static __always_inline int to_group(struct __sk_buff *skb, const struct host *h, const __u8 *group)
-{
-	__u8 macs[2 * ETH_ALEN];
-
-	__builtin_memcpy(macs, group, ETH_ALEN);
-	__builtin_memcpy(macs + ETH_ALEN, h->mac, ETH_ALEN);
-	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0) < 0)
-		return DROP;
-	return bpf_redirect(h->uplink, 0);
-}
-
-static __always_inline int is_group_v4(const struct host *h, __u32 dst)
-{
-	return dst == h->v4_broadcast || dst == 0xffffffff || (dst & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000);
-}
-
-static __always_inline int to_group_v4(struct __sk_buff *skb, const struct host *h, __u32 dst)
-{
-	__u8 mac[ETH_ALEN] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
-	__u32 low = bpf_ntohl(dst);
-
-	if (low >> 28 == 0xe) {
-		mac[0] = 0x01;
-		mac[1] = 0x00;
-		mac[2] = 0x5e;
-		mac[3] = low >> 16 & 0x7f;
-		mac[4] = low >> 8;
-		mac[5] = low;
-	}
-	return to_group(skb, h, mac);
-}
-
-static __always_inline int is_group_v6(const union addr *dst)
-{
-	return (dst->w[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
-}
-
-static __always_inline int to_group_v6(struct __sk_buff *skb, const struct host *h, const union addr *dst)
-{
-	__u8 mac[ETH_ALEN] = {0x33, 0x33};
-
-	__builtin_memcpy(mac + 2, &dst->w[3], 4);
-	return to_group(skb, h, mac);
-}
-
-/* Is it not on the uplink's network? */
-static __always_inline int beyond_v6(const struct host *h, const union addr *dst)
-{
-	return (dst->d[0] ^ h->v6_net.d[0]) & h->v6_mask.d[0] || (dst->d[1] ^ h->v6_net.d[1]) & h->v6_mask.d[1];
-}
-
-/* Only ever on the link, whatever the routes to other places are. */
-static __always_inline int is_link_local(const union addr *dst)
-{
-	return (dst->w[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
-}
-
-/* Out of the uplink by the host's routes. The kernel answers with an ICMP error only what was addressed to this host. */
-static __always_inline int by_route(struct __sk_buff *skb, const struct host *h)
-{
-	bpf_skb_change_type(skb, 0 /* PACKET_HOST */);
-	return bpf_redirect_neigh(h->uplink, 0, 0, 0);
-}
-
-/* Out of the uplink. Giving the next hop spares redirect_neigh its route lookup, 5 to 7 % of a small packet, and takes away
- * its way to tell the sender that the next hop does not answer. So only a gateway's is given, which does, and `ask`
- * says not to: for what begins a conversation. */
-static __always_inline int to_world_v4(struct __sk_buff *skb, const struct host *h, __u32 n, __u32 dst, __u32 ask)
-{
-	struct bpf_redir_neigh nh = {.nh_family = 2 /* AF_INET */};
-
-	if (h->flags & HOST_FAIR)
-		skb->priority = UPLINK_FLOW(n);
-
-	if (is_group_v4(h, dst))
-		return to_group_v4(skb, h, dst);
-	if (ask || !(h->flags & HOST_NEXTHOP_V4) || !((dst ^ h->v4_net) & h->v4_mask))
-		return by_route(skb, h);
-	nh.ipv4_nh = h->v4_gw;
-	return bpf_redirect_neigh(h->uplink, &nh, sizeof(nh), 0);
-}
-
-static __always_inline int to_world_v6(struct __sk_buff *skb, const struct host *h, __u32 n, const union addr *dst,
-				       __u32 ask)
-{
-	struct bpf_redir_neigh nh = {.nh_family = 10 /* AF_INET6 */};
-
-	if (h->flags & HOST_FAIR)
-		skb->priority = UPLINK_FLOW(n);
-
-	if (is_group_v6(dst))
-		return to_group_v6(skb, h, dst);
-	if (ask || !(h->flags & HOST_NEXTHOP_V6) || is_link_local(dst) || !beyond_v6(h, dst))
-		return by_route(skb, h);
-	__builtin_memcpy(nh.ipv6_nh, &h->v6_gw, sizeof(h->v6_gw));
-	return bpf_redirect_neigh(h->uplink, &nh, sizeof(nh), 0);
-}
-
-/* A frame larger than the uplink takes, or one that would be cut into such frames: some drivers hang on it, so it ends
- * here. */
-static __always_inline int oversize(struct __sk_buff *skb, const struct host *h, __u32 l4, __u32 tcp)
-{
-	if (skb->len <= h->mtu + ETH_HLEN)
-		return 0;
-	return !skb->gso_size || headers_of(skb, l4, tcp) + skb->gso_size > h->mtu + ETH_HLEN;
-}
-
-/* No gateway, and not a neighbour: nobody to hand it to. */
-static __always_inline int unreachable_v4(const struct host *h, __u32 dst)
-{
-	return h->flags & HOST_NEXTHOP_V4 && !h->v4_gw && (dst ^ h->v4_net) & h->v4_mask && !is_group_v4(h, dst);
-}
-
-static __always_inline int unreachable_v6(const struct host *h, const union addr *dst)
-{
-	return h->flags & HOST_NEXTHOP_V6 && !h->v6_gw.d[0] && !is_group_v6(dst) && !is_link_local(dst) &&
-	       beyond_v6(h, dst);
 }

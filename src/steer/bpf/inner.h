@@ -5,8 +5,6 @@
  */
 #pragma once
 
-#define KEEP 0x70736c6f		/* mark: inner_eth gave this to lo, inner_lo must not send it back */
-
 /* Has this namespace a socket that would take a packet to `dst`:`dport`? */
 static __noinline int listens(struct __sk_buff *skb, struct packet *p)
 {

@@ -39,9 +39,11 @@
 #define HOST_PEER_FROM_LO 1	/* kernel >= 6.15: redirect_peer drops the stale route of a packet from lo */
 #define HOST_ONE_V4 2		/* v4 is the host's only IPv4 address outside lo: comparing it is enough */
 #define HOST_ONE_V6 4
-#define HOST_NEXTHOP_V4 8	/* net/mask/gw describe the routes: no FIB lookup needed */
+#define HOST_NEXTHOP_V4 8	/* net/mask/gw describe the routes but for beside: no FIB lookup needed */
 #define HOST_NEXTHOP_V6 16
 #define HOST_FAIR 32		/* the uplink's root qdisc gives each container a flow of its own */
+#define HOST_BESIDE_V4 64	/* v4_beside has something: what is in there does not go to the gateway */
+#define HOST_BESIDE_V6 128
 
 #define ANSWER 0x10000		/* in fragment_way.to: not a slot but a bucket of echoes */
 
@@ -62,8 +64,8 @@
 #define UPLINK_FLOW(slot) (0x7073 << 16 | (slot))
 
 /* addresses */
-#define ADDRESS_OF_UPLINK 1	/* carried by every container, valid as a source */
-#define ADDRESS_OF_HOST 2	/* on another device of the host: a destination only */
+#define ADDRESS_CARRIED 1	/* by every container: valid as a source */
+#define ADDRESS_OF_HOST 2	/* a destination only */
 
 /* Why a packet was dropped. The order is part of the layout; names are in maps.rs. */
 enum reason {
@@ -90,6 +92,17 @@ union addr {
 	__u64 d[2];
 };
 
+#define BESIDE_V4 8		/* networks, and below for IPv6: a host with more of them asks the FIB for everything */
+#define BESIDE_V6 4
+
+struct network_v4 {
+	__u32 net, mask;
+};
+
+struct network_v6 {
+	union addr net, mask;
+};
+
 struct host {
 	__u32 uplink;		/* ifindex */
 	__u32 flags;
@@ -99,6 +112,12 @@ struct host {
 	__u32 v4, v4_net, v4_mask, v4_gw;
 	__u32 v4_broadcast;	/* of the uplink's network; 0: it has none */
 	union addr v6, v6_net, v6_mask, v6_gw;
+	/* ifindex of the device that the host's routes are asked from; 0: they all lead out of the uplink */
+	__u32 fib;
+	__u32 pad2;
+	/* Where the FIB is asked although the gateway is known. Unused ones are a network that nothing is in. */
+	struct network_v4 v4_beside[BESIDE_V4];
+	struct network_v6 v6_beside[BESIDE_V6];
 };
 
 struct slot {			/* of slot 0: only ifindex, of the shaper */
@@ -161,7 +180,7 @@ struct echo_bucket {
 };
 
 /* maps.rs asserts the same sizes */
-_Static_assert(sizeof(struct host) == 104, "struct host");
+_Static_assert(sizeof(struct host) == 304, "struct host");
 _Static_assert(sizeof(struct slot) == 16, "struct slot");
 _Static_assert(sizeof(struct counters) == 8 * (4 + REASONS), "struct counters");
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR MIT)
  *
- * The data path: per packet, whose is it? Seven programs, shared by all containers.
+ * The data path: per packet, whose is it? Eight programs, shared by all containers.
  *
- *   from_wire       uplink ingress         leased port -> container, else the host's stack
+ *   from_wire       uplink ingress         leased port -> container, else the host's stack; on other devices, too
+ *   from_tunnel     other devices' ingress the same where frames have no Ethernet header
  *   from_lo         host lo ingress        the same for what host processes send to the host itself
  *   from_container  host veth ingress      source checked, then: other container, host, or world
  *   after_shaper    shaper's far end       the same, for packets that had to wait for their container's turn
@@ -16,51 +17,19 @@
  * Each program has a short path for a TCP or UDP packet without options or fragments, and a long one for the rest.
  * Kernel: >= 5.10 (redirect_peer, redirect_neigh with a next hop).
  */
-#include "deliver.h"
+#include "plain.h"
 
-#define L4_V4 (ETH_HLEN + sizeof(struct iphdr))
-#define L4_V6 (ETH_HLEN + sizeof(struct ipv6hdr))
 #define VLAN_ID 0x0fff
 
-enum origin { FROM_WIRE, FROM_LO };
+#define KEEP 0x70736c6f		/* mark: a program here gave this to the device, and must not take it again */
+
+enum origin { FROM_WIRE, FROM_LO, FROM_TUNNEL };
 
 /* Is a frame from the wire not the uplink's? One for another MAC, or for many, is dropped by the host's stack, so it has
  * to get there. A tagged one belongs to a VLAN device of the host; a tag of VLAN 0 is but a priority. */
 static __always_inline int not_for_uplink(const struct __sk_buff *skb)
 {
 	return skb->pkt_type != 0 /* PACKET_HOST */ || (skb->vlan_present && skb->vlan_tci & VLAN_ID);
-}
-
-static __always_inline int common(__u8 proto)
-{
-	return proto == PROTO_TCP || proto == PROTO_UDP;
-}
-
-/* Does this begin a connection? */
-static __always_inline __u32 begins(__u8 proto, const void *l4, const void *end)
-{
-	const struct tcphdr *tcp = l4;
-
-	return proto == PROTO_TCP && (const void *)(tcp + 1) <= end && tcp->syn && !tcp->ack;
-}
-
-static __always_inline struct iphdr *plain_v4(void *data, void *end)
-{
-	struct iphdr *ip = data + ETH_HLEN;
-
-	if ((void *)(ip + 1) + 4 > end || *(__u8 *)ip != 0x45 || ip->frag_off & bpf_htons(0x3fff) ||
-	    !common(ip->protocol))
-		return 0;
-	return ip;
-}
-
-static __always_inline struct ipv6hdr *plain_v6(void *data, void *end)
-{
-	struct ipv6hdr *ip = data + ETH_HLEN;
-
-	if ((void *)(ip + 1) + 4 > end || ip->version != 6 || !common(ip->nexthdr))
-		return 0;
-	return ip;
 }
 
 /* Whom a packet on its way in is for. */
@@ -84,7 +53,7 @@ static __noinline int of_quoted(struct __sk_buff *skb, struct packet *p, struct 
 
 	if (!inner || parse(skb, p->end, p->v6, inner) < 0 || inner->frag == FRAG_LATER)
 		return 0;
-	if (!is_loopback(&inner->src) && host_address(&inner->src) != ADDRESS_OF_UPLINK)
+	if (!is_loopback(&inner->src) && host_address(&inner->src) != ADDRESS_CARRIED)
 		return 0;
 	if (has_ports(inner->proto))
 		r->to = port_slot(inner->sport);
@@ -100,20 +69,46 @@ static __noinline int copy_to_asker(struct __sk_buff *skb, struct host *h, struc
 	return n && n < MAX_SLOTS ? copy_to_container(skb, h, n) : PASS;
 }
 
+/* Puts an Ethernet header before a packet that has none: the container's device is one of Ethernet. */
+static __noinline int frame(struct __sk_buff *skb, struct host *h)
+{
+	struct ethhdr eth = {.h_proto = skb->protocol};
+
+	__builtin_memcpy(eth.h_dest, h->mac, ETH_ALEN);
+	if (bpf_skb_change_head(skb, ETH_HLEN, 0) < 0)
+		return -1;
+	return bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0);
+}
+
 /* An answer, or an error about a question: as on one host, all who asked so get it, and the host, which may have asked too. */
-static __noinline int to_askers(struct __sk_buff *skb, struct host *h, struct receiver *r)
+static __noinline int to_askers(struct __sk_buff *skb, struct host *h, struct receiver *r, __u32 origin)
 {
 	struct echo_bucket *b = echo_bucket(r->to);
 
 	if (!b || now() - b->newest > ECHO_LIFETIME)
 		return PASS;
+	if (origin == FROM_TUNNEL && frame(skb, h) < 0)
+		return DROP;
 #pragma unroll
 	for (int i = 0; i < ECHO_WAYS; i++)
 		copy_to_asker(skb, h, &b->way[i], r->epoch);
-	return PASS;
+	if (origin != FROM_TUNNEL)
+		return PASS;
+	/* the device takes the header off again */
+	skb->mark = KEEP;
+	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 }
 
-/* Everything but plain TCP and UDP on its way in, from the wire or from host lo. */
+static __noinline int out_of_tunnel(struct __sk_buff *skb, struct host *h, __u32 n, struct packet *p)
+{
+	if (!running(n))
+		return PASS;
+	if (frame(skb, h) < 0)
+		return DROP;
+	return to_container(skb, h, n, p->end - 8 + ETH_HLEN, p->proto == PROTO_TCP);
+}
+
+/* Everything but plain TCP and UDP on its way in, from a device of the host or from host lo. */
 static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 {
 	struct host *h = host_facts();
@@ -123,17 +118,17 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 	__u64 digest = 0;
 	struct slot *s;
 
-	if (!h || !p || parse(skb, ETH_HLEN, v6, p) < 0)
+	if (!h || !p || parse(skb, origin == FROM_TUNNEL ? 0 : ETH_HLEN, v6, p) < 0)
 		return PASS;
-	if (host_address(&p->dst) != ADDRESS_OF_UPLINK && !(origin == FROM_LO && (is_loopback(&p->dst) || host_address(&p->dst))))
+	if (host_address(&p->dst) != ADDRESS_CARRIED && !(origin == FROM_LO && (is_loopback(&p->dst) || host_address(&p->dst))))
 		return PASS;
-	if (origin == FROM_WIRE) {
+	if (origin != FROM_LO) {
 		if (not_for_uplink(skb))
 			return PASS;
 		martian = v6 ? martian_v6(h, &p->src) : martian_v4(h, p->src.w[3]);
 	}
 	if (p->frag)
-		digest = fragment_digest(p, origin);
+		digest = fragment_digest(p, origin == FROM_LO);
 	if (p->frag == FRAG_LATER)
 		r.to = fragment_owner(digest, &r.epoch);
 	else if (has_ports(p->proto))
@@ -147,7 +142,7 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 			return PASS;
 		if (p->frag == FRAG_FIRST)
 			fragment_came(digest, r.to, r.epoch);
-		return to_askers(skb, h, &r);
+		return to_askers(skb, h, &r, origin);
 	}
 	if (martian)
 		return r.to ? DROP : PASS;
@@ -160,7 +155,9 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 	if (!s || r.to >= MAX_SLOTS)
 		return PASS;
 	if (origin == FROM_WIRE)
-		return to_container(skb, r.to, p->end - 8, p->proto == PROTO_TCP);
+		return to_container(skb, h, r.to, p->end - 8, p->proto == PROTO_TCP);
+	if (origin == FROM_TUNNEL)
+		return out_of_tunnel(skb, h, r.to, p);
 	return to_container_locally(skb, h, r.to, p->end - 8, p->proto == PROTO_TCP, h->flags & HOST_PEER_FROM_LO);
 }
 
@@ -178,11 +175,11 @@ PROGRAM(from_wire)
 		if (!ip)
 			return inbound(skb, 0, FROM_WIRE);
 		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]));
-		if (!slot || host_address_v4(h, ip->daddr) != ADDRESS_OF_UPLINK || not_for_uplink(skb))
+		if (!slot || host_address_v4(h, ip->daddr) != ADDRESS_CARRIED || not_for_uplink(skb))
 			return PASS;
 		if (martian_v4(h, ip->saddr))
 			return DROP;
-		return to_container(skb, slot, L4_V4, ip->protocol == PROTO_TCP);
+		return to_container(skb, h, slot, L4_V4, ip->protocol == PROTO_TCP);
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = plain_v6(data, end);
@@ -194,13 +191,26 @@ PROGRAM(from_wire)
 		if (!slot)
 			return PASS;
 		__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
-		if (host_address_v6(h, &dst) != ADDRESS_OF_UPLINK || not_for_uplink(skb))
+		if (host_address_v6(h, &dst) != ADDRESS_CARRIED || not_for_uplink(skb))
 			return PASS;
 		__builtin_memcpy(&src, &ip->saddr, sizeof(src));
 		if (martian_v6(h, &src))
 			return DROP;
-		return to_container(skb, slot, L4_V6, ip->nexthdr == PROTO_TCP);
+		return to_container(skb, h, slot, L4_V6, ip->nexthdr == PROTO_TCP);
 	}
+	return PASS;
+}
+
+PROGRAM(from_tunnel)
+{
+	if (skb->mark == KEEP) {
+		skb->mark = 0;
+		return PASS;
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return inbound(skb, 0, FROM_TUNNEL);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return inbound(skb, 1, FROM_TUNNEL);
 	return PASS;
 }
 
@@ -265,17 +275,17 @@ static __noinline int check_icmp(struct __sk_buff *skb, struct packet *p, __u32 
 	if (!inner || parse(skb, p->end, p->v6, inner) < 0 || inner->frag == FRAG_LATER || !has_ports(inner->proto) ||
 	    port_slot(inner->dport) != slot || !same(&inner->src, &p->dst))
 		return R_ICMP;
-	if (is_loopback(&inner->dst) ? !local : host_address(&inner->dst) != ADDRESS_OF_UPLINK)
+	if (is_loopback(&inner->dst) ? !local : host_address(&inner->dst) != ADDRESS_CARRIED)
 		return R_ICMP;
 	*to = port_slot(inner->sport);
 	return -1;
 }
 
-/* A packet that container `slot` may send, and whose turn it is: to container `to`, the host, or out of the uplink. */
+/* A packet that container `slot` may send, and whose turn it is: to container `to`, the host, or out of it. */
 static __noinline int deliver(struct __sk_buff *skb, __u32 slot, struct packet *p, __u32 to)
 {
 	struct host *h = host_facts();
-	__u32 tcp = p->proto == PROTO_TCP;
+	__u32 tcp = p->proto == PROTO_TCP, how;
 	int done;
 
 	if (!h)
@@ -285,8 +295,8 @@ static __noinline int deliver(struct __sk_buff *skb, __u32 slot, struct packet *
 		done = to && to < MAX_SLOTS ? to_container_locally(skb, h, to, p->end - 8, tcp, 1) : PASS;
 		return done == PASS ? to_host(skb) : done;
 	}
-	sent(slot, skb, p->end - 8, tcp);
-	return p->v6 ? to_world_v6(skb, h, slot, &p->dst, 1) : to_world_v4(skb, h, slot, p->dst.w[3], 1);
+	how = leaving_slowly(h, p);
+	return p->v6 ? to_world_v6(skb, h, slot, how, &p->dst) : to_world_v4(skb, h, slot, how, p->dst.w[3]);
 }
 
 /* Everything but plain TCP and UDP to the world that container `slot` sends, and every check it has to pass. */
@@ -304,7 +314,7 @@ static __noinline int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 		return drop(slot, R_MALFORMED);
 	looped = is_loopback(&p->dst);
 	local = looped || host_address(&p->dst);
-	if (is_loopback(&p->src) ? !looped : host_address(&p->src) != ADDRESS_OF_UPLINK)
+	if (is_loopback(&p->src) ? !looped : host_address(&p->src) != ADDRESS_CARRIED)
 		return drop(slot, R_SOURCE_ADDRESS);
 
 	if (p->frag == FRAG_LATER) {
@@ -329,11 +339,11 @@ static __noinline int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 	if (local) {
 		if (looped && !to && !(s->flags & SLOT_HOST_LOOPBACK))
 			return drop(slot, R_HOST_LOOPBACK);
-	} else {
+	} else if (by_uplink(h, p)) {
 		if (oversize(skb, h, p->end - 8, p->proto == PROTO_TCP))
-			return drop(slot, R_OVERSIZE);
+			return too_big(skb, slot, leaving_slowly(h, p), h->mtu);
 		if (v6 ? unreachable_v6(h, &p->dst) : unreachable_v4(h, p->dst.w[3]))
-			return drop(slot, R_UNREACHABLE);
+			return nowhere(skb, slot, leaving_slowly(h, p), 0);
 	}
 	if (s->flags & SLOT_SHAPED && !(local && s->flags & SLOT_SPARE_LOCAL))
 		return to_shaper(skb, s, slot, to);
@@ -367,17 +377,16 @@ PROGRAM(from_container)
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = plain_v4(data, end);
 
-		if (!ip || host_address_v4(h, ip->saddr) != ADDRESS_OF_UPLINK || v4_is_loopback(ip->daddr) ||
+		if (!ip || host_address_v4(h, ip->saddr) != ADDRESS_CARRIED || v4_is_loopback(ip->daddr) ||
 		    host_address_v4(h, ip->daddr) ||
 		    oversize(skb, h, L4_V4, ip->protocol == PROTO_TCP) ||
-		    !(h->flags & HOST_NEXTHOP_V4) || !h->v4_gw)
+		    ((!(h->flags & HOST_NEXTHOP_V4) || !h->v4_gw) && !h->fib))
 			return outbound(skb, slot, 0);
 		if (port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
 			return drop(slot, R_SOURCE_PORT);
 		if (s->flags & SLOT_SHAPED)
 			return to_shaper(skb, s, slot, 0);
-		sent(slot, skb, L4_V4, ip->protocol == PROTO_TCP);
-		return to_world_v4(skb, h, slot, ip->daddr, begins(ip->protocol, ip + 1, end));
+		return to_world_v4(skb, h, slot, leaving_plainly(ip->protocol, ip + 1, end, 0), ip->daddr);
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = plain_v6(data, end);
@@ -387,15 +396,15 @@ PROGRAM(from_container)
 			return outbound(skb, slot, 1);
 		__builtin_memcpy(&src, &ip->saddr, sizeof(src));
 		__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
-		if (host_address_v6(h, &src) != ADDRESS_OF_UPLINK || is_loopback(&dst) || host_address_v6(h, &dst) ||
-		    oversize(skb, h, L4_V6, ip->nexthdr == PROTO_TCP) || !(h->flags & HOST_NEXTHOP_V6) || !h->v6_gw.d[0])
+		if (host_address_v6(h, &src) != ADDRESS_CARRIED || is_loopback(&dst) || host_address_v6(h, &dst) ||
+		    oversize(skb, h, L4_V6, ip->nexthdr == PROTO_TCP) ||
+		    ((!(h->flags & HOST_NEXTHOP_V6) || !h->v6_gw.d[0]) && !h->fib))
 			return outbound(skb, slot, 1);
 		if (port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
 			return drop(slot, R_SOURCE_PORT);
 		if (s->flags & SLOT_SHAPED)
 			return to_shaper(skb, s, slot, 0);
-		sent(slot, skb, L4_V6, ip->nexthdr == PROTO_TCP);
-		return to_world_v6(skb, h, slot, &dst, begins(ip->nexthdr, ip + 1, end));
+		return to_world_v6(skb, h, slot, leaving_plainly(ip->nexthdr, ip + 1, end, 1), &dst);
 	}
 	return drop(slot, skb->protocol == bpf_htons(ETH_P_ARP) ? R_NEIGHBOR : R_PROTOCOL);
 }
@@ -417,8 +426,7 @@ PROGRAM(after_shaper)
 		struct iphdr *ip = plain_v4(data, end);
 
 		if (ip && !v4_is_loopback(ip->daddr) && !host_address_v4(h, ip->daddr)) {
-			sent(slot, skb, L4_V4, ip->protocol == PROTO_TCP);
-			return to_world_v4(skb, h, slot, ip->daddr, begins(ip->protocol, ip + 1, end));
+			return to_world_v4(skb, h, slot, leaving_plainly(ip->protocol, ip + 1, end, 0), ip->daddr);
 		}
 	} else {
 		struct ipv6hdr *ip = plain_v6(data, end);
@@ -427,8 +435,7 @@ PROGRAM(after_shaper)
 		if (ip)
 			__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
 		if (ip && !is_loopback(&dst) && !host_address_v6(h, &dst)) {
-			sent(slot, skb, L4_V6, ip->nexthdr == PROTO_TCP);
-			return to_world_v6(skb, h, slot, &dst, begins(ip->nexthdr, ip + 1, end));
+			return to_world_v6(skb, h, slot, leaving_plainly(ip->nexthdr, ip + 1, end, 1), &dst);
 		}
 	}
 	p = packet(OUTER);

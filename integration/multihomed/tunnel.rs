@@ -1,0 +1,154 @@
+//! Devices whose frames have no Ethernet header: a VPN beside the uplink, and a tunnel as the uplink itself.
+
+use super::*;
+use crate::lab::icmp::{Icmp, fresh_id};
+use crate::lab::{frame, sock};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+/// The host's addresses on the tunnel, and the far end's.
+const NEAR: [&str; 2] = ["10.99.0.1", "fd99::1"];
+const FAR: [&str; 2] = ["10.99.0.9", "fd99::9"];
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The far end of a tun device of the host: the test is whoever is at the other side.
+struct Tunnel(File);
+
+impl Tunnel {
+    fn of(host: &Ns) -> Tunnel {
+        const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+        const IFF_TUN_NO_PI: u16 = 0x1001;
+        let file = host.inside(|| {
+            let file = File::options().read(true).write(true).open("/dev/net/tun").expect("/dev/net/tun");
+            let mut request = [0u8; 40];
+            request[..4].copy_from_slice(b"vpn0");
+            request[16..18].copy_from_slice(&IFF_TUN_NO_PI.to_ne_bytes());
+            // SAFETY: a struct ifreq of 40 bytes, which the kernel reads and writes.
+            assert_eq!(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, request.as_mut_ptr()) }, 0, "TUNSETIFF");
+            // SAFETY: a flag of the descriptor.
+            unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+            file
+        });
+        host.set_sysctl("ipv6/conf/vpn0/accept_dad", "0");
+        host.ip("addr add 10.99.0.1/24 dev vpn0\naddr add fd99::1/64 dev vpn0 nodad\nlink set vpn0 up");
+        Tunnel(file)
+    }
+
+    fn send(&self, packet: &[u8]) {
+        (&self.0).write_all(packet).expect("a packet into the tunnel");
+    }
+
+    /// The next packet that comes out and matches.
+    #[track_caller]
+    fn awaits(&self, what: &str, matches: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+        let until = Instant::now() + PATIENCE;
+        let mut buffer = vec![0; 65536];
+        while Instant::now() < until {
+            match (&self.0).read(&mut buffer) {
+                Ok(n) if matches(&buffer[..n]) => return buffer[..n].to_vec(),
+                Ok(_) => {}
+                Err(_) => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+        panic!("{what}: nothing of it came out of the tunnel");
+    }
+}
+
+/// Source and destination of an IP packet.
+fn ends(packet: &[u8]) -> (IpAddr, IpAddr) {
+    let v4 = |at: usize| Ipv4Addr::from(<[u8; 4]>::try_from(&packet[at..at + 4]).unwrap());
+    let v6 = |at: usize| Ipv6Addr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).unwrap());
+    if packet[0] >> 4 == 4 { (v4(12).into(), v4(16).into()) } else { (v6(8).into(), v6(24).into()) }
+}
+
+/// In by the tunnel and out by it; `own` is an address that the host has on it, or not.
+fn there_and_back(a: &Container, tunnel: &Tunnel, own: IpAddr, far: IpAddr) {
+    let (port, marker) = (a.ports[0], frame::marker());
+    let _echo = Echo::start(&a.ns, Proto::Udp, SocketAddr::new(own, port));
+    tunnel.send(&frame::udp_packet((far, 5000), (own, port), &marker));
+    let answer = tunnel.awaits("the answer", |packet| frame::carries(packet, &marker));
+    assert_eq!(ends(&answer), (own, far));
+}
+
+fn asks_first(a: &Container, tunnel: &Tunnel, own: IpAddr, far: IpAddr) {
+    let marker = frame::marker();
+    let fd = a.inside(|| {
+        let fd = probe::open(Proto::Udp, far).expect("socket");
+        sock::limit(&fd, PATIENCE);
+        sock::connect(&fd, SocketAddr::new(far, 4001)).expect("connect");
+        sock::send(&fd, &marker).expect("send");
+        fd
+    });
+    let packet = tunnel.awaits("the question", |packet| frame::carries(packet, &marker));
+    assert_eq!(ends(&packet), (own, far));
+    let from = sock::local(&fd).expect("local address");
+    tunnel.send(&frame::udp_packet((far, 4001), (own, from.port()), b"heard"));
+    let mut buffer = [0; 16];
+    assert_eq!(sock::recv(&fd, &mut buffer).expect("the answer"), 5);
+}
+
+/// A and the host ask under one id: both hear the answer.
+fn pings(a: &Container, host: &Ns, tunnel: &Tunnel, far: IpAddr) {
+    let id = fresh_id();
+    let sockets = [Icmp::open(&a.ns, far), Icmp::open(host, far)];
+    sockets[0].request(far, id, 1, b"portslice lab echo").expect("request");
+    let asked = tunnel.awaits("the echo request", |packet| frame::carries(packet, b"portslice lab ec"));
+    let (own, far) = ends(&asked);
+    let rest: [u8; 4] = [id.to_be_bytes(), 1u16.to_be_bytes()].concat().try_into().unwrap();
+    let (protocol, message) = match (far, own) {
+        (IpAddr::V4(_), _) => (frame::ICMP, frame::icmp4(0, 0, rest, b"portslice lab echo")),
+        (IpAddr::V6(f), IpAddr::V6(o)) => (frame::ICMP6, frame::icmp6(f, o, 129, 0, rest, b"portslice lab echo")),
+        _ => unreachable!(),
+    };
+    tunnel.send(&frame::ip(far, own, protocol, &message));
+    for (socket, who) in sockets.iter().zip(["A", "the host"]) {
+        assert_eq!(socket.replies(id, Duration::from_millis(500)).len(), 1, "{who} hears of {far}");
+    }
+}
+
+#[test]
+fn a_vpn_beside_the_uplink() {
+    let host = Host::with("vpn").unprepared().build();
+    host.altered();
+    let tunnel = Tunnel::of(&host.ns);
+    host.portslice(["setup"]).ok();
+    let scene = Scene::on(host);
+    for (near, far, uplinks) in [(NEAR[0], FAR[0], HOST4), (NEAR[1], FAR[1], HOST6)] {
+        there_and_back(&scene.a, &tunnel, ip(near), ip(far));
+        there_and_back(&scene.a, &tunnel, uplinks, ip(far));
+        asks_first(&scene.a, &tunnel, ip(near), ip(far));
+        pings(&scene.a, &scene.host.ns, &tunnel, ip(far));
+    }
+    scene.assert_every_path("beside a VPN");
+    let limited =
+        scene.host.bare("limited", &["--ports", "31100", "--ingress-rate", "10mbit", "--egress-rate", "10mbit"]);
+    there_and_back(&limited, &tunnel, ip(NEAR[0]), ip(FAR[0]));
+    asks_first(&limited, &tunnel, ip(NEAR[1]), ip(FAR[1]));
+}
+
+#[test]
+fn a_tunnel_as_the_uplink() {
+    let config = "ports = \"31000-31999\"\nuplink = \"vpn0\"\n";
+    let host = Host::with("vpn-uplink").config(config).unprepared().build();
+    host.altered();
+    let tunnel = Tunnel::of(&host.ns);
+    host.ns.ip("route replace default dev vpn0\nroute del ::/0\nroute add ::/0 dev vpn0");
+    host.portslice(["setup"]).ok();
+    let scene = Scene::on(host);
+    for (near, far, world) in [(NEAR[0], FAR[0], "192.0.2.9"), (NEAR[1], FAR[1], "2001:db8::9")] {
+        for far in [far, world] {
+            there_and_back(&scene.a, &tunnel, ip(near), ip(far));
+            asks_first(&scene.a, &tunnel, ip(near), ip(far));
+            pings(&scene.a, &scene.host.ns, &tunnel, ip(far));
+        }
+    }
+    assert_eq!(scene.host.portslice(["sync"]).ok().stdout.trim(), "nothing to do");
+    for address in [HOST4, HOST6] {
+        let to = SocketAddr::new(address, scene.a.ports[0]);
+        let _echo = Echo::start(&scene.a.ns, Proto::Tcp, to);
+        assert_reaches("by the card beside the tunnel", &scene.host.peer, Proto::Tcp, to);
+    }
+}

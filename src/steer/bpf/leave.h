@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR MIT)
+ *
+ * What leaves the host: to a group, to a gateway that is known, or where the host's routes say; and the answer to the sender
+ * when they lead nowhere.
+ */
+#pragma once
+
+#include "deliver.h"
+
+#define INET 2			/* AF_INET */
+#define INET6 10
+
+/* Of a packet that leaves, in one word: the offset of its transport header, and */
+#define L4(how) ((how) & 0xffff)
+#define IS_TCP 0x10000
+#define IS_V6 0x20000
+#define ASK 0x40000	/* it begins a conversation, or may: its sender wants to hear of a next hop that does not answer */
+#define MUTE 0x80000	/* an error itself, or to many: nobody is told what becomes of it */
+
+static __always_inline __u32 leaving(__u32 l4, __u32 tcp, __u32 more)
+{
+	return (l4 & 0xffff) | (tcp ? IS_TCP : 0) | more;
+}
+
+static __always_inline void left(__u32 n, struct __sk_buff *skb, __u32 how)
+{
+	sent(n, skb, L4(how), how & IS_TCP);
+}
+
+/* Out of the uplink to all, or to a group: no neighbour has that address, its MAC follows from it (RFC 1112 6.4, RFC 2464
+ * 7). A copy for the sender's own group members is its own stack's to make; those elsewhere on this host get none. */
+static __always_inline int to_group(struct __sk_buff *skb, const struct host *h, const __u8 *group)
+{
+	__u8 macs[2 * ETH_ALEN];
+
+	__builtin_memcpy(macs, group, ETH_ALEN);
+	__builtin_memcpy(macs + ETH_ALEN, h->mac, ETH_ALEN);
+	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0) < 0)
+		return DROP;
+	return bpf_redirect(h->uplink, 0);
+}
+
+static __always_inline int is_group_v4(const struct host *h, __u32 dst)
+{
+	return dst == h->v4_broadcast || dst == 0xffffffff || (dst & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000);
+}
+
+static __always_inline int to_group_v4(struct __sk_buff *skb, const struct host *h, __u32 dst)
+{
+	__u8 mac[ETH_ALEN] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+	__u32 low = bpf_ntohl(dst);
+
+	if (low >> 28 == 0xe) {
+		mac[0] = 0x01;
+		mac[1] = 0x00;
+		mac[2] = 0x5e;
+		mac[3] = low >> 16 & 0x7f;
+		mac[4] = low >> 8;
+		mac[5] = low;
+	}
+	return to_group(skb, h, mac);
+}
+
+static __always_inline int is_group_v6(const union addr *dst)
+{
+	return (dst->w[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+}
+
+static __always_inline int to_group_v6(struct __sk_buff *skb, const struct host *h, const union addr *dst)
+{
+	__u8 mac[ETH_ALEN] = {0x33, 0x33};
+
+	__builtin_memcpy(mac + 2, &dst->w[3], 4);
+	return to_group(skb, h, mac);
+}
+
+/* Bytes of the largest IP packet that `skb` becomes on the wire: a segment of it, where it is to be cut. */
+static __always_inline __u32 largest(struct __sk_buff *skb, __u32 l4, __u32 tcp)
+{
+	return (skb->gso_size ? headers_of(skb, l4, tcp) + skb->gso_size : skb->len) - ETH_HLEN;
+}
+
+#include "answer.h"
+
+/* Is it in one of the networks that the FIB is asked for, although the gateway is known? */
+static __always_inline int beside_v4(const struct host *h, __u32 dst)
+{
+#pragma unroll
+	for (int i = 0; i < BESIDE_V4; i++)
+		if (!((dst ^ h->v4_beside[i].net) & h->v4_beside[i].mask))
+			return 1;
+	return 0;
+}
+
+static __always_inline int within_v6(const union addr *dst, const union addr *net, const union addr *mask)
+{
+	return !((dst->d[0] ^ net->d[0]) & mask->d[0] || (dst->d[1] ^ net->d[1]) & mask->d[1]);
+}
+
+static __always_inline int beside_v6(const struct host *h, const union addr *dst)
+{
+#pragma unroll
+	for (int i = 0; i < BESIDE_V6; i++)
+		if (within_v6(dst, &h->v6_beside[i].net, &h->v6_beside[i].mask))
+			return 1;
+	return 0;
+}
+
+/* Is it not on the uplink's network? */
+static __always_inline int beyond_v6(const struct host *h, const union addr *dst)
+{
+	return !within_v6(dst, &h->v6_net, &h->v6_mask);
+}
+
+/* Only ever on the link, whatever the routes to other places are. */
+static __always_inline int is_link_local(const union addr *dst)
+{
+	return (dst->w[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
+/* Do the facts tell the way there? Mostly there is nothing beside, and one look at the flags says so. */
+static __always_inline int is_known_v4(const struct host *h, __u32 dst)
+{
+	__u32 known = h->flags & (HOST_NEXTHOP_V4 | HOST_BESIDE_V4);
+
+	return known == HOST_NEXTHOP_V4 || (known & HOST_NEXTHOP_V4 && !beside_v4(h, dst));
+}
+
+static __always_inline int is_known_v6(const struct host *h, const union addr *dst)
+{
+	__u32 known = h->flags & (HOST_NEXTHOP_V6 | HOST_BESIDE_V6);
+
+	return known == HOST_NEXTHOP_V6 || (known & HOST_NEXTHOP_V6 && !beside_v6(h, dst));
+}
+
+/* Out of a device, by the host's routes through it. The kernel answers with an ICMP error only what was addressed to this host. */
+static __always_inline int by_device(struct __sk_buff *skb, __u32 device)
+{
+	bpf_skb_change_type(skb, 0 /* PACKET_HOST */);
+	return bpf_redirect_neigh(device, 0, 0, 0);
+}
+
+#define AT_V4(field) (ETH_HLEN + __builtin_offsetof(struct iphdr, field))
+#define AT_V6(field) (ETH_HLEN + __builtin_offsetof(struct ipv6hdr, field))
+
+/* The question to the host's routes: as a socket of the host would put it that is bound to the packet's source. */
+static __always_inline int question(struct __sk_buff *skb, __u32 how, struct bpf_fib_lookup *q)
+{
+	long failed;
+
+	if (how & IS_V6) {
+		q->family = INET6;
+		failed = bpf_skb_load_bytes(skb, AT_V6(nexthdr), &q->l4_protocol, 1);
+		failed |= bpf_skb_load_bytes(skb, ETH_HLEN, &q->flowinfo, 4);
+		q->flowinfo &= bpf_htonl(0x0fffffff);
+		failed |= bpf_skb_load_bytes(skb, AT_V6(saddr), q->ipv6_src, 16);
+		failed |= bpf_skb_load_bytes(skb, AT_V6(daddr), q->ipv6_dst, 16);
+	} else {
+		q->family = INET;
+		failed = bpf_skb_load_bytes(skb, AT_V4(protocol), &q->l4_protocol, 1);
+		failed |= bpf_skb_load_bytes(skb, AT_V4(tos), &q->tos, 1);
+		failed |= bpf_skb_load_bytes(skb, AT_V4(saddr), &q->ipv4_src, 4);
+		failed |= bpf_skb_load_bytes(skb, AT_V4(daddr), &q->ipv4_dst, 4);
+	}
+	/* a later fragment has none */
+	if (has_ports(q->l4_protocol)) {
+		bpf_skb_load_bytes(skb, L4(how), &q->sport, 2);
+		bpf_skb_load_bytes(skb, L4(how) + 2, &q->dport, 2);
+	}
+	return failed ? -1 : 0;
+}
+
+/* Where the host's routes lead, of which there are more than the uplink's: the FIB is asked for each packet, with rules, several
+ * next hops and all. */
+static __noinline int by_fib(struct __sk_buff *skb, __u32 n, __u32 how)
+{
+	struct bpf_redir_neigh nh = {};
+	struct host *h = host_facts();
+	struct bpf_fib_lookup q __attribute__((aligned(8))) = {};
+	__u64 *to = (__u64 *)q.ipv6_dst, dst[2];
+	__u32 bytes;
+	long found;
+
+	if (!h || question(skb, how, &q) < 0)
+		return DROP;
+	dst[0] = to[0];
+	dst[1] = to[1];
+	bytes = largest(skb, L4(how), how & IS_TCP);
+	q.tot_len = bytes;
+	q.ifindex = h->fib;
+	found = bpf_fib_lookup(skb, &q, sizeof(q), 0);
+	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		/* before Linux 5.14 it does not say how much the route takes */
+		return too_big(skb, n, how, q.tot_len < bytes ? q.tot_len : 0);
+	if (found == BPF_FIB_LKUP_RET_BLACKHOLE)
+		return drop(n, R_UNREACHABLE);
+	if (found == BPF_FIB_LKUP_RET_UNREACHABLE)
+		return nowhere(skb, n, how, how & IS_V6 ? 3 : 1);
+	if (found == BPF_FIB_LKUP_RET_PROHIBIT)
+		return nowhere(skb, n, how, how & IS_V6 ? 1 : 13);
+	if (found == BPF_FIB_LKUP_RET_NOT_FWDED)
+		return nowhere(skb, n, how, 0);
+	left(n, skb, how);
+	/* somebody changed the device that is asked from, or the route wraps packets up in others */
+	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return by_device(skb, h->uplink);
+	/* the flow is one of the uplink's qdisc */
+	if (h->flags & HOST_FAIR && q.ifindex != h->uplink)
+		skb->priority = 0;
+	/* what is asked of a neighbour that does not answer has to be told */
+	if (how & ASK || (to[0] == dst[0] && to[1] == dst[1]))
+		return by_device(skb, q.ifindex);
+	nh.nh_family = q.family;
+	if (q.family == INET)
+		nh.ipv4_nh = q.ipv4_dst;
+	else
+		__builtin_memcpy(nh.ipv6_nh, q.ipv6_dst, 16);
+	return bpf_redirect_neigh(q.ifindex, &nh, sizeof(nh), 0);
+}
+
+/* Where there is more than the uplink, the FIB knows. */
+static __always_inline int by_routes(struct __sk_buff *skb, const struct host *h, __u32 n, __u32 how)
+{
+	if (h->fib)
+		return by_fib(skb, n, how);
+	left(n, skb, how);
+	return by_device(skb, h->uplink);
+}
+
+/* Out of the host. Giving the next hop spares redirect_neigh its route lookup, 5 to 7 % of a small packet, and takes away its
+ * way to tell the sender that the next hop does not answer. So only a gateway's is given, which does, and `ask` says not to:
+ * for what begins a conversation. */
+static __always_inline int to_world_v4(struct __sk_buff *skb, const struct host *h, __u32 n, __u32 how, __u32 dst)
+{
+	struct bpf_redir_neigh nh = {.nh_family = INET};
+
+	if (h->flags & HOST_FAIR)
+		skb->priority = UPLINK_FLOW(n);
+	if (is_group_v4(h, dst)) {
+		left(n, skb, how);
+		return to_group_v4(skb, h, dst);
+	}
+	if (!is_known_v4(h, dst))
+		return by_routes(skb, h, n, how);
+	left(n, skb, how);
+	if (how & ASK || !((dst ^ h->v4_net) & h->v4_mask))
+		return by_device(skb, h->uplink);
+	nh.ipv4_nh = h->v4_gw;
+	return bpf_redirect_neigh(h->uplink, &nh, sizeof(nh), 0);
+}
+
+static __always_inline int to_world_v6(struct __sk_buff *skb, const struct host *h, __u32 n, __u32 how,
+				       const union addr *dst)
+{
+	struct bpf_redir_neigh nh = {.nh_family = INET6};
+
+	if (h->flags & HOST_FAIR)
+		skb->priority = UPLINK_FLOW(n);
+	if (is_group_v6(dst)) {
+		left(n, skb, how);
+		return to_group_v6(skb, h, dst);
+	}
+	if (!is_known_v6(h, dst) && !is_link_local(dst))
+		return by_routes(skb, h, n, how);
+	left(n, skb, how);
+	if (how & ASK || is_link_local(dst) || !beyond_v6(h, dst))
+		return by_device(skb, h->uplink);
+	__builtin_memcpy(nh.ipv6_nh, &h->v6_gw, sizeof(h->v6_gw));
+	return bpf_redirect_neigh(h->uplink, &nh, sizeof(nh), 0);
+}
+
+static __always_inline int is_group(const struct host *h, const struct packet *p)
+{
+	return p->v6 ? is_group_v6(&p->dst) : is_group_v4(h, p->dst.w[3]);
+}
+
+/* Is it certain that it goes out of the uplink? Then what is larger than that takes is refused before it waits its turn. */
+static __always_inline int by_uplink(const struct host *h, const struct packet *p)
+{
+	if (!h->fib || is_group(h, p))
+		return 1;
+	return p->v6 ? is_link_local(&p->dst) || is_known_v6(h, &p->dst) : is_known_v4(h, p->dst.w[3]);
+}
+
+/* How a packet leaves that was looked at the long way. */
+static __always_inline __u32 leaving_slowly(const struct host *h, const struct packet *p)
+{
+	__u32 mute = is_error(p) || p->frag == FRAG_LATER || is_group(h, p);
+
+	return leaving(p->end - 8, p->proto == PROTO_TCP, ASK | (p->v6 ? IS_V6 : 0) | (mute ? MUTE : 0));
+}
+
+/* A frame larger than the uplink takes, or one that would be cut into such frames: some drivers hang on it, so it ends
+ * here. */
+static __always_inline int oversize(struct __sk_buff *skb, const struct host *h, __u32 l4, __u32 tcp)
+{
+	if (skb->len <= h->mtu + ETH_HLEN)
+		return 0;
+	return largest(skb, l4, tcp) > h->mtu;
+}
+
+/* No gateway, and not a neighbour: nobody to hand it to. */
+static __always_inline int unreachable_v4(const struct host *h, __u32 dst)
+{
+	return is_known_v4(h, dst) && !h->v4_gw && (dst ^ h->v4_net) & h->v4_mask && !is_group_v4(h, dst);
+}
+
+static __always_inline int unreachable_v6(const struct host *h, const union addr *dst)
+{
+	return is_known_v6(h, dst) && !h->v6_gw.d[0] && !is_group_v6(dst) && !is_link_local(dst) && beyond_v6(h, dst);
+}
