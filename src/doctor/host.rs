@@ -58,7 +58,7 @@ fn addresses(scene: &Scene<'_>) -> Option<Finding> {
     let why = "nobody reaches a container at another one; take away what is not needed, or say that you know";
     let bearer =
         if facts.beside.iter().all(|device| device.addresses.is_empty()) { &facts.uplink.name } else { "the host" };
-    let seen = format!("{} carries {all} addresses, containers the first {MOST} of them", bearer);
+    let seen = format!("{bearer} carries {all} addresses, containers the first {MOST} of them");
     Some(warn("addresses", seen, why, scene.accept(Acceptable::Addresses)))
 }
 
