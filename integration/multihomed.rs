@@ -174,6 +174,7 @@ fn several_next_hops_and_one_of_the_other_family() {
             assert_eq!(local.ip(), ip(HOST[0]), "{}", ns.name);
         }
     }
+    host.ns.set_sysctl("ipv4/fib_multipath_hash_policy", "0");
 }
 
 #[test]

@@ -8,6 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::refusal::{from_text, quoted};
 
+/// What is to be written.
+const EXPECTED: &str = "\"all\", \"uplink\", or addresses such as \"10.0.0.5,2001:db8::5\"";
+
 /// Which of the host's addresses containers carry. Those that they do not are still destinations: the host's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Addresses {
@@ -40,16 +43,8 @@ impl FromStr for Addresses {
             "uplink" => return Ok(Addresses::Uplink),
             _ => {}
         }
-        let address = |word: &str| {
-            let word = word.trim();
-            word.parse().map_err(|_| {
-                format!(
-                    "{} is no address; write \"all\", \"uplink\", or addresses such as \"10.0.0.5,2001:db8::5\"",
-                    quoted(word)
-                )
-            })
-        };
-        text.split(',').map(address).collect::<Result<_, _>>().map(Addresses::These)
+        let these = text.split(',').map(|word| word.trim().parse().ok()).collect::<Option<_>>();
+        these.map(Addresses::These).ok_or_else(|| format!("{} is not {EXPECTED}", quoted(text)))
     }
 }
 
@@ -73,7 +68,7 @@ impl Serialize for Addresses {
 
 impl<'de> Deserialize<'de> for Addresses {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        from_text(deserializer, "\"all\", \"uplink\", or addresses such as \"10.0.0.5,2001:db8::5\"")
+        from_text(deserializer, EXPECTED)
     }
 }
 

@@ -18,8 +18,10 @@ use crate::error::{Error, Result};
 const LOCAL_TABLE: u8 = 255;
 
 /// What becomes of a packet that takes a route.
+///
+/// In records it is the kernel's number (RTN_* of include/uapi/linux/rtnetlink.h): names would cost each hook a kilobyte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "u8", into = "u8")]
 pub enum Kind {
     /// It leaves.
     #[default]
@@ -59,6 +61,20 @@ impl Kind {
 
     fn is_unicast(&self) -> bool {
         !self.refuses()
+    }
+}
+
+impl TryFrom<u8> for Kind {
+    type Error = &'static str;
+
+    fn try_from(number: u8) -> Result<Self, &'static str> {
+        Kind::of(number.into()).ok_or("not a kind of route")
+    }
+}
+
+impl From<Kind> for u8 {
+    fn from(kind: Kind) -> u8 {
+        kind.wire().into()
     }
 }
 
