@@ -6,7 +6,6 @@
 
 use serde::de::{Deserializer, Error, Visitor};
 use std::fmt;
-use std::marker::PhantomData;
 use std::str::FromStr;
 
 /// `value` in double quotes, everything unprintable escaped, cut after 80 characters.
@@ -45,27 +44,22 @@ where
     T: FromStr,
     T::Err: fmt::Display,
 {
-    deserializer.deserialize_str(Text { expecting, made: PhantomData })
+    let text = deserializer.deserialize_str(Text(expecting))?;
+    text.parse().map_err(D::Error::custom)
 }
 
-struct Text<T> {
-    expecting: &'static str,
-    made: PhantomData<T>,
-}
+/// One for all types: a visitor of its own for each would cost a hook a kilobyte or two.
+struct Text(&'static str);
 
-impl<T> Visitor<'_> for Text<T>
-where
-    T: FromStr,
-    T::Err: fmt::Display,
-{
-    type Value = T;
+impl Visitor<'_> for Text {
+    type Value = String;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.expecting)
+        f.write_str(self.0)
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-        text.parse().map_err(E::custom)
+    fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
+        Ok(text.into())
     }
 }
 
