@@ -112,13 +112,15 @@ fn are_taken_off_the_uplink_that_was() {
             host.peer.pid()
         ));
         host.peer.ip("addr add 10.79.0.1/24 dev wire1\nlink set wire1 up");
-        host.ns.ip("route replace default via 10.79.0.1 dev eth1");
+        // one that is down is no way to this host
+        host.ns.ip("route replace default via 10.79.0.1 dev eth1\nlink set eth0 down");
         setup();
         assert!(!hooked(&host, "from_wire", "eth0") && !filters(&host, "eth0").contains("portslice"), "the old uplink");
         let qdiscs = host.run(["tc", "qdisc", "show", "dev", "eth0"]).ok().stdout;
         assert!(!qdiscs.contains("clsact"), "the old uplink: {qdiscs}");
         assert!(hooked(&host, "from_wire", "eth1"), "the new uplink");
         without_tcx(&host, &["setup", "--undo"]).ok();
-        host.ns.ip("link delete eth1\nroute replace default via 10.77.0.1 dev eth0");
+        host.ns.ip("link delete eth1\nlink set eth0 up\naddr replace fd77::2/64 dev eth0 nodad\n\
+             route replace default via 10.77.0.1 dev eth0\nroute replace default via fd77::1 dev eth0");
     }
 }
