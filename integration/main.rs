@@ -34,6 +34,7 @@ mod owned;
 mod path_matrix;
 mod podman;
 mod pods;
+mod powers;
 mod processor;
 mod rebuild;
 mod refusals;

@@ -67,6 +67,8 @@ pub struct Config {
     pub command: Option<PathBuf>,
     /// Whether a container may reach the host through 127.0.0.1 unless it asks otherwise.
     pub host_loopback: bool,
+    /// Whether a container is refused that would have CAP_NET_ADMIN in the host's user namespace.
+    pub refuse_net_admin: bool,
     /// How long a block is kept back after its container is gone, at most a day.
     #[serde(deserialize_with = "value::cooldown", serialize_with = "value::seconds")]
     pub block_cooldown: Duration,
@@ -205,6 +207,7 @@ impl Default for Config {
             state_dir: PathBuf::from("/run/portslice"),
             command: None,
             host_loopback: true,
+            refuse_net_admin: false,
             block_cooldown: Duration::ZERO,
             egress_rate_limit_per_container: Rate::UNLIMITED,
             egress_rate_per_cpu: PerCpu::Off,

@@ -91,6 +91,9 @@ pub struct Request {
     pub sandbox: bool,
     /// Whether its capabilities give it no power over its network namespace, whoever made that.
     pub powerless: bool,
+    /// Whether it would have CAP_NET_ADMIN in the host's user namespace, as far as its bundle tells; see
+    /// [`crate::oci::bundle::Bundle::net_admin`].
+    pub net_admin: bool,
     /// Whether it lives in a network namespace that somebody else made, who may keep it when the container ends.
     pub joins_namespace: bool,
     /// Whether it gets nothing unless its network namespace has a slice already: a container of a pod that asks for nothing.
@@ -145,6 +148,7 @@ impl Request {
             cannot_tamper: false,
             sandbox: false,
             powerless: false,
+            net_admin: false,
             joins_namespace: false,
             only_joins: false,
             caller_holds_ports: false,

@@ -10,6 +10,7 @@ mod host;
 mod kernel;
 mod managers;
 mod ports;
+mod power;
 mod resolver;
 mod slices;
 
@@ -133,6 +134,7 @@ pub fn examine(config: &Config, origin: &Origin) -> Result<Vec<Finding>> {
     findings.extend(managers::look(&scene));
     findings.extend(resolver::look(&scene));
     findings.extend(asked::look(&scene));
+    findings.extend(power::look(&scene));
     Ok(findings)
 }
 

@@ -85,6 +85,7 @@ pub(super) fn of_bundle(request: &mut Request, bundle: Bundle) {
     request.bundle_cpus = bundle.cpus;
     request.cannot_tamper = bundle.tamper_proof;
     request.powerless = bundle.powerless;
+    request.net_admin = bundle.net_admin;
     request.joins_namespace = bundle.joins_namespace;
     request.sandbox = bundle.sandbox;
 }

@@ -112,13 +112,25 @@ pub fn ancestors() -> Vec<u32> {
 pub fn missing_capability() -> Option<&'static str> {
     // include/uapi/linux/capability.h
     const NEEDED: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN")];
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|l| l.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
+    let effective = capabilities("self", "CapEff:").unwrap_or(0);
     NEEDED.iter().find(|(bit, _)| effective & (1 << bit) == 0).map(|(_, name)| *name)
+}
+
+/// May `pid` come to have CAP_NET_ADMIN in the user namespace of this process, which is the host's? It is so with root in a
+/// container whose bounding set has it.
+pub fn has_net_admin(pid: u32) -> bool {
+    const CAP_NET_ADMIN: u64 = 1 << 12;
+    let user = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/user")).ok().map(|namespace| namespace.ino());
+    let pid = pid.to_string();
+    capabilities(&pid, "CapBnd:").is_some_and(|set| set & CAP_NET_ADMIN != 0) && user(&pid) == user("self")
+}
+
+/// A set of capabilities as `/proc/PID/status` has it.
+fn capabilities(pid: &str, set: &str) -> Option<u64> {
+    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let hex = status.lines().find_map(|line| line.strip_prefix(set))?;
+    u64::from_str_radix(hex.trim(), 16).ok()
 }
 
 /// Refuses a process in a user namespace: the capabilities that it has there say nothing about the host's network, and the

@@ -41,6 +41,9 @@ pub struct Bundle {
     /// Whether no set of capabilities names CAP_NET_ADMIN or CAP_NET_RAW: the part of `tamper_proof` that also counts for a
     /// container that joins a namespace.
     pub powerless: bool,
+    /// Whether a set of capabilities names CAP_NET_ADMIN, or none is said, and the bundle has no user namespace: it has the
+    /// capability over the host's network as well.
+    pub net_admin: bool,
     /// Whether the bundle names a network namespace that exists already.
     pub joins_namespace: bool,
     /// Whether it is the sandbox of a pod: a process that holds the namespaces for containers with cgroups of their own.
@@ -169,7 +172,8 @@ struct Process {
 impl Spec {
     fn understood(self) -> Bundle {
         let (tamper_proof, sandbox) = (self.is_tamper_proof(), self.is_sandbox());
-        let (powerless, joins_namespace) = (self.is_powerless(), self.joins("network"));
+        let (powerless, net_admin) = (self.is_powerless(), self.has_net_admin());
+        let joins_namespace = self.joins("network");
         let profile = self.profile();
         let hostname = self.hostname.map(|name| one_line(&name)).filter(|name| !name.is_empty());
         let linux = self.linux.unwrap_or_default();
@@ -186,7 +190,18 @@ impl Spec {
                 None => {}
             }
         }
-        Bundle { own_settings, port_range, cpus, tamper_proof, powerless, joins_namespace, sandbox, profile, hostname }
+        Bundle {
+            own_settings,
+            port_range,
+            cpus,
+            tamper_proof,
+            powerless,
+            net_admin,
+            joins_namespace,
+            sandbox,
+            profile,
+            hostname,
+        }
     }
 
     fn profile(&self) -> Option<String> {
@@ -209,10 +224,19 @@ impl Spec {
     }
 
     fn is_powerless(&self) -> bool {
+        self.lacks(&["CAP_NET_ADMIN", "CAP_NET_RAW"])
+    }
+
+    fn has_net_admin(&self) -> bool {
+        !self.lacks(&["CAP_NET_ADMIN"]) && !self.namespaces().any(|namespace| namespace.kind == "user")
+    }
+
+    /// Does no set of capabilities name one of these?
+    fn lacks(&self, powers: &[&str]) -> bool {
         self.process.as_ref().and_then(|process| process.capabilities.as_ref()).is_some_and(|sets| {
             let mut names = sets.values().flatten().flatten();
             // crun also takes names in lower case.
-            !names.any(|name| ["CAP_NET_ADMIN", "CAP_NET_RAW"].iter().any(|power| name.eq_ignore_ascii_case(power)))
+            !names.any(|name| powers.iter().any(|power| name.eq_ignore_ascii_case(power)))
         })
     }
 

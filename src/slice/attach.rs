@@ -353,6 +353,7 @@ impl<'a> Attach<'a> {
     }
 
     fn join(&self, lease: Lease, lock: &Lock, host: &Host) -> Result<Entered> {
+        wanted::permitted(self.wanted.config, self.wanted.request)?;
         match join::goal(&self.wanted, &lease, host) {
             Ok(goal) if limits::need_shaper(&goal.terms) && host.shaper.is_none() => Ok(Entered::Unshaped),
             Ok(goal) => Ok(Entered::Joined(Box::new(Turn::begin(lease, goal, &self.ledger, host, lock)?))),
@@ -397,6 +398,7 @@ impl<'a> Attach<'a> {
 
     /// A slice of its own, called `id`. `back`: ports that are given back for it.
     fn decide(&self, desk: &Desk<'_>, id: ContainerId, back: &PortSet) -> std::result::Result<Lease, grant::Refusal> {
+        wanted::permitted(self.wanted.config, self.wanted.request)?;
         let size = self.wanted.request.ephemeral_ports.unwrap_or(self.wanted.config.ephemeral_ports_per_container);
         let leased = self.wanted.leased(desk).difference(back);
         let resting = desk.resting(self.wanted.config.block_cooldown);

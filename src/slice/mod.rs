@@ -18,6 +18,7 @@ pub mod follow;
 pub mod fsck;
 mod join;
 pub mod network;
+pub mod power;
 pub mod ready;
 pub mod reclaim;
 mod refused;

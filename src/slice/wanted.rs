@@ -2,7 +2,7 @@
 //! it takes of the host's ports.
 
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::host::process::{Worker, ancestors, is_conmon_of};
 use crate::lease::ledger::unix_now;
 use crate::lease::{Asked, CpuAsked, CpuTerms, Desk, Lease, Member};
@@ -109,6 +109,18 @@ impl Wanted<'_> {
 /// The refusal of a container that somebody else works on.
 pub fn worked(id: &ContainerId, lease: &Lease) -> Error {
     Error::Busy(format!("container {id} is being worked on by {}: try again", lease.worker))
+}
+
+/// Refuses a container that would have more power over the host's network than it may.
+pub fn permitted(config: &Config, request: &Request) -> Result<()> {
+    if !(config.refuse_net_admin && request.net_admin) {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "container {} would have CAP_NET_ADMIN over the host's devices as well, which refuse_net_admin forbids: start it without \
+         that capability, or in a user namespace",
+        request.id
+    )))
 }
 
 /// The ports in which a socket of the host would be in the way.

@@ -13,7 +13,9 @@ use crate::host::facts::machine;
 use crate::lease::record::cpus_of;
 use crate::lease::view::{gone, view};
 use crate::lease::{Lease, Ledger, Member, Placed};
+use crate::net::holders::Holders;
 use crate::rate::{Direction, Limit, Rate, Shape};
+use crate::slice::power::is_net_admin;
 use crate::slice::ready::peek;
 use crate::slice::state::{State, state};
 use crate::stats::net::Net;
@@ -29,6 +31,8 @@ struct Shown {
     #[serde(skip)]
     member: Option<Member>,
     configured: Configured,
+    /// Its root has more than its own network.
+    net_admin: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     statistics: Option<Statistics>,
     /// The network's counters, which are the slice's, whichever member is shown.
@@ -51,7 +55,9 @@ pub fn run(config: &Config, id: &str, json: bool) -> Result<()> {
     let ledger = Ledger::at(&config.state_dir);
     let (lease, member) = named(config, id)?;
     let (configured, view) = (configured(config, &lease), view(&lease, member.as_ref()));
-    let mut shown = Shown { view, lease, member, configured, statistics: None, net: Net::default(), drops: None };
+    let net_admin = member.as_ref().is_some_and(|member| is_net_admin(&lease, member, &Holders::default()));
+    let mut shown =
+        Shown { view, lease, member, configured, net_admin, statistics: None, net: Net::default(), drops: None };
     if let Some(host) = peek(config)? {
         if state(&shown.lease, &ledger, &host)? == State::Dead {
             shown.view = gone(shown.view);
@@ -172,6 +178,9 @@ fn text(shown: &Shown) -> String {
         ("cpus", shown.member.as_ref().map_or_else(|| "-".into(), |member| cpus(member, allowed))),
         ("host loopback", if lease.host_loopback { "yes" } else { "no" }.to_owned()),
     ];
+    if shown.net_admin {
+        lines.push(("power", "CAP_NET_ADMIN over the host's devices as well: see SECURITY.md".to_owned()));
+    }
     if shown.statistics.is_some() {
         let s = &shown.net;
         let flow = |packets: Option<u64>, bytes: Option<u64>| match (packets, bytes) {
