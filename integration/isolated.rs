@@ -4,6 +4,7 @@ mod addresses;
 mod errors;
 mod loopback;
 mod packets;
+mod unseen;
 
 use crate::lab::frame::{self, Mac, V4};
 use crate::lab::tap::{self, Tap};

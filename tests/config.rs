@@ -43,6 +43,7 @@ fn values_arrive_parsed() {
         addresses = "10.0.0.5,2001:db8::5"
         state_dir = "/var/lib/x"
         host_loopback = false
+        refuse_net_admin = true
         block_cooldown = "2m"
         egress_rate_limit_per_container = "37500KB"
         ingress_rate_limit_per_container = "10gbit"
@@ -58,6 +59,7 @@ fn values_arrive_parsed() {
     assert_eq!(config.addresses.to_string(), "10.0.0.5,2001:db8::5");
     assert_eq!(config.state_dir, Path::new("/var/lib/x"));
     assert!(!config.host_loopback);
+    assert!(config.refuse_net_admin && !Config::default().refuse_net_admin);
     assert_eq!(config.block_cooldown, Duration::from_secs(120));
     assert_eq!(config.egress_rate_limit_per_container.bytes_per_second(), 38_400_000);
     assert_eq!(config.ingress_rate_limit_per_container.bits_per_second(), 10_000_000_000);

@@ -50,6 +50,32 @@ fn ip_options_do_not_hide_a_foreign_source_port() {
     s.all_dropped(forgeries);
 }
 
+/// The ports stand behind headers that a careless filter does not go through: of options, and of an atomic fragment.
+#[test]
+fn extension_headers_do_not_hide_a_foreign_source_port() {
+    let s = scene("iso-extensions");
+    let options = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
+    let mut forgeries = Vec::new();
+    for (whose, port) in s.foreign_ports() {
+        for (target, to, to_port) in [("P", P6, PEER_PORT), ("B", H6, s.b.ports[0]), ("H", H6, HOST_PORT)] {
+            let datagram = |m: &[u8]| frame::udp((HOST6, port), (to.into(), to_port), m);
+            let mut add = |headers: &str, next: u8, wrap: &dyn Fn(&[u8]) -> Vec<u8>| {
+                let what = format!("{headers} before {whose} port {port}, to {target}");
+                forgeries.push(forge(what, "source_port", |m| {
+                    s.addressed(frame::IPV6, &frame::v6(H6, to, next, 64, &wrap(&datagram(m))))
+                }));
+            };
+            add("destination options", 60, &|d| [&options(frame::UDP)[..], d].concat());
+            add("hop-by-hop and destination options", 0, &|d| [&options(60)[..], &options(frame::UDP), d].concat());
+            add("an atomic fragment", 44, &|d| frame::v6_fragment(frame::UDP, 0, false, 0x0707, d));
+            add("options and an atomic fragment", 60, &|d| {
+                [&options(44)[..], &frame::v6_fragment(frame::UDP, 0, false, 0x0708, d)].concat()
+            });
+        }
+    }
+    s.all_dropped(forgeries);
+}
+
 #[test]
 fn fragments_need_a_valid_first_one() {
     let s = scene("iso-fragments");

@@ -57,7 +57,7 @@ pub struct Finding {
 }
 
 /// The themes whose facts an operator wants to see where all is well.
-pub const FACTS: [&str; 3] = ["uplink", "pool", "containers"];
+pub const FACTS: [&str; 4] = ["uplink", "pool", "containers", "powers"];
 
 /// Where the caller's configuration is from, so that a printed command means the same installation.
 #[derive(Clone, Debug)]
