@@ -305,6 +305,21 @@ mod tests {
     }
 
     #[test]
+    fn net_admin_over_the_hosts_network_is_what_no_user_namespace_keeps_back() {
+        let with = |namespaces: Value, capabilities: Value| {
+            bundle(json!({"process": {"capabilities": capabilities}, "linux": {"namespaces": namespaces}})).net_admin
+        };
+        let (plain, user) = (json!([{"type": "network"}]), json!([{"type": "network"}, {"type": "user"}]));
+        for set in ["bounding", "permitted", "ambient"] {
+            assert!(with(plain.clone(), json!({set: ["CAP_KILL", "cap_net_admin"]})), "{set}");
+            assert!(!with(user.clone(), json!({set: ["CAP_NET_ADMIN"]})), "{set} in a user namespace");
+        }
+        assert!(!with(plain.clone(), json!({"bounding": ["CAP_KILL", "CAP_NET_RAW"]})), "no such power");
+        assert!(with(plain, json!(null)), "what is not said is not certain");
+        assert!(!with(user, json!(null)), "whatever it is, it is its own");
+    }
+
+    #[test]
     fn only_what_is_certain_is_tamper_proof() {
         assert!(bundle(proof()).tamper_proof);
         let plain = serde_json::to_value(oci_spec::runtime::Spec::default()).unwrap();
@@ -403,6 +418,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_says_nothing() {
-        assert_eq!(read(Path::new("/nonexistent")).unwrap(), Bundle::default());
+        // what is to be refused may be in it
+        let nothing = Bundle { net_admin: true, ..Bundle::default() };
+        assert_eq!(read(Path::new("/nonexistent")).unwrap(), nothing);
     }
 }
