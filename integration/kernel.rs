@@ -19,7 +19,7 @@ use portslice::steer::tenants::{Cursor, Tenant, TenantState, boottime, id_hash};
 use portslice::steer::{Book, Maps, Owner, Programs, find};
 
 /// Runs `test` in a thread that has namespaces of its own, with a loaded data path.
-fn loaded(test: impl FnOnce(PathBuf) + Send + 'static) {
+pub fn loaded(test: impl FnOnce(PathBuf) + Send + 'static) {
     let run = move || {
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).unwrap();
         let none = None::<&str>;

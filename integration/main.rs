@@ -51,5 +51,6 @@ mod told;
 mod transparent;
 mod undo;
 mod upgrade;
+mod verdicts;
 mod whole;
 mod wire;

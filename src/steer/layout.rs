@@ -154,11 +154,50 @@ impl HostFacts {
         bytes[176..304].copy_from_slice(self.v6_beside.as_flattened().as_flattened());
         bytes
     }
+
+    /// What the map holds.
+    pub(super) fn of_bytes(bytes: &[u8; size_of::<HostFacts>()]) -> Self {
+        let word = |at: usize| std::array::from_fn(|i| bytes[at + i]);
+        let address = |at: usize| std::array::from_fn(|i| bytes[at + i]);
+        Self {
+            uplink: u32::from_ne_bytes(word(0)),
+            flags: u32::from_ne_bytes(word(4)),
+            mtu: u32::from_ne_bytes(word(8)),
+            mac: std::array::from_fn(|i| bytes[12 + i]),
+            pad: 0,
+            v4: std::array::from_fn(|i| word(20 + 4 * i)),
+            v4_broadcast: word(36),
+            v6: std::array::from_fn(|i| address(40 + 16 * i)),
+            fib: u32::from_ne_bytes(word(104)),
+            pad2: 0,
+            v4_beside: std::array::from_fn(|i| [word(112 + 8 * i), word(116 + 8 * i)]),
+            v6_beside: std::array::from_fn(|i| [address(176 + 32 * i), address(192 + 32 * i)]),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn facts_are_read_as_they_are_written() {
+        let facts = HostFacts {
+            uplink: 2,
+            flags: HostFacts::ONE_V4,
+            mtu: 1500,
+            mac: [1, 2, 3, 4, 5, 6],
+            pad: 0,
+            v4: [[10, 0, 0, 2], [10, 0, 0, 0], [255, 0, 0, 0], [10, 0, 0, 1]],
+            v4_broadcast: [10, 255, 255, 255],
+            v6: [[1; 16], [2; 16], [3; 16], [4; 16]],
+            fib: 3,
+            pad2: 0,
+            v4_beside: std::array::from_fn(|i| [[i as u8; 4], [255; 4]]),
+            v6_beside: std::array::from_fn(|i| [[i as u8; 16], [255; 16]]),
+        };
+        assert_eq!(HostFacts::of_bytes(&facts.bytes()), facts);
+    }
 
     #[test]
     fn reasons_follow_the_enum() {

@@ -292,6 +292,21 @@ impl Maps {
         Ok(())
     }
 
+    /// The host as the programs know it.
+    pub fn host(&self) -> Result<HostFacts> {
+        let mut value = [0u8; size_of::<HostFacts>()];
+        let fail = |e: io::Error| Error::Bpf { doing: "read the host's facts".into(), why: e.to_string() };
+        sys::lookup(self.host.as_fd(), &0u32.to_ne_bytes(), &mut value).map_err(fail)?;
+        Ok(HostFacts::of_bytes(&value))
+    }
+
+    /// The host's addresses as the programs know them: does every container carry it?
+    pub fn addresses(&self) -> Result<BTreeMap<IpAddr, bool>> {
+        let carried = |address: &[u8; 16]| self.has_address(address, ADDRESS_CARRIED);
+        let known = self.known_addresses()?.into_iter();
+        Ok(known.map(|address| (Ipv6Addr::from(address).to_canonical(), carried(&address))).collect())
+    }
+
     fn has_address(&self, address: &[u8; 16], kind: u32) -> bool {
         let mut now = [0u8; 4];
         sys::lookup(self.addresses.as_fd(), address, &mut now).is_ok() && now == kind.to_ne_bytes()

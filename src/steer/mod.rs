@@ -3,8 +3,8 @@
 //! `bpf/` decides per packet whose it is. [`program`] loads and pins it once per boot and version and hooks it to the uplink
 //! and lo; [`maps`] is the way to say who owns which port, [`book`] keeps the lease records in the kernel, [`tenants`] says
 //! who has which slot, and [`find`] finds all of that where no pin leads to it; [`pins`] says whose the pins are and makes
-//! missing ones again. What does not live here: who gets which port ([`crate::lease`]), and the devices that the programs hang
-//! on ([`crate::net`]).
+//! missing ones again; [`model`] says in Rust what the programs decide. What does not live here: who gets which port
+//! ([`crate::lease`]), and the devices that the programs hang on ([`crate::net`]).
 
 mod convert;
 mod shared;
@@ -14,6 +14,7 @@ pub mod book;
 pub mod find;
 pub mod layout;
 pub mod maps;
+pub mod model;
 pub mod pins;
 pub mod program;
 pub mod tenants;

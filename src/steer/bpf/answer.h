@@ -44,11 +44,14 @@ static __always_inline void *make_room(struct __sk_buff *skb, __u32 head, __u32 
 	return data;
 }
 
-static __always_inline int send_back(__u32 n)
+static __always_inline int send_back(struct __sk_buff *skb, __u32 n)
 {
-	struct slot *s = slot_of(n);
+	struct slot *s = running(n);
 
-	return s && s->ifindex ? bpf_redirect(s->ifindex, 0) : DROP;
+	if (!s)
+		return DROP;
+	received(n, skb, 0, 0);
+	return bpf_redirect(s->ifindex, 0);
 }
 
 static __always_inline int answer_v4(struct __sk_buff *skb, __u32 n, __u32 code, __u32 mtu, __u32 quoted)
@@ -76,7 +79,7 @@ static __always_inline int answer_v4(struct __sk_buff *skb, __u32 n, __u32 code,
 	icmp->sum = 0;
 	icmp->rest = bpf_htonl(mtu);
 	icmp->sum = folded(bpf_csum_diff(0, 0, (__be32 *)icmp, sizeof(*icmp) + quoted, 0));
-	return send_back(n);
+	return send_back(skb, n);
 }
 
 static __always_inline int answer_v6(struct __sk_buff *skb, __u32 n, __u32 code, __u32 mtu, __u32 quoted)
@@ -106,7 +109,7 @@ static __always_inline int answer_v6(struct __sk_buff *skb, __u32 n, __u32 code,
 	sum = bpf_csum_diff(0, 0, &length, sizeof(length), sum);
 	sum = bpf_csum_diff(0, 0, &next, sizeof(next), sum);
 	icmp->sum = folded(bpf_csum_diff(0, 0, (__be32 *)icmp, sizeof(*icmp) + quoted, sum));
-	return send_back(n);
+	return send_back(skb, n);
 }
 
 static __noinline int answer(struct __sk_buff *skb, __u32 n, __u32 how, __u32 code, __u32 mtu)

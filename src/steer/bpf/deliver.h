@@ -53,7 +53,7 @@ static __always_inline __u32 host_address_v4(const struct host *h, __u32 v4)
 	union addr a;
 
 	if (v4 == h->v4)
-		return ADDRESS_CARRIED;
+		return v4 ? ADDRESS_CARRIED : 0;	/* 0.0.0.0 stands for none */
 	if (h->flags & HOST_ONE_V4)
 		return 0;
 	map_v4(&a, v4);
@@ -63,7 +63,7 @@ static __always_inline __u32 host_address_v4(const struct host *h, __u32 v4)
 static __always_inline __u32 host_address_v6(const struct host *h, const union addr *a)
 {
 	if (same(a, &h->v6))
-		return ADDRESS_CARRIED;
+		return a->d[0] | a->d[1] ? ADDRESS_CARRIED : 0;
 	if (h->flags & HOST_ONE_V6 || is_mapped(a))
 		return 0;
 	return host_address(a);

@@ -42,7 +42,7 @@ PROGRAM(inner_lo)
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	__u32 slot = skb->tc_classid, v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
 	struct slot *s = slot_of(slot);
-	struct packet *p;
+	struct packet *p, *whose;
 	__be16 *port = 0;
 
 	if (!s || skb->mark == KEEP || (!v6 && skb->protocol != bpf_htons(ETH_P_IP)))
@@ -63,27 +63,30 @@ PROGRAM(inner_lo)
 	p = packet(OUTER);
 	if (!p || parse(skb, ETH_HLEN, v6, p) < 0)
 		return PASS;
+	if (p->frag == FRAG_LATER)
+		return fragment_leaves_lo(slot, s->epoch, p) ? bpf_redirect(s->inner, 0) : PASS;
+	whose = p;
 	if (is_error(p)) {
-		struct packet *inner = packet(QUOTED);
+		__u16 sport;
+		union addr src;
 
 		/* about a packet that one of its own sockets sent: look it up the other way round */
-		if (!inner || parse(skb, p->end, v6, inner) < 0 || inner->frag == FRAG_LATER)
+		whose = packet(QUOTED);
+		if (!whose || parse(skb, p->end, v6, whose) < 0 || whose->frag == FRAG_LATER)
 			return PASS;
-		p->src = inner->dst;
-		p->dst = inner->src;
-		p->sport = inner->dport;
-		p->dport = inner->sport;
-		p->proto = inner->proto;
-		p->frag = inner->frag;
-	} else if (p->frag == FRAG_LATER) {
-		return fragment_leaves_lo(slot, s->epoch, p) ? bpf_redirect(s->inner, 0) : PASS;
+		src = whose->src;
+		sport = whose->sport;
+		whose->src = whose->dst;
+		whose->dst = src;
+		whose->sport = whose->dport;
+		whose->dport = sport;
 	}
-	if (!has_ports(p->proto) || port_slot(p->dport) == slot || listens(skb, p))
+	if (!has_ports(whose->proto) || port_slot(whose->dport) == slot || listens(skb, whose))
 		return PASS;
-	if (is_loopback(&p->dst) && !(s->flags & SLOT_HOST_LOOPBACK) && !port_slot(p->dport))
+	if (is_loopback(&whose->dst) && !(s->flags & SLOT_HOST_LOOPBACK) && !port_slot(whose->dport))
 		return PASS;
 	if (p->frag)
-		fragment_left_lo(slot, s->epoch, p, port_slot(p->dport));
+		fragment_left_lo(slot, s->epoch, p, port_slot(whose->dport));
 	return bpf_redirect(s->inner, 0);
 }
 

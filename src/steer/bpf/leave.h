@@ -42,7 +42,7 @@ static __always_inline int to_group(struct __sk_buff *skb, const struct host *h,
 
 static __always_inline int is_group_v4(const struct host *h, __u32 dst)
 {
-	return dst == h->v4_broadcast || dst == 0xffffffff || (dst & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000);
+	return (dst && dst == h->v4_broadcast) || dst == 0xffffffff || (dst & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000);
 }
 
 static __always_inline int to_group_v4(struct __sk_buff *skb, const struct host *h, __u32 dst)
@@ -77,7 +77,9 @@ static __always_inline int to_group_v6(struct __sk_buff *skb, const struct host 
 /* Bytes of the largest IP packet that `skb` becomes on the wire: a segment of it, where it is to be cut. */
 static __always_inline __u32 largest(struct __sk_buff *skb, __u32 l4, __u32 tcp)
 {
-	return (skb->gso_size ? headers_of(skb, l4, tcp) + skb->gso_size : skb->len) - ETH_HLEN;
+	__u32 segment = skb->gso_size ? headers_of(skb, l4, tcp) + skb->gso_size : skb->len;
+
+	return (segment < skb->len ? segment : skb->len) - ETH_HLEN;
 }
 
 #include "answer.h"

@@ -137,6 +137,10 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 		of_quoted(skb, p, &r);
 	else if (p->icmp == ICMP_ANSWER)
 		all_who_asked(&r, &p->src, p->sport);
+	s = r.to && !(r.to & ANSWER) ? slot_of(r.to) : 0;
+	/* the slot may have got another tenant since the first one */
+	if (p->frag == FRAG_LATER && s && s->epoch != r.epoch)
+		return PASS;
 	if (r.to & ANSWER) {
 		if (martian)
 			return PASS;
@@ -146,10 +150,6 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 	}
 	if (martian)
 		return r.to ? DROP : PASS;
-	s = r.to ? slot_of(r.to) : 0;
-	/* the slot may have got another tenant since the first one */
-	if (p->frag == FRAG_LATER && s && s->epoch != r.epoch)
-		return PASS;
 	if (p->frag == FRAG_FIRST)
 		fragment_came(digest, s ? r.to : HOST, s ? s->epoch : 0);
 	if (!s || r.to >= MAX_SLOTS)
@@ -195,7 +195,7 @@ PROGRAM(from_wire)
 			return PASS;
 		__builtin_memcpy(&src, &ip->saddr, sizeof(src));
 		if (martian_v6(h, &src))
-			return DROP;
+			return is_mapped(&src) ? PASS : DROP;	/* the host's stack drops that one */
 		return to_container(skb, h, slot, L4_V6, ip->nexthdr == PROTO_TCP);
 	}
 	return PASS;
@@ -236,7 +236,7 @@ PROGRAM(from_lo)
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = plain_v6(data, end);
-		union addr dst;
+		union addr src, dst;
 
 		if (!ip)
 			return inbound(skb, 1, FROM_LO);
@@ -244,7 +244,8 @@ PROGRAM(from_lo)
 		if (!slot)
 			return PASS;
 		__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
-		if (!is_loopback(&dst) && !host_address_v6(h, &dst))
+		__builtin_memcpy(&src, &ip->saddr, sizeof(src));
+		if (is_mapped(&src) || is_mapped(&dst) || (!is_loopback(&dst) && !host_address_v6(h, &dst)))
 			return PASS;
 		return to_container_locally(skb, h, slot, L4_V6, ip->nexthdr == PROTO_TCP,
 					    h->flags & HOST_PEER_FROM_LO);
@@ -253,15 +254,13 @@ PROGRAM(from_lo)
 }
 
 /* What a container may send besides packets with ports. Sets `to` to the slot the packet is for, 0 the host. */
-static __noinline int check_icmp(struct __sk_buff *skb, struct packet *p, __u32 slot, __u32 epoch, __u32 *to)
+static __noinline int check_icmp(struct __sk_buff *skb, struct packet *p, __u32 slot, __u32 *to)
 {
 	__u32 local = is_loopback(&p->dst) || host_address(&p->dst);
 	struct packet *inner = packet(QUOTED);
 
-	if (p->icmp == ICMP_ASK) {
-		echo_asked(slot, epoch, &p->dst, p->sport);
+	if (p->icmp == ICMP_ASK)
 		return -1;
-	}
 	/* it is the host that is asked, and answers */
 	if (p->icmp == ICMP_ANSWER)
 		return R_ECHO;
@@ -327,24 +326,30 @@ static __noinline int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 			return drop(slot, R_SOURCE_PORT);
 		to = port_slot(p->dport);
 	} else if (p->proto == (v6 ? PROTO_ICMP6 : PROTO_ICMP)) {
-		why = check_icmp(skb, p, slot, s->epoch, &to);
+		why = check_icmp(skb, p, slot, &to);
 		if (why >= 0)
 			return drop(slot, why);
 	} else {
 		return drop(slot, p->proto == PROTO_IGMP ? R_NEIGHBOR : R_PROTOCOL);
 	}
-	if (p->frag == FRAG_FIRST && fragment_begins(slot, s->epoch, p, to) < 0)
-		return drop(slot, R_FRAGMENT);
 
 	if (local) {
 		if (looped && !to && !(s->flags & SLOT_HOST_LOOPBACK))
 			return drop(slot, R_HOST_LOOPBACK);
-	} else if (by_uplink(h, p)) {
-		if (oversize(skb, h, p->end - 8, p->proto == PROTO_TCP))
-			return too_big(skb, slot, leaving_slowly(h, p), h->mtu);
+	} else {
+		to = HOST;
+	}
+	if (!local && by_uplink(h, p)) {
 		if (v6 ? unreachable_v6(h, &p->dst) : unreachable_v4(h, p->dst.w[3]))
 			return nowhere(skb, slot, leaving_slowly(h, p), 0);
+		if (oversize(skb, h, p->end - 8, p->proto == PROTO_TCP))
+			return too_big(skb, slot, leaving_slowly(h, p), h->mtu);
 	}
+	/* What is remembered went: nothing follows, or answers, what a wall kept. */
+	if (p->frag == FRAG_FIRST && fragment_begins(slot, s->epoch, p, to) < 0)
+		return drop(slot, R_FRAGMENT);
+	if (p->icmp == ICMP_ASK)
+		echo_asked(slot, s->epoch, &p->dst, p->sport);
 	if (s->flags & SLOT_SHAPED && !(local && s->flags & SLOT_SPARE_LOCAL))
 		return to_shaper(skb, s, slot, to);
 	return deliver(skb, slot, p, to);
@@ -396,7 +401,8 @@ PROGRAM(from_container)
 			return outbound(skb, slot, 1);
 		__builtin_memcpy(&src, &ip->saddr, sizeof(src));
 		__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
-		if (host_address_v6(h, &src) != ADDRESS_CARRIED || is_loopback(&dst) || host_address_v6(h, &dst) ||
+		if (host_address_v6(h, &src) != ADDRESS_CARRIED || is_loopback(&dst) || is_mapped(&dst) ||
+		    host_address_v6(h, &dst) ||
 		    oversize(skb, h, L4_V6, ip->nexthdr == PROTO_TCP) ||
 		    ((!(h->flags & HOST_NEXTHOP_V6) || !h->v6_gw.d[0]) && !h->fib))
 			return outbound(skb, slot, 1);

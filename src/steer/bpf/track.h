@@ -254,7 +254,7 @@ static __noinline int fragment_left_lo(__u32 n, __u32 epoch, const struct packet
 		return 0;
 #pragma unroll
 	for (int i = 0; i < FRAGMENT_LOOPED; i++)
-		best = better(best, place(0, 0, 0, (t - b->looped[i].seen) >> 20) | i);
+		best = better(best, place(0, recent(b->looped[i].seen, t) ^ 1, 0, (t - b->looped[i].seen) >> 10) | i);
 	fragment_open(&b->looped[best % FRAGMENT_LOOPED], epoch, p, to);
 	return 0;
 }

@@ -1,0 +1,38 @@
+//! Kinds of addresses.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::World;
+
+/// Does it lead back to whoever uses it?
+pub fn is_loopback(ip: IpAddr) -> bool {
+    ip.is_loopback()
+}
+
+/// Does it name many receivers?
+pub fn is_group(world: &World, ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.is_multicast() || is_broadcast(world, v4),
+        IpAddr::V6(v6) => v6.is_multicast(),
+    }
+}
+
+/// May no packet from the wire come from here? Loopback and the host's own addresses are spoken by nobody outside, and an
+/// answer to what names no single sender would go to many, or nowhere.
+pub fn is_martian(world: &World, ip: IpAddr) -> bool {
+    let nobody = match ip {
+        IpAddr::V4(v4) => v4.octets()[0] == 0,
+        IpAddr::V6(v6) => v6.is_unspecified(),
+    };
+    nobody || is_loopback(ip) || is_group(world, ip) || world.addresses.contains_key(&ip)
+}
+
+/// Is it on a link, whatever the routes to other places are?
+pub fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if Ipv6Addr::segments(&v6)[0] & 0xffc0 == 0xfe80)
+}
+
+fn is_broadcast(world: &World, v4: Ipv4Addr) -> bool {
+    let of_network = Ipv4Addr::from(world.host.v4_broadcast);
+    v4 == Ipv4Addr::BROADCAST || (v4 == of_network && !of_network.is_unspecified())
+}

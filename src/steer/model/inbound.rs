@@ -1,0 +1,151 @@
+//! Packets for the host's addresses: from the wire, and from processes of the host by its lo.
+
+use std::time::Duration;
+
+use super::address::{is_loopback, is_martian};
+use super::memory::{Receiver, Tenant};
+use super::packet::{Content, Frame, Icmp, Kind, Packet, Part};
+use super::size::on_the_wire;
+use super::world::World;
+use super::{Count, Decision, Memory, Verdict, Why};
+use crate::steer::layout::SlotEntry;
+
+/// Of a VLAN tag: which network. 0 is this one, with a priority.
+const VLAN_ID: u16 = 0x0fff;
+
+/// Whatever is not a container's goes on to the host's stack. A host takes a packet for any of its addresses by any of its devices.
+pub fn from_wire(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Duration) -> Decision {
+    let ours = frame.destination() == world.mac(frame.device);
+    from_outside(world, memory, frame, now, ours && frame.vlan.is_none_or(|tag| tag & VLAN_ID == 0))
+}
+
+/// The same where frames say nothing of whom they are for.
+pub fn from_tunnel(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Duration) -> Decision {
+    from_outside(world, memory, frame, now, true)
+}
+
+fn from_outside(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Duration, ours: bool) -> Decision {
+    let packet = match readable(frame) {
+        Ok(packet) => packet,
+        Err(why) => return Decision::of(Verdict::Stack, why),
+    };
+    if !world.is_carried(packet.destination) {
+        return Decision::of(Verdict::Stack, Why::Elsewhere);
+    }
+    if !ours {
+        return Decision::of(Verdict::Stack, Why::OtherFrame);
+    }
+    let arrival = Arrival { world, frame, packet, by_lo: false, now };
+    let (receiver, why) = arrival.receiver(memory);
+    if is_martian(world, packet.source) {
+        // The host's stack drops it; for a container's port no stack is asked.
+        let of_container = matches!(receiver, Receiver::Container(_));
+        return Decision::of(if of_container { Verdict::Drop } else { Verdict::Stack }, Why::Martian);
+    }
+    arrival.deliver(memory, receiver, why)
+}
+
+/// The same for what processes of the host send to the host.
+pub fn from_lo(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Duration) -> Decision {
+    let packet = match readable(frame) {
+        Ok(packet) => packet,
+        Err(why) => return Decision::of(Verdict::Stack, why),
+    };
+    if !world.is_local(packet.destination) {
+        return Decision::of(Verdict::Stack, Why::Elsewhere);
+    }
+    let arrival = Arrival { world, frame, packet, by_lo: true, now };
+    let (receiver, why) = arrival.receiver(memory);
+    arrival.deliver(memory, receiver, why)
+}
+
+fn readable(frame: &Frame<'_>) -> Result<Packet, Why> {
+    match frame.kind() {
+        Kind::V4 | Kind::V6 => frame.packet().ok_or(Why::Malformed),
+        Kind::Arp | Kind::Other => Err(Why::NotIp),
+    }
+}
+
+/// Into a container, if it runs. `locally`: from this host.
+pub fn to_container(world: &World, slot: u16, locally: bool, frame: &Frame<'_>, packet: &Packet) -> Option<Decision> {
+    let spared = locally && world.has(slot, SlotEntry::SPARE_LOCAL);
+    let limited = world.has(slot, SlotEntry::THROUGH_QDISC) && !spared;
+    world.runs(slot).then(|| {
+        Decision::of(Verdict::Container { slot, limited }, Why::Own)
+            .counting(slot, Count::Received(on_the_wire(frame, packet)))
+    })
+}
+
+/// A packet for an address of the host.
+struct Arrival<'a> {
+    world: &'a World,
+    frame: &'a Frame<'a>,
+    packet: Packet,
+    by_lo: bool,
+    now: Duration,
+}
+
+impl Arrival<'_> {
+    /// Whose it is: the port's owner's; an ICMP error is of whoever sent what it quotes, an echo reply of all who asked, a later
+    /// fragment of whoever has the first.
+    fn receiver(&self, memory: &Memory) -> (Receiver, Why) {
+        let packet = &self.packet;
+        match (packet.part, packet.content) {
+            (Part::Later(part), _) => {
+                (self.still(memory.owner(self.by_lo, packet, &part, self.now)), Why::FirstFragment)
+            }
+            (_, Content::Ports { destination, .. }) => (self.owner(destination), Why::Port(destination)),
+            (_, Content::Icmp(Icmp::Answer(id))) => (Receiver::Askers(packet.source, id), Why::Asked),
+            (_, Content::Icmp(Icmp::Error { .. })) => (self.sender_of_quoted(), Why::Quoted),
+            _ => (Receiver::Host, Why::Nobodys),
+        }
+    }
+
+    /// A slot may have got another tenant since a first fragment.
+    fn still(&self, receiver: Receiver) -> Receiver {
+        match receiver {
+            Receiver::Container(tenant) if self.world.tenant(tenant.slot) != tenant => Receiver::Host,
+            receiver => receiver,
+        }
+    }
+
+    fn owner(&self, port: u16) -> Receiver {
+        self.world.owner(port).map_or(Receiver::Host, |slot| Receiver::Container(self.world.tenant(slot)))
+    }
+
+    fn sender_of_quoted(&self) -> Receiver {
+        let Some(quoted) = self.packet.quoted(self.frame) else { return Receiver::Host };
+        if !is_loopback(quoted.source) && !self.world.is_carried(quoted.source) {
+            return Receiver::Host;
+        }
+        match quoted.content {
+            Content::Ports { source, .. } => self.owner(source),
+            Content::Icmp(Icmp::Ask(id)) => Receiver::Askers(quoted.destination, id),
+            _ => Receiver::Host,
+        }
+    }
+
+    fn deliver(&self, memory: &mut Memory, receiver: Receiver, why: Why) -> Decision {
+        if let Part::First(part) = self.packet.part {
+            memory.came(self.by_lo, &self.packet, &part, receiver, self.now);
+        }
+        match receiver {
+            Receiver::Host => Decision::of(Verdict::Stack, Why::Nobodys),
+            Receiver::Container(tenant) => to_container(self.world, tenant.slot, self.by_lo, self.frame, &self.packet)
+                .map_or(Decision::of(Verdict::Stack, Why::Ended), |decision| Decision { why, ..decision }),
+            Receiver::Askers(whom, id) => self.to_askers(memory.askers(whom, id, self.now)),
+        }
+    }
+
+    /// As processes of one host, all who asked get the answer, and the host, which may have asked as well.
+    fn to_askers(&self, askers: Vec<Tenant>) -> Decision {
+        let there = |by: &Tenant| self.world.tenant(by.slot) == *by && self.world.runs(by.slot);
+        let slots: Vec<u16> = askers.into_iter().filter(there).map(|by| by.slot).collect();
+        if slots.is_empty() {
+            return Decision::of(Verdict::Stack, Why::NobodyAsked);
+        }
+        let size = on_the_wire(self.frame, &self.packet);
+        let counts = slots.iter().map(|slot| (*slot, Count::Received(size))).collect();
+        Decision { verdict: Verdict::Copies(slots), why: Why::Asked, counts }
+    }
+}

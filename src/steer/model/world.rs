@@ -1,0 +1,125 @@
+//! What the maps say: who has which port, what leads where, and what the host is like.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::Tenant;
+use crate::error::Result;
+use crate::net::link::Mac;
+use crate::net::route::Kind;
+use crate::steer::layout::{HostFacts, SlotEntry};
+use crate::steer::maps::Maps;
+
+/// Who has an address of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// The host and every container.
+    Containers,
+    /// The host alone: containers can carry only so many, or are to carry only some.
+    Host,
+}
+
+/// What the host's routes say of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Its first address, and the length of its prefix.
+    pub network: (IpAddr, u8),
+    /// What becomes of a packet.
+    pub kind: Kind,
+    /// The device it leaves by.
+    pub device: u32,
+    /// Bytes of the largest packet that goes that way.
+    pub mtu: u32,
+}
+
+/// What the maps say at one moment, and what the kernel says of ways that stand in no map.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// The host, the usual way out of it among it.
+    pub host: HostFacts,
+    /// The host's routes, for what the programs ask the kernel.
+    pub paths: Vec<Path>,
+    /// Ethernet addresses of the host's devices beside the uplink.
+    pub beside: BTreeMap<u32, Mac>,
+    /// Slots by the port that is steered to them.
+    pub ports: BTreeMap<u16, u16>,
+    /// Slots in service.
+    pub slots: BTreeMap<u16, SlotEntry>,
+    /// The devices of slots, as long as they exist.
+    pub devices: BTreeMap<u16, u32>,
+    /// Addresses of the host.
+    pub addresses: BTreeMap<IpAddr, Holder>,
+    /// Ports by protocol that sockets inside wait at for anybody, by slot.
+    pub listening: BTreeSet<(u16, u8, u16)>,
+}
+
+impl World {
+    /// What the maps say now. What sockets wait at stands in no map.
+    pub fn of(maps: &Maps) -> Result<Self> {
+        let carried = |carried| if carried { Holder::Containers } else { Holder::Host };
+        let addresses = maps.addresses()?.into_iter().map(|(ip, by_all)| (ip, carried(by_all))).collect();
+        let mut world = World { host: maps.host()?, addresses, ..World::default() };
+        let steered = |port| maps.owner(port).filter(|owner| owner.steered).map(|owner| (port, owner.slot));
+        world.ports = (0..=u16::MAX).filter_map(steered).collect();
+        for slot in world.ports.values().copied().collect::<BTreeSet<_>>() {
+            world.slots.insert(slot, maps.slot(slot)?);
+            world.devices.extend(maps.device(slot)?.map(|device| (slot, device)));
+        }
+        Ok(world)
+    }
+
+    /// The most special route to an address.
+    pub fn path(&self, to: IpAddr) -> Option<&Path> {
+        self.paths.iter().filter(|path| is_in(to, path.network)).max_by_key(|path| path.network.1)
+    }
+
+    /// The Ethernet address of a device of the host.
+    pub fn mac(&self, device: u32) -> Option<Mac> {
+        if device == self.host.uplink { Some(self.host.mac) } else { self.beside.get(&device).copied() }
+    }
+
+    /// The slot that has a port.
+    pub fn owner(&self, port: u16) -> Option<u16> {
+        self.ports.get(&port).copied()
+    }
+
+    /// A slot's entry; all zeros where nobody is.
+    pub fn slot(&self, slot: u16) -> SlotEntry {
+        self.slots.get(&slot).copied().unwrap_or_default()
+    }
+
+    /// The tenant of a slot.
+    pub fn tenant(&self, slot: u16) -> Tenant {
+        Tenant { slot, epoch: self.slot(slot).epoch }
+    }
+
+    /// Is its device there? A container that ended may still have its lease: what comes for it is the host's to refuse.
+    pub fn runs(&self, slot: u16) -> bool {
+        let entry = self.slot(slot);
+        entry.ifindex != 0 && self.devices.get(&slot) == Some(&entry.ifindex)
+    }
+
+    /// Has a slot a flag of [`SlotEntry`]?
+    pub fn has(&self, slot: u16, flag: u32) -> bool {
+        self.slot(slot).flags & flag != 0
+    }
+
+    /// Is it an address that containers carry?
+    pub fn is_carried(&self, ip: IpAddr) -> bool {
+        self.addresses.get(&ip) == Some(&Holder::Containers)
+    }
+
+    /// Does what is sent there stay on this host?
+    pub fn is_local(&self, ip: IpAddr) -> bool {
+        super::address::is_loopback(ip) || self.addresses.contains_key(&ip)
+    }
+}
+
+fn is_in(ip: IpAddr, (network, prefix): (IpAddr, u8)) -> bool {
+    let differs = match (ip, network) {
+        (IpAddr::V4(ip), IpAddr::V4(network)) => (ip.to_bits() ^ network.to_bits()).leading_zeros(),
+        (IpAddr::V6(ip), IpAddr::V6(network)) => (ip.to_bits() ^ network.to_bits()).leading_zeros(),
+        _ => return false,
+    };
+    differs >= prefix.into()
+}
