@@ -14,6 +14,7 @@ mod dry_run;
 mod echo;
 mod ended;
 mod engines;
+mod explain;
 mod fair;
 mod following;
 mod fragments;

@@ -23,13 +23,14 @@ fn at(text: &str, port: u16) -> SocketAddr {
 }
 
 /// A host with a second network card, who is at the other end of that, and two containers.
-struct Two {
-    scene: Scene,
+pub struct Two {
+    /// The host and its containers.
+    pub scene: Scene,
     second: Ns,
 }
 
 /// `routes`: lines for `ip` in the host, before anything is prepared.
-fn two(name: &str, routes: &str) -> Two {
+pub fn two(name: &str, routes: &str) -> Two {
     let host = Host::with(name).unprepared().build();
     host.altered();
     let second = network(&host.ns, "eth1", 1500);

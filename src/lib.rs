@@ -8,6 +8,7 @@
 //! * [`face`]: the ways in. The hooks, the runtime shim, the CNI and the netavark plugin, the command line, the server and
 //!   the service that follows the host; each decodes, calls one verb, encodes.
 //! * [`doctor`]: looks at everything that could be in the way and says how to mend it.
+//! * [`explain`]: which way a packet takes through the data path, in words.
 //! * [`register`]: telling container engines about portslice: merging into their configuration, and taking that back.
 //! * [`oci`]: the state document and the bundle, as hooks are given them, which engine is behind them, editing a bundle, and
 //!   how engines are told of the hooks (CDI).
@@ -30,6 +31,7 @@ pub mod cpu;
 pub mod cpus;
 pub mod doctor;
 pub mod error;
+pub mod explain;
 pub mod face;
 pub mod file;
 pub mod format;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use netlink_packet_core::Parseable;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteNextHop, RouteProtocol, RouteScope,
     RouteType, RouteVia,
@@ -100,6 +101,12 @@ pub struct Route {
 }
 
 impl Route {
+    fn to(destination: IpAddr) -> Self {
+        let prefix = if destination.is_ipv4() { 32 } else { 128 };
+        let (kind, link, gateway, source, metric, mtu) = (Kind::Unicast, 0, None, None, 0, None);
+        Self { kind, destination, prefix, link, gateway, source, metric, mtu }
+    }
+
     /// Does it catch everything?
     pub fn is_default(&self) -> bool {
         self.prefix == 0
@@ -175,6 +182,31 @@ pub fn local_addresses(netlink: &mut Netlink) -> Result<Vec<Local>> {
         to.map(|ip| Local { ip, link })
     };
     Ok(answers.into_iter().filter(local).filter_map(address).collect())
+}
+
+/// What the kernel's rules and routes say of one packet, as they say it to a socket bound to `from`; `None`: no route leads there.
+pub fn lookup(netlink: &mut Netlink, from: Option<IpAddr>, to: IpAddr) -> Result<Option<Route>> {
+    let mut message = RouteMessage::default();
+    let bits = if to.is_ipv4() { 32 } else { 128 };
+    message.header.address_family = family_of(to);
+    message.header.destination_prefix_length = bits;
+    message.attributes = vec![RouteAttribute::Destination(to.into())];
+    if let Some(from) = from {
+        message.header.source_prefix_length = bits;
+        message.attributes.push(RouteAttribute::Source(from.into()));
+    }
+    let refusing = |kind| Ok(Some(Route { kind, ..Route::to(to) }));
+    match netlink.get_raw(&format!("look up the route to {to}"), RouteNetlinkMessage::GetRoute(message)) {
+        Ok(Some(answer)) => Ok(RouteMessage::parse(&answer).ok().and_then(|message| of_any_table(message).1.pop())),
+        // EINVAL
+        Ok(None) => refusing(Kind::Blackhole),
+        Err(Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::ENETUNREACH) => Ok(None),
+        Err(Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::EHOSTUNREACH) => {
+            refusing(Kind::Unreachable)
+        }
+        Err(Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::EACCES) => refusing(Kind::Prohibit),
+        Err(e) => Err(e),
+    }
 }
 
 /// Are there routing rules besides the kernel's own (local, main, default)? Then a route depends on more than its
@@ -258,24 +290,23 @@ fn family_of(ip: IpAddr) -> AddressFamily {
     if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-/// One route for each next hop.
+/// Of the main table, one route for each next hop.
 fn decode(message: RouteMessage) -> Vec<Route> {
-    let Some(kind) = Kind::of(message.header.kind) else { return Vec::new() };
+    let (table, routes) = of_any_table(message);
+    if table == u32::from(RouteHeader::RT_TABLE_MAIN) { routes } else { Vec::new() }
+}
+
+/// The same, with the table it stands in.
+fn of_any_table(message: RouteMessage) -> (u32, Vec<Route>) {
     let mut table = u32::from(message.header.table);
-    let mut route = Route {
-        kind,
-        destination: match message.header.address_family {
-            AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            _ => return Vec::new(),
-        },
-        prefix: message.header.destination_prefix_length,
-        link: 0,
-        gateway: None,
-        source: None,
-        metric: 0,
-        mtu: None,
+    let Some(kind) = Kind::of(message.header.kind) else { return (table, Vec::new()) };
+    let everything = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return (table, Vec::new()),
     };
+    let prefix = message.header.destination_prefix_length;
+    let mut route = Route { kind, prefix, ..Route::to(everything) };
     let mut hops = Vec::new();
     for attribute in message.attributes {
         match attribute {
@@ -296,11 +327,8 @@ fn decode(message: RouteMessage) -> Vec<Route> {
             _ => {}
         }
     }
-    if table != u32::from(RouteHeader::RT_TABLE_MAIN) {
-        return Vec::new();
-    }
     if hops.is_empty() {
-        return vec![route];
+        return (table, vec![route]);
     }
     let hop = |hop: RouteNextHop| Route {
         link: hop.interface_index,
@@ -311,7 +339,7 @@ fn decode(message: RouteMessage) -> Vec<Route> {
         }),
         ..route.clone()
     };
-    hops.into_iter().map(hop).collect()
+    (table, hops.into_iter().map(hop).collect())
 }
 
 fn ip(address: RouteAddress) -> Option<IpAddr> {

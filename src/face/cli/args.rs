@@ -89,6 +89,18 @@ pub enum Command {
     Fsck(Fsck),
     /// Print the specification of the CDI devices portslice/net=PROFILE, for /etc/cdi/portslice.json
     Cdi,
+    /// Say which way a packet takes: whose it is, which programs look at it, what happens, what is counted
+    Explain {
+        /// A port, a container, or a packet: "tcp 10.0.0.5:1234 > :31005" (tcp, udp, sctp, udplite, dccp, icmp)
+        #[arg(value_name = "PORT|ID|PACKET")]
+        asked: String,
+        /// The container that sends it; else its source tells: the wire, or a process of the host
+        #[arg(long, value_name = "CONTAINER")]
+        from: Option<String>,
+        /// As a JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Check the host and say how to mend what is wrong
     Doctor {
         /// As a JSON array

@@ -4,6 +4,7 @@ mod args;
 mod attach;
 mod cdi;
 mod doctor;
+mod explain;
 mod fsck;
 mod list;
 mod register;
@@ -87,6 +88,7 @@ fn run(args: &Args) -> Result<ExitCode> {
         Command::Gc { json, dry_run } => gc(&config, *json, *dry_run),
         Command::Fsck(fsck) => return fsck::run(&config, fsck),
         Command::Cdi => cdi::run(&config),
+        Command::Explain { asked, from, json } => explain::run(&config, asked, from.as_deref(), *json),
         Command::Doctor { json } => return doctor::run(&config, args, *json),
     }?;
     Ok(ExitCode::SUCCESS)

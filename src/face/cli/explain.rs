@@ -1,0 +1,136 @@
+//! `portslice explain`.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::{named, print, print_json};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::explain::question::Question;
+use crate::explain::{Explained, Names, explain};
+use crate::lease::{Lease, Ledger};
+use crate::net::{Netlink, Netns, diag, link, route};
+use crate::ports::PortRange;
+use crate::slice::ready::peek;
+use crate::steer::Owner;
+use crate::steer::model::World;
+use crate::steer::model::world::Path;
+
+/// TCP and UDP.
+const PROTOCOLS: [u8; 2] = [6, 17];
+/// A port that others have open, and one that hosts have: for what reaches the host itself.
+const HTTPS: u16 = 443;
+/// The same.
+const SSH: u16 = 22;
+
+/// What is said of a port, of a container or of a packet.
+#[derive(Serialize)]
+struct Answer {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    about: Vec<String>,
+    packets: Vec<Explained>,
+}
+
+/// Answers `asked`; `from`: the container that sends the packet.
+pub fn run(config: &Config, asked: &str, from: Option<&str>, json: bool) -> Result<()> {
+    let Some(host) = peek(config)? else {
+        return Err(Error::NotFound("the host is not prepared, so nothing is steered: run `portslice setup`".into()));
+    };
+    let sender = from.map(|text| named(config, text)).transpose()?.map(|(lease, _)| lease);
+    let mut world = World::of(&host.maps)?;
+    let names = names(config, &mut world)?;
+    sender.iter().try_for_each(|lease| listen(&mut world, lease))?;
+    let slot = sender.map(|lease| lease.slot);
+    let answer = if let Ok(port) = asked.parse::<u16>() {
+        let packets = vec![way(&mut world, &names, &Question::of_port(port), slot)?];
+        Answer { about: vec![owner(&names, port, host.maps.owner(port))], packets }
+    } else if asked.contains([' ', '>']) {
+        Answer { about: Vec::new(), packets: vec![way(&mut world, &names, &asked.parse()?, slot)?] }
+    } else {
+        container(config, &mut world, &names, asked)?
+    };
+    if json { print_json(&answer) } else { print(&text(&answer)) }
+}
+
+/// What reaches a container, and what it reaches: from outside, outside, and the host's loopback.
+fn container(config: &Config, world: &mut World, names: &Names, text: &str) -> Result<Answer> {
+    let (lease, _) = named(config, text)?;
+    listen(world, &lease)?;
+    let ports = lease.all_ports();
+    let first = ports.iter().next().unwrap_or(lease.block.begin());
+    let (outside, loopback) = (Question::to_outside(world, HTTPS), Question::to_loopback(world, SSH));
+    let packets = vec![
+        way(world, names, &Question::of_port(first), None)?,
+        way(world, names, &outside, Some(lease.slot))?,
+        way(world, names, &loopback, Some(lease.slot))?,
+    ];
+    let about = format!("{}: slot {}, device {}, ports {ports}", lease.id, lease.slot, lease.link());
+    Ok(Answer { about: vec![about], packets })
+}
+
+/// The way of a packet. Where the data path would ask the kernel for a route, so is done here.
+fn way(world: &mut World, names: &Names, question: &Question, from: Option<u16>) -> Result<Explained> {
+    let mut netlink = Netlink::route()?;
+    let mut question = *question;
+    let (source, destination) = question.complete(world, from)?.ends();
+    world.paths.clear();
+    if from.is_some() && !world.is_local(destination) {
+        // a program that does not choose gets the address of the device that its packets leave by
+        let usual = route::lookup(&mut netlink, None, destination)?.and_then(|route| route.source);
+        question = question.or_from(usual.filter(|ip| world.is_carried(*ip)));
+        let (source, _) = question.complete(world, from)?.ends();
+        world.paths.extend(path(&mut netlink, Some(source), destination)?);
+    } else if from.is_none() && !world.is_local(source) {
+        world.paths.extend(path(&mut netlink, None, source)?);
+    }
+    explain(world, names, &question, from)
+}
+
+fn path(netlink: &mut Netlink, from: Option<IpAddr>, to: IpAddr) -> Result<Option<Path>> {
+    let Some(route) = route::lookup(netlink, from, to)? else { return Ok(None) };
+    let link = link::at(netlink, route.link)?;
+    let mtu = route.mtu.or(link.map(|link| link.mtu)).unwrap_or(u32::MAX);
+    let network = (to, if to.is_ipv4() { 32 } else { 128 });
+    Ok(Some(Path { network, kind: route.kind, device: route.link, mtu }))
+}
+
+fn owner(names: &Names, port: u16, owner: Option<Owner>) -> String {
+    let Some(owner) = owner else { return format!("port {port}: no container's") };
+    let whose =
+        names.leases.get(&owner.slot).cloned().unwrap_or_else(|| format!("slot {}, without a lease", owner.slot));
+    let steered = if owner.steered { "" } else { ", not steered: it is only kept for it" };
+    format!("port {port}: {whose} (slot {}){steered}", owner.slot)
+}
+
+/// What things are called; enters the addresses of the host's other devices.
+fn names(config: &Config, world: &mut World) -> Result<Names> {
+    let leases = Ledger::at(&config.state_dir).all()?;
+    let links = link::all(&mut Netlink::route()?)?;
+    world.beside = links.iter().filter_map(|link| Some((link.index, link.mac?))).collect();
+    let bare = links.iter().filter(|link| link.bare).map(|link| link.index).collect();
+    let host = links.into_iter().map(|link| (link.index, link.name)).collect();
+    let devices = leases.iter().map(|lease| (lease.slot, lease.link())).collect();
+    let leases = leases.iter().map(|lease| (lease.slot, lease.id.to_string())).collect();
+    Ok(Names { host, bare, leases, devices })
+}
+
+/// Enters the ports that sockets in a container wait at: what they wait for does not leave its lo.
+fn listen(world: &mut World, lease: &Lease) -> Result<()> {
+    let all = PortRange::new(1, u16::MAX).expect("1 is below 65535");
+    // one that ended has none
+    let Ok(netns) = Netns::open(&lease.netns) else { return Ok(()) };
+    if netns.id != lease.netns_id {
+        return Ok(());
+    }
+    let holders = netns.inside(|| diag::holders(&mut Netlink::diag()?, all))?;
+    let waiting = holders.iter().filter(|holder| !holder.established);
+    let [tcp, udp] = PROTOCOLS;
+    world.listening.extend(waiting.map(|holder| (lease.slot, if holder.tcp { tcp } else { udp }, holder.port)));
+    Ok(())
+}
+
+fn text(answer: &Answer) -> String {
+    let about = answer.about.iter().map(|line| format!("{line}\n"));
+    about.chain(answer.packets.iter().map(Explained::to_string)).collect()
+}
