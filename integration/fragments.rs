@@ -16,30 +16,37 @@ const SETTLED: Duration = Duration::from_millis(150);
 /// A first fragment is forgotten by then.
 const FORGOTTEN: Duration = Duration::from_secs(6);
 
-/// A datagram in two fragments, as Ethernet frames.
-fn halves(
+/// A datagram in fragments that begin at these offsets, as Ethernet frames.
+fn pieces(
     (to_mac, from_mac): (Mac, Mac),
     from: (IpAddr, u16),
     to: (IpAddr, u16),
     id: u16,
-    marks: [&[u8]; 2],
-) -> [Vec<u8>; 2] {
-    let datagram = frame::udp(from, to, &marks.concat());
-    let packet = |first: bool| {
-        let part = if first { &datagram[..FIRST] } else { &datagram[FIRST..] };
+    (payload, starts): (&[u8], &[usize]),
+) -> Vec<Vec<u8>> {
+    let datagram = frame::udp(from, to, payload);
+    let ends = starts.iter().skip(1).copied().chain([datagram.len()]);
+    let packet = |start: usize, end: usize| {
+        let (part, more) = (&datagram[start..end], end < datagram.len());
         match (from.0, to.0) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
-                let fragment = if first { 0x2000 } else { FIRST as u16 / 8 };
+                let fragment = u16::from(more) << 13 | start as u16 / 8;
                 V4 { id, fragment, ..V4::new(from, to, frame::UDP, part) }.bytes()
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
-                let offset = if first { 0 } else { FIRST as u16 };
-                frame::v6(from, to, 44, 64, &frame::v6_fragment(frame::UDP, offset, first, u32::from(id), part))
+                let fragment = frame::v6_fragment(frame::UDP, start as u16, more, u32::from(id), part);
+                frame::v6(from, to, 44, 64, &fragment)
             }
             _ => unreachable!(),
         }
     };
-    [true, false].map(|first| frame::ethernet(to_mac, from_mac, frame::ethertype(to.0), &packet(first)))
+    let framed = |(start, end)| frame::ethernet(to_mac, from_mac, frame::ethertype(to.0), &packet(start, end));
+    starts.iter().copied().zip(ends).map(framed).collect()
+}
+
+/// The same in two.
+fn halves(macs: (Mac, Mac), from: (IpAddr, u16), to: (IpAddr, u16), id: u16, marks: [&[u8]; 2]) -> [Vec<u8>; 2] {
+    pieces(macs, from, to, id, (&marks.concat(), &[0, FIRST])).try_into().expect("two")
 }
 
 /// Sends each of fifty ids twice on a device, to the container and then to the host; how many of each arrived.
@@ -135,6 +142,47 @@ fn a_first_fragment_is_forgotten_after_seconds() {
         }
     }
     assert_eq!(a.drops("fragment"), before + 2, "A's own late ones: {}", a.show()["drops"]);
+}
+
+#[test]
+fn later_fragments_that_come_before_their_first_one_are_kept_for_it() {
+    let host = Host::new("frag-order");
+    let a = host.bare("a", &["--ports", "31000-31009"]);
+    let limited = host.bare("limited", &["--ports", "31010-31019", "--ingress-rate", "100mbit"]);
+    let macs = (tap::mac_of(&host.ns, "eth0"), tap::mac_of(&host.peer, "wire"));
+    let served = |ns, to, port| Echo::start(ns, Proto::Udp, SocketAddr::new(probe::any(to), port));
+    for (from, to) in [(PEER4, HOST4), (PEER6, HOST6)] {
+        let receivers = [
+            (served(&a.ns, to, a.ports[0]), a.ports[0]),
+            (served(&limited.ns, to, limited.ports[0]), limited.ports[0]),
+            (served(&host.ns, to, HOST_PORT), HOST_PORT),
+        ];
+        let tap = Tap::on(&host.peer, "wire");
+        let mut sent = Vec::new();
+        for (n, (_, port)) in receivers.iter().enumerate() {
+            for id in 1..=12 {
+                // of different lengths, the first the shortest or the longest; the last datagrams in pieces of one frame each
+                let (unit, parts) = ([64, 1400][usize::from(id % 2 == 0)], 2 + usize::from(id) % 3);
+                let payload: Vec<u8> =
+                    std::iter::repeat_with(frame::marker).take(unit * parts / 16).flatten().collect();
+                let starts: Vec<usize> = (0..parts).map(|n| n * unit).collect();
+                let datagram = id + 100 * n as u16;
+                let pieces = pieces(macs, (from, SENDERS_PORT), (to, *port), datagram, (&payload, &starts));
+                pieces.iter().rev().for_each(|piece| tap::inject(&host.peer, "wire", piece));
+                sent.push(payload);
+            }
+        }
+        std::thread::sleep(SETTLED);
+        let got: Vec<u64> = receivers.iter().map(|(echo, _)| echo.served()).collect();
+        assert_eq!(got, [12, 12, 12], "(A, with a limit, the host) got of 12 datagrams each from {from}");
+        let answers: Vec<u8> = tap.end().into_iter().filter(|s| !s.outgoing).flat_map(|s| s.bytes).collect();
+        // each datagram comes back as it was sent: its first and its last bytes, whatever was cut in between
+        let whole = |payload: &Vec<u8>| {
+            [&payload[..16], &payload[payload.len() - 16..]].iter().all(|part| frame::carries(&answers, part))
+        };
+        assert_eq!(sent.iter().filter(|payload| whole(payload)).count(), sent.len(), "answers to {from}");
+    }
+    assert_eq!(a.drops("fragment"), 0);
 }
 
 /// First fragments that nothing follows, and datagrams whose last part is one that no receiver takes.

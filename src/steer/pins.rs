@@ -19,7 +19,7 @@ pub(super) const NAMES: [&str; 8] =
     ["from_wire", "from_tunnel", "from_lo", "from_container", "after_shaper", "host_flow", "inner_lo", "inner_eth"];
 
 /// The maps by name, see `bpf/maps.h`.
-pub(super) const MAPS: [&str; 12] = [
+pub(super) const MAPS: [&str; 14] = [
     "ports",
     "slots",
     "host",
@@ -29,6 +29,8 @@ pub(super) const MAPS: [&str; 12] = [
     "counters",
     "addresses",
     "fragments_in",
+    "held",
+    "aside",
     "book",
     "tenants",
     "devices",
@@ -36,7 +38,7 @@ pub(super) const MAPS: [&str; 12] = [
 
 /// Maps that the kernel may lose without a container noticing: they tell for seconds where a part of a datagram, or an
 /// answer, goes.
-const PASSING: [&str; 4] = ["fragments_in", "fragments_out", "echoes", "packets"];
+const PASSING: [&str; 6] = ["fragments_in", "fragments_out", "held", "aside", "echoes", "packets"];
 
 /// Maps of older layouts that this one does without.
 pub(super) const RETIRED: [&str; 2] = ["echo_out", "echo_ids"];

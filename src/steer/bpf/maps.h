@@ -31,6 +31,10 @@
 #define FRAGMENT_LIFETIME 5000000000LL
 #define FRAGMENT_BUCKETS 16384	/* of datagrams on their way to containers */
 #define FRAGMENT_WAYS 4		/* in each */
+/* Later fragments that came before their first one are kept for it: that many, of frames up to a jumbo one. */
+#define HELD_BUCKETS 32
+#define HELD_WAYS 4
+#define HELD_BYTES 9216
 #define ECHO_BUCKETS 1024	/* of (remote, id) pairs */
 #define ECHO_WAYS 64		/* containers that are remembered in each, and so get one answer */
 #define ECHO_LIFETIME 40	/* units of 2^28 ns: how long an answer may take. ping waits 10 s */
@@ -143,6 +147,22 @@ struct fragment_bucket {
 	struct fragment_way way[FRAGMENT_WAYS];
 };
 
+struct held {			/* a later fragment whose first one has not come yet */
+	__u64 tag;		/* as in fragment_way */
+	__u64 seen;		/* ns; 0: nothing is kept here */
+	__u32 writers;		/* processors that are writing here: of more than one, none does */
+	__u32 len;
+	__u8 bytes[HELD_BYTES];	/* the frame, without its Ethernet header */
+};
+
+struct frame {			/* what a processor has to put aside meanwhile */
+	__u8 bytes[HELD_BYTES];
+};
+
+struct held_bucket {
+	struct held way[HELD_WAYS];
+};
+
 struct fragment_cell {		/* of a datagram a container is sending */
 	union addr dst;
 	__u64 seen;		/* its first fragment, ns */
@@ -202,7 +222,16 @@ ARRAY(host, 1, struct host, 0);
 ARRAY(fragments_out, MAX_SLOTS, struct fragment_cells, 0);
 /* Whoever has ways in a bucket gets no more of it at the cost of others: see track.h. */
 ARRAY(fragments_in, FRAGMENT_BUCKETS + 1, struct fragment_bucket, 0);
+ARRAY(held, HELD_BUCKETS, struct held_bucket, 0);
 ARRAY(echoes, ECHO_BUCKETS, struct echo_bucket, 0);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct frame);
+} aside SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

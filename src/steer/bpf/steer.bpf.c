@@ -17,6 +17,7 @@
  * Each program has a short path for a TCP or UDP packet without options or fragments, and a long one for the rest.
  * Kernel: >= 5.10 (redirect_peer, redirect_neigh with a next hop).
  */
+#include "held.h"
 #include "plain.h"
 
 #define VLAN_ID 0x0fff
@@ -130,7 +131,7 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 	if (p->frag)
 		digest = fragment_digest(p, origin == FROM_LO);
 	if (p->frag == FRAG_LATER)
-		r.to = fragment_owner(digest, &r.epoch);
+		r.to = later(skb, digest, &r.epoch, origin == FROM_WIRE && !martian);
 	else if (has_ports(p->proto))
 		r.to = port_slot(p->dport);
 	else if (is_error(p))
@@ -154,6 +155,8 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 		fragment_came(digest, s ? r.to : HOST, s ? s->epoch : 0);
 	if (!s || r.to >= MAX_SLOTS)
 		return PASS;
+	if (p->frag == FRAG_FIRST && origin == FROM_WIRE && bring_held(skb, h, r.to, digest) < 0)
+		return DROP;
 	if (origin == FROM_WIRE)
 		return to_container(skb, h, r.to, p->end - 8, p->proto == PROTO_TCP);
 	if (origin == FROM_TUNNEL)
