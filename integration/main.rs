@@ -4,6 +4,7 @@
 //! host (`lab::Host`) and traffic stays between the namespaces it made; the machine's own network is never touched.
 
 mod bandwidth;
+mod beside;
 mod bound;
 mod cdi;
 mod change;

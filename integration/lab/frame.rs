@@ -134,12 +134,17 @@ fn pseudo(from: IpAddr, to: IpAddr, protocol: u8, length: usize) -> Vec<u8> {
     }
 }
 
+/// The checksum of a transport's header and payload, which are given with zeros in its place.
+pub fn transport_checksum(from: IpAddr, to: IpAddr, protocol: u8, bytes: &[u8]) -> u16 {
+    checksum(&[&pseudo(from, to, protocol, bytes.len()), bytes])
+}
+
 /// A UDP datagram with its checksum.
 pub fn udp(from: (IpAddr, u16), to: (IpAddr, u16), payload: &[u8]) -> Vec<u8> {
     let length = 8 + payload.len();
     let mut out = [from.1.to_be_bytes(), to.1.to_be_bytes(), (length as u16).to_be_bytes(), [0, 0]].concat();
     out.extend(payload);
-    let sum = checksum(&[&pseudo(from.0, to.0, UDP, length), &out]).to_be_bytes();
+    let sum = transport_checksum(from.0, to.0, UDP, &out).to_be_bytes();
     out[6..8].copy_from_slice(&sum);
     out
 }
@@ -151,7 +156,7 @@ pub fn tcp_syn(from: (IpAddr, u16), to: (IpAddr, u16), payload: &[u8]) -> Vec<u8
     out.extend(0u32.to_be_bytes());
     out.extend([0x50, 0x02, 0x20, 0x00, 0, 0, 0, 0]);
     out.extend(payload);
-    let sum = checksum(&[&pseudo(from.0, to.0, TCP, out.len()), &out]).to_be_bytes();
+    let sum = transport_checksum(from.0, to.0, TCP, &out).to_be_bytes();
     out[16..18].copy_from_slice(&sum);
     out
 }
@@ -190,7 +195,7 @@ pub fn icmp6(from: Ipv6Addr, to: Ipv6Addr, kind: u8, code: u8, rest: [u8; 4], bo
     let mut out = vec![kind, code, 0, 0];
     out.extend(rest);
     out.extend(body);
-    let sum = checksum(&[&pseudo(from.into(), to.into(), ICMP6, out.len()), &out]).to_be_bytes();
+    let sum = transport_checksum(from.into(), to.into(), ICMP6, &out).to_be_bytes();
     out[2..4].copy_from_slice(&sum);
     out
 }

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-const ALL: u16 = 0x0003;
+/// Every protocol (ETH_P_ALL).
+pub const ALL: u16 = 0x0003;
 
 /// An AF_PACKET socket bound to a device of the calling thread's namespace.
 pub fn packet_socket(device: &str, protocol: u16) -> OwnedFd {
@@ -144,7 +145,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().take(80).map(|b| format!("{b:02x}")).collect()
 }
 
-fn receive(fd: &OwnedFd, flags: i32) -> Option<Seen> {
+/// The next frame of an AF_PACKET socket; `flags` are those of recv(2).
+pub fn receive(fd: &OwnedFd, flags: i32) -> Option<Seen> {
     let mut buffer = vec![0u8; 70000];
     // SAFETY: buffer and address are ours and passed with their true sizes.
     unsafe {

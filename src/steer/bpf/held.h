@@ -89,11 +89,10 @@ static __noinline int send_held(struct __sk_buff *skb, struct host *h, __u32 n, 
 	made = put(skb, way->bytes, way->len);
 	if (!made && !way->writers)
 		copy_to_container(skb, h, n);
-	way->seen = 0;
 	return put(skb, first->bytes, bytes);
 }
 
-/* The first fragment of a datagram for container `n`: what of it came before goes along. */
+/* The first fragment of a datagram: what of it came before goes along, if it is for container `n`; the host, 0, has it already. */
 static __noinline int bring_held(struct __sk_buff *skb, struct host *h, __u32 n, __u64 digest)
 {
 	struct held_bucket *b = held_bucket(digest);
@@ -102,8 +101,12 @@ static __noinline int bring_held(struct __sk_buff *skb, struct host *h, __u32 n,
 	if (!b)
 		return 0;
 #pragma unroll
-	for (int i = 0; i < HELD_WAYS; i++)
-		if (is_held(&b->way[i], digest, t) && send_held(skb, h, n, &b->way[i]) < 0)
+	for (int i = 0; i < HELD_WAYS; i++) {
+		if (!is_held(&b->way[i], digest, t))
+			continue;
+		b->way[i].seen = 0;
+		if (n && send_held(skb, h, n, &b->way[i]) < 0)
 			return -1;
+	}
 	return 0;
 }

@@ -33,7 +33,7 @@
 #define FRAGMENT_WAYS 4		/* in each */
 /* Later fragments that came before their first one are kept for it: that many, of frames up to a jumbo one. */
 #define HELD_BUCKETS 32
-#define HELD_WAYS 4
+#define HELD_WAYS 8
 #define HELD_BYTES 9216
 #define ECHO_BUCKETS 1024	/* of (remote, id) pairs */
 #define ECHO_WAYS 64		/* containers that are remembered in each, and so get one answer */

@@ -153,10 +153,10 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 		return r.to ? DROP : PASS;
 	if (p->frag == FRAG_FIRST)
 		fragment_came(digest, s ? r.to : HOST, s ? s->epoch : 0);
+	if (p->frag == FRAG_FIRST && origin == FROM_WIRE && bring_held(skb, h, s ? r.to : HOST, digest) < 0)
+		return DROP;
 	if (!s || r.to >= MAX_SLOTS)
 		return PASS;
-	if (p->frag == FRAG_FIRST && origin == FROM_WIRE && bring_held(skb, h, r.to, digest) < 0)
-		return DROP;
 	if (origin == FROM_WIRE)
 		return to_container(skb, h, r.to, p->end - 8, p->proto == PROTO_TCP);
 	if (origin == FROM_TUNNEL)

@@ -1,0 +1,76 @@
+//! Promise: what comes from the wire is answered, and delivered, as on a plain host.
+//!
+//! Two hosts with one address get the same random packets. On one of them the programs of A, B and the host share the host's
+//! network, on the other A and B are containers. What each sends back, what each of their sockets received, and which errors they
+//! were told, is the same; differences that are meant are listed here, each with its reason. `PORTSLICE_SEED` repeats a run.
+
+mod heard;
+mod packets;
+
+use crate::lab::*;
+use crate::model::ops::Random;
+use heard::Side;
+use packets::{Maker, Packet};
+use std::collections::BTreeMap;
+
+/// Packets that are sent one after the other before anybody looks.
+const AT_ONCE: usize = 25;
+
+/// Packets whose consequences may differ.
+type Known = (&'static str, fn(&Packet) -> bool);
+const DIFFERENT: [Known; 7] = [
+    ("nobody is told what is wrong with a piece of a datagram", |packet| packet.is_faulty_piece()),
+    ("nothing that comes from outside is from the host itself", |packet| packet.is_from("fd77::2")),
+    ("nobody answers to the address of a whole network", |packet| packet.is_from("10.77.0.255")),
+    ("nobody answers to ::", |packet| packet.is_from("::")),
+    ("the first piece of an ICMP error need not tell whom it is about", |packet| packet.of_error),
+    ("datagrams to many reach the host alone, of all who wait at the port", |packet| packet.to_many),
+    ("IPv4 written as IPv6 is nobody's address (RFC 4942 2.2)", |packet| packet.is_mapped()),
+];
+
+#[test]
+fn what_comes_from_the_wire_is_answered_as_by_a_plain_host() {
+    let clock = || std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64);
+    let seed = std::env::var("PORTSLICE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(clock);
+    let wanted = if long() { 20_000 } else { 4_000 };
+    println!("beside: PORTSLICE_SEED={seed}, {wanted} packets");
+    let plain = Host::with("beside-plain").secondary("10.77.0.3/24").unprepared().build();
+    let host = Host::with("beside").secondary("10.77.0.3/24").build();
+    let containers = [("a", packets::A), ("b", packets::B)]
+        .map(|(id, ports)| host.bare(id, &["--ports", &format!("{}-{}", ports, ports + 9)]));
+    let mut sides = [
+        Side::new(&plain, [&plain.ns, &plain.ns, &plain.ns]),
+        Side::new(&host, [&containers[0].ns, &containers[1].ns, &host.ns]),
+    ];
+    let (mut maker, mut sent, mut known) = (Maker::new(Random::new(seed)), 0, BTreeMap::new());
+    while sent < wanted {
+        let mut together = Vec::new();
+        while together.len() < AT_ONCE {
+            for packet in maker.conversation() {
+                sent += 1;
+                match DIFFERENT.iter().find(|(_, is)| is(&packet)) {
+                    None => together.push(packet),
+                    Some((reason, _)) => {
+                        let [one, other] = sides.each_mut().map(|side| side.hears(std::slice::from_ref(&packet)));
+                        *known.entry(*reason).or_insert(0) += u64::from(one != other);
+                    }
+                }
+            }
+        }
+        let [one, other] = sides.each_mut().map(|side| side.hears(&together));
+        if one != other {
+            let only = |a: &[String], b: &[String]| heard::without(a, b).join("\n  ");
+            let list: Vec<String> = together.iter().map(ToString::to_string).collect();
+            panic!(
+                "PORTSLICE_SEED={seed}: of\n{}\na plain host alone has\n  {}\nand this one\n  {}",
+                list.join("\n"),
+                only(&one, &other),
+                only(&other, &one)
+            );
+        }
+    }
+    println!("beside: {sent} packets; different as listed: {known:?}");
+    for (reason, _) in DIFFERENT.iter().filter(|_| long()) {
+        assert!(known.get(reason).is_some_and(|&count| count > 0), "nothing differs any more because {reason}");
+    }
+}
