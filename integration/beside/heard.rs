@@ -1,7 +1,9 @@
 //! One of the two hosts: packets are put on its wire, and all that comes of them is written down as text.
 
-use super::packets::{A, B, HOSTS, Packet, THIRD};
+use super::packets::{A, B, HOSTS, Packet, Start, THIRD};
 use crate::lab::{Host, Ns, frame, probe, sock, tap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -24,6 +26,8 @@ const SETTINGS: [(&str, &str); 8] = [
 pub struct Side<'a> {
     /// Settings as they were.
     before: Vec<(&'a Ns, &'static str, String)>,
+    /// A's, of IPv4 and IPv6.
+    raw: [OwnedFd; 2],
     wire: OwnedFd,
     own: [frame::Mac; 2],
     sockets: Vec<(String, OwnedFd)>,
@@ -66,14 +70,15 @@ impl<'a> Side<'a> {
                     if proto == probe::Proto::Tcp {
                         listeners.push(fd);
                     } else {
-                        sockets.push((format!("{name} {proto:?} {port} {}", if any.is_ipv4() { 4 } else { 6 }), fd));
+                        sockets.push((named(name, proto, port, any), fd));
                     }
                 }
             }
         }
         let wire = host.peer.inside(|| tap::packet_socket("wire", tap::ALL));
         sock::set(&wire, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 16i32 << 20).expect("SO_RCVBUFFORCE");
-        Side { before, wire, own: [tap::mac_of(&host.ns, "eth0"), peer], sockets, _listeners: listeners }
+        let raw = ["0.0.0.0", "::"].map(|of| places[0].inside(|| raw(of)));
+        Side { before, raw, wire, own: [tap::mac_of(&host.ns, "eth0"), peer], sockets, _listeners: listeners }
     }
 
     /// What comes of packets, in the order of the alphabet.
@@ -81,8 +86,9 @@ impl<'a> Side<'a> {
         let mut all = Vec::new();
         self.collect(&mut Vec::new());
         for packet in packets {
-            let frame = packet.frame(self.own);
-            sock::send(&self.wire, &frame).unwrap_or_else(|e| panic!("{packet}: {e}"));
+            if let Err(e) = self.start(packet) {
+                all.push(format!("A cannot send it: {e}"));
+            }
             self.collect(&mut all);
         }
         let mut last = Instant::now();
@@ -97,6 +103,24 @@ impl<'a> Side<'a> {
         all
     }
 
+    fn start(&self, packet: &Packet) -> io::Result<()> {
+        let family = |to: IpAddr| usize::from(to.is_ipv6());
+        match packet.start {
+            Start::Wire => {
+                let frame = packet.frame(self.own);
+                sock::send(&self.wire, &frame).unwrap_or_else(|e| panic!("{packet}: {e}"));
+            }
+            Start::Raw(to) => {
+                sock::send_to(&self.raw[family(to)], &packet.ip, SocketAddr::new(to, 0))?;
+            }
+            Start::Socket(to) => {
+                let (_, own) = self.sockets.iter().find(|(name, _)| *name == first(to.ip())).expect("A's first");
+                sock::send_to(own, &packet.ip, to)?;
+            }
+        }
+        Ok(())
+    }
+
     fn collect(&self, all: &mut Vec<String>) {
         while let Some(seen) = tap::receive(&self.wire, libc::MSG_DONTWAIT) {
             if !seen.outgoing {
@@ -108,7 +132,7 @@ impl<'a> Side<'a> {
             loop {
                 match sock::recv_from(fd, &mut buffer) {
                     Ok((length, from)) => all.push(format!("{who} got {} from {from}", hex(&buffer[..length]))),
-                    Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                     Err(e) => all.push(format!("{who} is told {e}")),
                 }
             }
@@ -133,6 +157,23 @@ pub fn without(a: &[String], b: &[String]) -> Vec<String> {
         }
     }
     more
+}
+
+fn named(whose: &str, proto: probe::Proto, port: u16, family: IpAddr) -> String {
+    format!("{whose} {proto:?} {port} {}", if family.is_ipv4() { 4 } else { 6 })
+}
+
+/// The name of the socket by which A sends.
+fn first(family: IpAddr) -> String {
+    named("A", probe::Proto::Udp, A, family)
+}
+
+/// A socket that sends whole packets, headers included.
+fn raw(of: &str) -> OwnedFd {
+    let fd = sock::socket(sock::family(of.parse().unwrap()), libc::SOCK_RAW, libc::IPPROTO_RAW).expect("raw socket");
+    // SAFETY: no pointers.
+    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+    fd
 }
 
 fn bound(proto: probe::Proto, at: SocketAddr, to: Option<SocketAddr>) -> OwnedFd {
@@ -186,6 +227,9 @@ fn words(mut bytes: Vec<u8>, [own, peer]: [frame::Mac; 2]) -> Option<String> {
         // written by the device, or not
         Some(frame::UDP) => bytes[l4 + 6..l4 + 8].fill(0),
         Some(frame::ICMP6) if (130..=143).contains(&bytes[l4]) => return None,
+        // that the rest of a datagram never came is told half a minute later
+        Some(frame::ICMP6) if bytes[l4..l4 + 2] == [3, 1] => return None,
+        Some(frame::ICMP) if bytes[l4..l4 + 2] == [11, 1] => return None,
         Some(2) => return None,
         _ => {}
     }
@@ -205,6 +249,11 @@ fn forget_time(segment: &mut [u8]) {
     }
 }
 
+/// The first bytes, and what tells the rest apart.
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let (head, rest) = bytes.split_at(bytes.len().min(96));
+    let head: String = head.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut hasher = DefaultHasher::new();
+    rest.hash(&mut hasher);
+    if rest.is_empty() { head } else { format!("{head}+{} {:016x}", rest.len(), hasher.finish()) }
 }

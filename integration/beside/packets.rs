@@ -3,7 +3,7 @@
 use crate::lab::frame::{self, Mac, V4};
 use crate::model::ops::Random;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// First of the ten ports that A and B have, and of those of the host. At the first somebody listens, the second is connected to
 /// the same port of a third party, the others are closed.
@@ -77,18 +77,35 @@ const FROM6: [&str; 11] = [
     "ff02::1",
     "::ffff:10.77.0.1",
 ];
+const AWAY4: [&str; 8] =
+    ["10.77.0.9", "10.77.0.9", "198.51.100.1", "198.51.100.1", "10.77.0.2", "10.77.0.2", "10.77.0.3", "127.0.0.1"];
+const AWAY6: [&str; 7] = ["fd77::9", "fd77::9", "2001:db8:99::1", "2001:db8:99::1", "fd77::2", "fd77::2", "::1"];
 /// Nothing, a route to record, times without room for one, a route to take, and what no receiver knows.
 const OPTIONS: [&[u8]; 5] =
     [&[1, 1, 1, 1], &[7, 7, 4, 0, 0, 0, 0, 0], &[68, 4, 5, 0], &[131, 7, 4, 10, 77, 0, 1, 0], &[0x5e, 4, 1, 2]];
 const WIRE: Mac = [2; 6];
 
-/// One frame.
+/// How a packet begins its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// From the wire.
+    Wire,
+    /// A's raw socket sends it, to this address.
+    Raw(IpAddr),
+    /// The socket at A's first port sends its bytes there.
+    Socket(SocketAddr),
+}
+
+/// One packet.
 #[derive(Clone)]
 pub struct Packet {
+    /// Where it comes from.
+    pub start: Start,
     to: Mac,
     vlan: Option<u16>,
     kind: u16,
-    ip: Vec<u8>,
+    /// From the IP header on; of a datagram that A's socket sends, what it carries.
+    pub ip: Vec<u8>,
     /// Is it for more than one, by its MAC or its IP address?
     pub to_many: bool,
     /// Is it a piece of an ICMP error?
@@ -112,6 +129,16 @@ impl Packet {
         }
     }
 
+    /// Does A's socket send to the host's second address?
+    pub fn is_to_further(&self) -> bool {
+        matches!(self.start, Start::Socket(to) if to.ip() == IpAddr::from([10, 77, 0, 3]))
+    }
+
+    /// Does a raw socket send more at once than the link takes?
+    pub fn is_large(&self) -> bool {
+        matches!(self.start, Start::Raw(_)) && self.ip.len() > 1500
+    }
+
     /// Is it a piece of a datagram of IPv6, with headers before that of the fragment, or of a length that it cannot have?
     pub fn is_faulty_piece(&self) -> bool {
         let byte = |at: usize| self.ip.get(at).copied().unwrap_or(0);
@@ -132,7 +159,7 @@ impl Packet {
 
 impl fmt::Display for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "to {:02x?} vlan {:?} {:04x} ", self.to, self.vlan, self.kind)?;
+        write!(f, "{:?} to {:02x?} vlan {:?} {:04x} ", self.start, self.to, self.vlan, self.kind)?;
         self.ip.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
@@ -189,6 +216,40 @@ impl Maker {
         parts.into_iter().map(packet).collect()
     }
 
+    /// Is it A's turn?
+    pub fn departs(&mut self) -> bool {
+        self.chance(35)
+    }
+
+    /// What A sends: as its address and its ports are, to whomever.
+    pub fn departure(&mut self) -> Packet {
+        self.count += 1;
+        let v6 = self.chance(45);
+        let (from, to) =
+            if v6 { ("fd77::2", self.random.pick(&AWAY6)) } else { ("10.77.0.2", self.random.pick(&AWAY4)) };
+        let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
+        let target = self.port();
+        let (start, ip) = if self.chance(30) {
+            let sizes = [0, 1, 600, 1472, 1473, 1452, 1453, 4000, 60_000];
+            (Start::Socket(SocketAddr::new(to, target)), self.filled(&sizes))
+        } else {
+            let source = A + self.random.below(10) as u16;
+            let (protocol, payload) = match self.random.below(4) {
+                0 => (frame::TCP, self.segment((from, source), (to, target))),
+                1 => {
+                    let (protocol, kind) = if v6 { (frame::ICMP6, 128) } else { (frame::ICMP, 8) };
+                    let id = (self.count as u16).to_be_bytes();
+                    (protocol, self.message(from, to, (kind, 0), [id[0], id[1], 0, 1], &[0x2a; 56]))
+                }
+                _ => {
+                    (frame::UDP, frame::udp((from, source), (to, target), &self.filled(&[0, 4, 700, 1452, 1472, 1473])))
+                }
+            };
+            (Start::Raw(to), frame::ip(from, to, protocol, &payload))
+        };
+        Packet { start, ip, to: WIRE, vlan: None, kind: frame::ethertype(to), to_many: false, of_error: false }
+    }
+
     fn packet(&mut self, to: Mac, vlan: Option<u16>, kind: u16, mut ip: Vec<u8>) -> Packet {
         ip.truncate(1500);
         let many = match ip.get(..40) {
@@ -196,7 +257,7 @@ impl Maker {
             _ => ip.get(16..20).is_some_and(|to| to[0] >> 4 == 14 || to[3] == 255),
         };
         let kind = if self.chance(99) { kind } else { self.random.pick(&[0x88cc, 0x0800, 0x86dd]) };
-        Packet { to, vlan, kind, ip, to_many: many || to[0] & 1 != 0, of_error: false }
+        Packet { start: Start::Wire, to, vlan, kind, ip, to_many: many || to[0] & 1 != 0, of_error: false }
     }
 
     fn chance(&mut self, percent: u64) -> bool {
@@ -240,7 +301,7 @@ impl Maker {
             13 => {
                 let header = [source.to_be_bytes(), target.to_be_bytes(), [0, 0], [0, 0]].concat();
                 (
-                    self.random.pick(&[33, 132, 47, 50, 51, 59, 4, 41, 2, 103, 255]),
+                    self.random.pick(&[33, 132, 47, 50, 51, 59, 4, 41, 2, 103, 254]),
                     [header, self.filled(&[8, 64])].concat(),
                 )
             }

@@ -10,6 +10,8 @@
 
 #include "deliver.h"
 
+#define LONGEST_V4 60		/* bytes of an IPv4 header with all options */
+
 static __always_inline struct held_bucket *held_bucket(__u64 digest)
 {
 	__u32 key = digest % HELD_BUCKETS;
@@ -25,10 +27,11 @@ static __noinline int take(struct __sk_buff *skb, void *to, __u64 bytes)
 	return bpf_skb_load_bytes(skb, ETH_HLEN, to, bytes);
 }
 
-/* Makes these the bytes of the packet. */
-static __noinline int put(struct __sk_buff *skb, const void *from, __u64 bytes)
+/* Makes these the bytes of the packet, of which there are `least` at least: the kernel cuts no packet off before the place where
+ * its transport header was, and no receiver looks at what is behind the end of an IP packet. */
+static __noinline int put(struct __sk_buff *skb, const void *from, __u64 bytes, __u64 least)
 {
-	if (!bytes || bytes > HELD_BYTES || bpf_skb_change_tail(skb, ETH_HLEN + bytes, 0) < 0)
+	if (!bytes || bytes > HELD_BYTES || bpf_skb_change_tail(skb, ETH_HLEN + (bytes > least ? bytes : least), 0) < 0)
 		return -1;
 	return bpf_skb_store_bytes(skb, ETH_HLEN, from, bytes, BPF_F_RECOMPUTE_CSUM);
 }
@@ -86,10 +89,10 @@ static __noinline int send_held(struct __sk_buff *skb, struct host *h, __u32 n, 
 
 	if (!first || take(skb, first->bytes, bytes) < 0)
 		return 0;
-	made = put(skb, way->bytes, way->len);
+	made = put(skb, way->bytes, way->len, LONGEST_V4);
 	if (!made && !way->writers)
 		copy_to_container(skb, h, n);
-	return put(skb, first->bytes, bytes);
+	return put(skb, first->bytes, bytes, 0);
 }
 
 /* The first fragment of a datagram: what of it came before goes along, if it is for container `n`; the host, 0, has it already. */
