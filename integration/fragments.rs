@@ -30,7 +30,7 @@ fn pieces(
         let (part, more) = (&datagram[start..end], end < datagram.len());
         match (from.0, to.0) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
-                let fragment = u16::from(more) << 13 | start as u16 / 8;
+                let fragment = (u16::from(more) << 13) | (start as u16 / 8);
                 V4 { id, fragment, ..V4::new(from, to, frame::UDP, part) }.bytes()
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {

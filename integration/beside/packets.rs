@@ -430,7 +430,7 @@ impl Maker {
     ) -> Vec<u8> {
         let options: &[u8] = if self.chance(10) { self.random.pick(&OPTIONS) } else { &[] };
         let (offset, more) = part.unwrap_or_default();
-        let fragment = u16::from(more) << 13 | (offset / 8) as u16;
+        let fragment = (u16::from(more) << 13) | (offset / 8) as u16;
         let ttl = self.random.pick(&[64, 64, 64, 255, 1, 0]);
         V4 { id: plan.id as u16, fragment, options, ttl, ..V4::new(from, to, plan.protocol, payload) }.bytes()
     }
