@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 
 /// Packets that are sent one after the other before anybody looks.
 const AT_ONCE: usize = 25;
+/// Of so many packets that may have different consequences, some have.
+const ENOUGH: u32 = 100;
 
 /// Packets whose consequences may differ.
 type Known = (&'static str, fn(&Packet) -> bool);
@@ -57,7 +59,8 @@ fn packets_come_and_go_as_on_a_plain_host() {
                     None => together.push(packet),
                     Some((reason, _)) => {
                         let [one, other] = sides.each_mut().map(|side| side.hears(std::slice::from_ref(&packet)));
-                        *known.entry(*reason).or_insert(0) += u64::from(one != other);
+                        let (different, all) = known.entry(*reason).or_insert((0, 0));
+                        (*different, *all) = (*different + u32::from(one != other), *all + 1);
                     }
                 }
             }
@@ -74,8 +77,8 @@ fn packets_come_and_go_as_on_a_plain_host() {
             );
         }
     }
-    println!("beside: {sent} packets; different as listed: {known:?}");
-    for (reason, _) in DIFFERENT.iter().filter(|_| long()) {
-        assert!(known.get(reason).is_some_and(|&count| count > 0), "nothing differs any more because {reason}");
+    println!("beside: {sent} packets; of those that may differ, how many did: {known:?}");
+    for (reason, (different, all)) in known {
+        assert!(different > 0 || all < ENOUGH, "of {all} packets none differs any more because {reason}");
     }
 }

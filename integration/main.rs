@@ -17,6 +17,7 @@ mod ended;
 mod engines;
 mod explain;
 mod fair;
+mod flooded;
 mod following;
 mod fragments;
 mod groups;
