@@ -54,6 +54,7 @@ mod told;
 mod transparent;
 mod undo;
 mod upgrade;
+mod uplinks;
 mod verdicts;
 mod whole;
 mod wire;
