@@ -32,6 +32,7 @@ mod multihomed;
 mod names;
 mod namespaces;
 mod netavark;
+mod offloads;
 mod own_devices;
 mod owned;
 mod path_matrix;
