@@ -26,6 +26,9 @@ const WHOLE: usize = 14 + 40;
 /// Of `fragments_in`, without the last, and bytes of each (`bpf/maps.h`).
 const FRAGMENT_BUCKETS: u32 = 16_384;
 const FRAGMENT_BUCKET: usize = 4 * 24;
+/// The same of `held`.
+const HELD_BUCKETS: u32 = 32;
+const HELD_BUCKET: usize = 8 * (24 + 9_216);
 const PROGRAMS: [&str; 6] = ["from_wire", "from_lo", "from_container", "after_shaper", "inner_lo", "inner_eth"];
 
 /// What a program did with a packet.
@@ -49,6 +52,8 @@ pub struct Machine {
     entry: OwnedFd,
     /// Where first fragments on their way in went.
     arriving: OwnedFd,
+    /// Later ones that came before.
+    held: OwnedFd,
     epoch: u32,
     counters: BTreeMap<u16, Counters>,
     devices: BTreeMap<u16, u32>,
@@ -90,6 +95,7 @@ impl Machine {
             maps,
             entry,
             arriving,
+            held: sys::pinned(&directory.join("held")).expect("a map of fragments"),
             epoch: 0,
             counters: BTreeMap::new(),
             devices,
@@ -105,6 +111,7 @@ impl Machine {
     pub fn begin(&mut self, episode: &Episode) -> World {
         self.epoch += 1;
         sys::clear(&self.arriving, FRAGMENT_BUCKETS, FRAGMENT_BUCKET).expect("clear the map of fragments");
+        sys::clear(&self.held, HELD_BUCKETS, HELD_BUCKET).expect("clear the map of later fragments");
         let mut world = places::world(episode.place, &self.host);
         let of = |holder| {
             let held = world.addresses.iter().filter(move |(_, other)| **other == holder);

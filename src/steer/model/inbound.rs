@@ -4,27 +4,30 @@ use std::time::Duration;
 
 use super::address::{is_loopback, is_martian};
 use super::memory::{Receiver, Tenant};
-use super::packet::{Content, Frame, Icmp, Kind, Packet, Part};
+use super::packet::{Content, ETHERNET, Frame, Icmp, Kind, Packet, Part};
 use super::size::on_the_wire;
 use super::world::World;
-use super::{Count, Decision, Memory, Verdict, Why};
+use super::{Count, Decision, Memory, Size, Verdict, Why};
 use crate::steer::layout::SlotEntry;
 
+/// Bytes of an IPv4 header with all options.
+const LONGEST_V4: usize = 60;
 /// Of a VLAN tag: which network. 0 is this one, with a priority.
 const VLAN_ID: u16 = 0x0fff;
 
 /// Whatever is not a container's goes on to the host's stack. A host takes a packet for any of its addresses by any of its devices.
 pub fn from_wire(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Duration) -> Decision {
     let ours = frame.destination() == world.mac(frame.device);
-    from_outside(world, memory, frame, now, ours && frame.vlan.is_none_or(|tag| tag & VLAN_ID == 0))
+    let ours = ours && frame.vlan.is_none_or(|tag| tag & VLAN_ID == 0);
+    from_outside(world, memory, frame, now, Way::Wire { ours })
 }
 
 /// The same where frames say nothing of whom they are for.
 pub fn from_tunnel(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Duration) -> Decision {
-    from_outside(world, memory, frame, now, true)
+    from_outside(world, memory, frame, now, Way::Tunnel)
 }
 
-fn from_outside(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Duration, ours: bool) -> Decision {
+fn from_outside(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Duration, way: Way) -> Decision {
     let packet = match readable(frame) {
         Ok(packet) => packet,
         Err(why) => return Decision::of(Verdict::Stack, why),
@@ -32,10 +35,10 @@ fn from_outside(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Dura
     if !world.is_carried(packet.destination) {
         return Decision::of(Verdict::Stack, Why::Elsewhere);
     }
-    if !ours {
+    if way == (Way::Wire { ours: false }) {
         return Decision::of(Verdict::Stack, Why::OtherFrame);
     }
-    let arrival = Arrival { world, frame, packet, by_lo: false, now };
+    let arrival = Arrival { world, frame, packet, way, now };
     let (receiver, why) = arrival.receiver(memory);
     if is_martian(world, packet.source) {
         // The host's stack drops it; for a container's port no stack is asked.
@@ -54,7 +57,7 @@ pub fn from_lo(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Durat
     if !world.is_local(packet.destination) {
         return Decision::of(Verdict::Stack, Why::Elsewhere);
     }
-    let arrival = Arrival { world, frame, packet, by_lo: true, now };
+    let arrival = Arrival { world, frame, packet, way: Way::HostLo, now };
     let (receiver, why) = arrival.receiver(memory);
     arrival.deliver(memory, receiver, why)
 }
@@ -81,18 +84,33 @@ struct Arrival<'a> {
     world: &'a World,
     frame: &'a Frame<'a>,
     packet: Packet,
-    by_lo: bool,
+    way: Way,
     now: Duration,
 }
 
+/// How a packet for the host's addresses comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By a device whose frames say whom they are for: is it this host?
+    Wire { ours: bool },
+    /// By one whose frames do not.
+    Tunnel,
+    /// From the host itself.
+    HostLo,
+}
+
 impl Arrival<'_> {
+    fn by_lo(&self) -> bool {
+        self.way == Way::HostLo
+    }
+
     /// Whose it is: the port's owner's; an ICMP error is of whoever sent what it quotes, an echo reply of all who asked, a later
     /// fragment of whoever has the first.
     fn receiver(&self, memory: &Memory) -> (Receiver, Why) {
         let packet = &self.packet;
         match (packet.part, packet.content) {
             (Part::Later(part), _) => {
-                (self.still(memory.owner(self.by_lo, packet, &part, self.now)), Why::FirstFragment)
+                (self.still(memory.owner(self.by_lo(), packet, &part, self.now)), Why::FirstFragment)
             }
             (_, Content::Ports { destination, .. }) => (self.owner(destination), Why::Port(destination)),
             (_, Content::Icmp(Icmp::Answer(id))) => (Receiver::Askers(packet.source, id), Why::Asked),
@@ -126,14 +144,38 @@ impl Arrival<'_> {
     }
 
     fn deliver(&self, memory: &mut Memory, receiver: Receiver, why: Why) -> Decision {
-        if let Part::First(part) = self.packet.part {
-            memory.came(self.by_lo, &self.packet, &part, receiver, self.now);
-        }
+        let held = self.remember(memory, receiver);
         match receiver {
             Receiver::Host => Decision::of(Verdict::Stack, Why::Nobodys),
-            Receiver::Container(tenant) => to_container(self.world, tenant.slot, self.by_lo, self.frame, &self.packet)
-                .map_or(Decision::of(Verdict::Stack, Why::Ended), |decision| Decision { why, ..decision }),
+            Receiver::Container(tenant) => {
+                let delivered = to_container(self.world, tenant.slot, self.by_lo(), self.frame, &self.packet);
+                delivered.map_or(Decision::of(Verdict::Stack, Why::Ended), |mut decision| {
+                    decision.counts.extend(held.into_iter().map(|size| (tenant.slot, Count::Received(size))));
+                    Decision { why, ..decision }
+                })
+            }
             Receiver::Askers(whom, id) => self.to_askers(memory.askers(whom, id, self.now)),
+        }
+    }
+
+    /// A first fragment tells where later ones go. Those that came by the wire before it go along: what they are as frames, which are
+    /// no shorter than with the longest header of IPv4.
+    fn remember(&self, memory: &mut Memory, receiver: Receiver) -> Vec<Size> {
+        let by_wire = matches!(self.way, Way::Wire { .. });
+        match self.packet.part {
+            Part::First(part) => {
+                memory.came(self.by_lo(), &self.packet, &part, receiver, self.now);
+                if !by_wire || matches!(receiver, Receiver::Askers(..)) {
+                    return Vec::new();
+                }
+                let frame = |bytes: usize| Size { packets: 1, bytes: (ETHERNET + bytes.max(LONGEST_V4)) as u64 };
+                memory.bring(&self.packet, &part, self.now).into_iter().map(frame).collect()
+            }
+            Part::Later(part) if by_wire && memory.owner(false, &self.packet, &part, self.now) == Receiver::Host => {
+                memory.hold(&self.packet, &part, self.frame.bytes.len() - ETHERNET, self.now);
+                Vec::new()
+            }
+            _ => Vec::new(),
         }
     }
 

@@ -21,6 +21,8 @@ pub const UNFINISHED: usize = 16;
 pub const UNFINISHED_BYTES: usize = 131_072;
 /// Bytes of the largest datagram.
 const DATAGRAM: usize = 65_535;
+/// Bytes of the largest later fragment that is kept: what a jumbo frame holds.
+const LARGEST_HELD: usize = 9216;
 /// First fragments that a container's lo remembers. Nobody is harmed by those: what leaves lo is looked at once more.
 const LEFT_LO: usize = 8;
 
@@ -52,6 +54,8 @@ type Datagram = (bool, IpAddr, IpAddr, u32, Option<u8>);
 pub struct Memory {
     asked: Vec<Asked>,
     arriving: BTreeMap<Datagram, (Receiver, Duration)>,
+    /// Later fragments whose first one has not come, and bytes of their IP packets.
+    held: Vec<(Datagram, usize, Duration)>,
     sending: BTreeMap<u16, Vec<Sending>>,
     left: BTreeMap<u16, VecDeque<Sending>>,
 }
@@ -120,6 +124,22 @@ impl Memory {
             Some((to, at)) if now - *at < FOLLOWED => *to,
             _ => Receiver::Host,
         }
+    }
+
+    /// A later fragment came by a wire before its first one, in an IP packet of so many bytes: a copy is kept for that.
+    pub fn hold(&mut self, packet: &Packet, part: &Fragment, bytes: usize, now: Duration) {
+        if bytes <= LARGEST_HELD {
+            self.held.push((datagram(false, packet, part), bytes, now));
+        }
+    }
+
+    /// What was kept for a first fragment, which comes by a wire now: bytes of each.
+    pub fn bring(&mut self, packet: &Packet, part: &Fragment, now: Duration) -> Vec<usize> {
+        let of = datagram(false, packet, part);
+        let (brought, rest) = self.held.drain(..).partition(|(whose, _, _)| *whose == of);
+        self.held = rest;
+        let brought: Vec<_> = brought;
+        brought.into_iter().filter(|(_, _, at)| now - *at < FOLLOWED).map(|(_, bytes, _)| bytes).collect()
     }
 
     /// A container begins to send a datagram to `to`. `false`: too much of what it began is unfinished.
