@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const SERVED: u16 = 9_000;
 /// What B keeps of the rate that it would have on a plain host. Short windows tell less.
 const KEPT: f64 = 0.8;
-const KEPT_IN_SHORT: f64 = 0.5;
+const KEPT_IN_SHORT: f64 = 0.2;
 
 type Kind = (&'static str, fn(&mut Random, (Mac, Mac)) -> Vec<u8>);
 const KINDS: [Kind; 5] = [

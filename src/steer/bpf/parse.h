@@ -170,8 +170,9 @@ static __always_inline void fragment_v6(struct __sk_buff *skb, struct packet *p,
 		   (p->frag_off || (p->frag_len >= 24 && !is_extension(p->proto)));
 }
 
-/* Fills `p` from the IP header at `off`. Returns 0, or -1 when the header is cut short or contradicts itself. */
-static __noinline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct packet *p)
+/* Fills `p` from the IP header at `off`. Returns 0, or -1 when the header is cut short or contradicts itself. The source may be an
+ * IPv4 address written as IPv6: parse() is for all who do not take it for a martian. */
+static __noinline int parse_any(struct __sk_buff *skb, __u32 off, __u32 v6, struct packet *p)
 {
 	__u32 start = off;
 	__u8 head[8];
@@ -190,7 +191,7 @@ static __noinline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct p
 			return -1;
 		__builtin_memcpy(&p->src, &ip.saddr, 16);
 		__builtin_memcpy(&p->dst, &ip.daddr, 16);
-		if (is_mapped(&p->src) || is_mapped(&p->dst))
+		if (is_mapped(&p->dst))
 			return -1;
 		p->proto = ip.nexthdr;
 		off += sizeof(ip);
@@ -261,4 +262,9 @@ static __noinline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct p
 		p->sport = p->dport = (__u16)head[4] << 8 | head[5];
 	}
 	return 0;
+}
+
+static __always_inline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct packet *p)
+{
+	return parse_any(skb, off, v6, p) < 0 || (v6 && is_mapped(&p->src)) ? -1 : 0;
 }

@@ -119,7 +119,8 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 	__u64 digest = 0;
 	struct slot *s;
 
-	if (!h || !p || parse(skb, origin == FROM_TUNNEL ? 0 : ETH_HLEN, v6, p) < 0)
+	if (!h || !p || parse_any(skb, origin == FROM_TUNNEL ? 0 : ETH_HLEN, v6, p) < 0 ||
+	    (origin == FROM_LO && v6 && is_mapped(&p->src)))
 		return PASS;
 	if (host_address(&p->dst) != ADDRESS_CARRIED && !(origin == FROM_LO && (is_loopback(&p->dst) || host_address(&p->dst))))
 		return PASS;
@@ -198,7 +199,7 @@ PROGRAM(from_wire)
 			return PASS;
 		__builtin_memcpy(&src, &ip->saddr, sizeof(src));
 		if (martian_v6(h, &src))
-			return is_mapped(&src) ? PASS : DROP;	/* the host's stack drops that one */
+			return DROP;
 		return to_container(skb, h, slot, L4_V6, ip->nexthdr == PROTO_TCP);
 	}
 	return PASS;

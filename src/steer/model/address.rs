@@ -9,6 +9,11 @@ pub fn is_loopback(ip: IpAddr) -> bool {
     ip.is_loopback()
 }
 
+/// Is it an IPv4 address in the form of IPv6 (RFC 4291 2.5.5.2)?
+pub fn is_written_as_ipv6(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
+}
+
 /// Does it name many receivers?
 pub fn is_group(world: &World, ip: IpAddr) -> bool {
     match ip {
@@ -24,7 +29,7 @@ pub fn is_martian(world: &World, ip: IpAddr) -> bool {
         IpAddr::V4(v4) => v4.octets()[0] == 0,
         IpAddr::V6(v6) => v6.is_unspecified(),
     };
-    nobody || is_loopback(ip) || is_group(world, ip) || world.addresses.contains_key(&ip)
+    nobody || is_loopback(ip) || is_written_as_ipv6(ip) || is_group(world, ip) || world.addresses.contains_key(&ip)
 }
 
 /// Is it on a link, whatever the routes to other places are?

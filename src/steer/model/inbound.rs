@@ -28,7 +28,7 @@ pub fn from_tunnel(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: D
 }
 
 fn from_outside(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Duration, way: Way) -> Decision {
-    let packet = match readable(frame) {
+    let packet = match readable(frame, Frame::packet_of_anybody) {
         Ok(packet) => packet,
         Err(why) => return Decision::of(Verdict::Stack, why),
     };
@@ -50,7 +50,7 @@ fn from_outside(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Dura
 
 /// The same for what processes of the host send to the host.
 pub fn from_lo(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Duration) -> Decision {
-    let packet = match readable(frame) {
+    let packet = match readable(frame, Frame::packet) {
         Ok(packet) => packet,
         Err(why) => return Decision::of(Verdict::Stack, why),
     };
@@ -62,9 +62,9 @@ pub fn from_lo(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Durat
     arrival.deliver(memory, receiver, why)
 }
 
-fn readable(frame: &Frame<'_>) -> Result<Packet, Why> {
+fn readable<'f>(frame: &Frame<'f>, read: fn(&Frame<'f>) -> Option<Packet>) -> Result<Packet, Why> {
     match frame.kind() {
-        Kind::V4 | Kind::V6 => frame.packet().ok_or(Why::Malformed),
+        Kind::V4 | Kind::V6 => read(frame).ok_or(Why::Malformed),
         Kind::Arp | Kind::Other => Err(Why::NotIp),
     }
 }

@@ -5,6 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::address::is_written_as_ipv6;
+
 use crate::net::link::Mac;
 
 /// Bytes of an Ethernet header.
@@ -98,6 +100,11 @@ impl Frame<'_> {
 
     /// The IP packet in it; `None` for one that is cut short, or contradicts itself, or is no IP packet.
     pub fn packet(&self) -> Option<Packet> {
+        self.packet_of_anybody().filter(Packet::has_a_source)
+    }
+
+    /// The same, even if its source is an IPv4 address written as IPv6.
+    pub fn packet_of_anybody(&self) -> Option<Packet> {
         match self.kind() {
             Kind::V4 => Packet::v4(self.bytes, ETHERNET),
             Kind::V6 => Packet::v6(self.bytes, ETHERNET),
@@ -221,8 +228,7 @@ impl Packet {
         let address = |at: usize| array::<16>(&header, at).map(Ipv6Addr::from);
         let (source, destination) = (address(8)?, address(24)?);
         // IPv4 written as IPv6 is for programs, and in no packet (RFC 4038 4.2)
-        let written = [source, destination].iter().any(|ip| ip.to_ipv4_mapped().is_some());
-        if header[0] >> 4 != 6 || written {
+        if header[0] >> 4 != 6 || destination.to_ipv4_mapped().is_some() {
             return None;
         }
         let end = start + header.len() + usize::from(be16(&header, 4)?);
@@ -307,7 +313,11 @@ impl Packet {
     pub fn quoted(&self, frame: &Frame<'_>) -> Option<Packet> {
         let at = self.transport + 8;
         let quoted = if self.is_v6() { Packet::v6(frame.bytes, at) } else { Packet::v4(frame.bytes, at) };
-        quoted.filter(|quoted| !matches!(quoted.part, Part::Later(_)))
+        quoted.filter(|quoted| quoted.has_a_source() && !matches!(quoted.part, Part::Later(_)))
+    }
+
+    fn has_a_source(&self) -> bool {
+        !is_written_as_ipv6(self.source)
     }
 
     /// Its fragment, if it is one.
