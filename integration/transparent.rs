@@ -1,7 +1,7 @@
 //! Promise: nothing but ports tells a program that it shares the address: ICMP, fragments, big transfers, odd MTUs all work.
 
 use crate::lab::icmp::{self, Icmp};
-use crate::lab::probe::{BOTH, ask_with, assert_reaches};
+use crate::lab::probe::{BOTH, ask_with, assert_reaches, assert_refused};
 use crate::lab::tap::{self, Tap};
 use crate::lab::*;
 use std::net::{IpAddr, SocketAddr};
@@ -440,6 +440,17 @@ fn rarer_transports_work_where_the_kernel_has_them() {
                 let _echo = Echo::start(server, proto, SocketAddr::new(probe::any(to), port));
                 assert_reaches(path, client, proto, SocketAddr::new(to, port));
             }
+            for (path, client, port) in
+                [("P->A", &host.peer, a.ports[1]), ("P->H", &host.peer, 20_000), ("A->B", &a.ns, b.ports[1])]
+            {
+                assert_refused(&format!("{path} where nobody listens"), client, proto, SocketAddr::new(address, port));
+            }
+            // from a port of another's, nothing gets out
+            let (sink, before) =
+                (Echo::start(&host.peer, proto, SocketAddr::new(peer, 20_001)), a.drops("source_port"));
+            let (tried, _) = ask_from(&a.ns, proto, SocketAddr::new(address, b.ports[0]), sink.at);
+            assert!(!tried.is_ok() && sink.served() == 0, "{proto:?} from B's port: {tried:?}");
+            assert!(a.drops("source_port") > before, "{proto:?} from B's port is not counted");
         }
     }
 }
