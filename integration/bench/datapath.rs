@@ -1,181 +1,283 @@
-//! What a packet costs: portslice against host networking and against bridge + NAT, in one interleaved run.
+//! What a packet costs: portslice against host networking and against other ways, in one interleaved run.
 //!
 //! Every row is the median, over rounds, of the ratio between two ways measured within the same round, so that drift of
-//! the machine cancels; `host again` is a second, equal host and shows how far to trust the row. Instructions are
-//! judged rather than time: they do not depend on who else uses the CPUs.
+//! the machine cancels; `host again` is a second, equal host and shows how far to trust the row: limits are wider by that.
+//! Instructions are judged rather than time: they do not depend on who else uses the CPUs.
+//!
+//! `datapath [NAME...]` measures the rows whose name contains one of the names.
 
 mod cost;
 mod judge;
 mod load;
 mod net;
 mod product;
+mod programs;
+mod rows;
 mod stage;
 
 use cost::{Event, Meter};
-use judge::{Failure, Row, SERIES, Table, best_of_series, median};
-use load::{Load, Route, Sample, sample};
-use stage::Stage;
+use judge::{Failure, SERIES, Table, best_of_series, median};
+use load::{Load, Sample, sample};
+use product::Product;
+use rows::{Distance, Kernel, ROWS};
+use stage::{Lease, Stage};
 use std::process::ExitCode;
 
-/// How often everything is measured, and the leases on a host that has many: a clock that counts instructions gives the
-/// same figures each time to a thousandth or two, and the machine that has it is slow.
+/// How often everything is measured, the leases on a host that has many, and which rows: a clock that counts instructions
+/// gives the same figures each time to a thousandth or two, and the machine that has it is slow.
 struct Extent {
     series: usize,
     rounds: usize,
     leases: usize,
+    all_rows: bool,
 }
 
 impl Extent {
     fn of(meter: &Meter) -> Extent {
+        let long = std::env::var_os("PORTSLICE_LONG").is_some_and(|value| !value.is_empty());
         match meter.event {
-            Event::Clock => Extent { series: 1, rounds: 1, leases: 32 },
-            _ => Extent { series: SERIES, rounds: 15, leases: 1000 },
+            Event::Clock => Extent { series: 1, rounds: 1, leases: if long { 1000 } else { 32 }, all_rows: true },
+            _ => Extent { series: SERIES, rounds: 15, leases: 1000, all_rows: long },
         }
     }
 }
 
-/// A row of the table: what is said, in which direction, and the most it may cost relative to host networking.
-const ROWS: [(&str, Load, Direction, f64); 8] = [
-    ("TCP stream, inbound", Load::Stream, Direction::Inbound, 1.08),
-    ("TCP stream, outbound", Load::Stream, Direction::Outbound, 1.12),
-    ("TCP request/response, inbound", Load::Exchange, Direction::Inbound, 1.08),
-    ("TCP request/response, outbound", Load::Exchange, Direction::Outbound, 1.12),
-    ("TCP connect/request/response, inbound", Load::Connect, Direction::Inbound, 1.08),
-    ("TCP connect/request/response, outbound", Load::Connect, Direction::Outbound, 1.12),
-    ("UDP 64 bytes, inbound", Load::Datagrams, Direction::Inbound, 1.08),
-    ("UDP 64 bytes, outbound", Load::Datagrams, Direction::Outbound, 1.18),
-];
 /// The least throughput of a TCP stream relative to host networking.
 const LEAST_THROUGHPUT: f64 = 0.95;
-/// The most a packet may cost with many leases, relative to one.
-const MOST_GROWTH: f64 = 1.02;
 
-#[derive(Clone, Copy)]
-enum Direction {
-    Inbound,
-    Outbound,
+/// The ways that are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Host,
+    Again,
+    Bridge,
+    Macvlan,
+    Slice,
+    Limited,
+    Many,
 }
 
-/// The ways that are compared. A `Round` holds one sample of each, in this order.
-struct Ways {
-    host: Stage,
-    again: Stage,
-    bridge: Stage,
-    one: Stage,
-    many: Stage,
+/// The stages of one distance, and the ways that they are.
+type Stages = Vec<(Way, Stage)>;
+
+/// All that is measured.
+struct Ground {
+    far: Stages,
+    near: Stages,
+    rows: Vec<&'static rows::Row>,
+    meter: Meter,
+    kernel: Kernel,
+    extent: Extent,
 }
 
-struct Round {
-    host: Sample,
-    again: Sample,
-    bridge: Sample,
-    one: Sample,
-    many: Sample,
+/// The samples of one row, by way and round.
+struct Measured(Vec<(Way, Vec<Sample>)>);
+
+impl Measured {
+    fn of(&self, way: Way) -> Option<&[Sample]> {
+        self.0.iter().find(|(of, _)| *of == way).map(|(_, samples)| samples.as_slice())
+    }
+
+    /// How `way` compares with `with`; `None` if one of them was not measured.
+    fn ratio(&self, way: Way, with: Way, figure: fn(&Sample) -> f64) -> Option<f64> {
+        let pairs = self.of(way)?.iter().zip(self.of(with)?);
+        Some(median(&pairs.map(|(a, b)| figure(a) / figure(b)).collect::<Vec<_>>()))
+    }
+
+    /// What host networking itself takes.
+    fn base(&self, figure: fn(&Sample) -> f64) -> f64 {
+        median(&self.of(Way::Host).unwrap_or_default().iter().map(figure).collect::<Vec<_>>())
+    }
 }
 
 fn main() -> ExitCode {
-    let (ways, meter, missing) = match prepare() {
-        Ok(ready) => ready,
-        Err(e) => {
-            eprintln!("datapath: {e}");
-            return ExitCode::FAILURE;
-        }
-    };
+    run().unwrap_or_else(|e| {
+        eprintln!("datapath: {e}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> Result<ExitCode, Failure> {
+    net::private_ground()?;
+    let (meter, missing) = Meter::new()?;
+    let (ground, product) = prepare(meter)?;
+    let accepted = judge_programs(&product)?;
     if let Some(reason) = &missing {
         println!("No instruction counter: {reason}. CPU time is shown in its place, for information.");
     }
-    let verdict = best_of_series("datapath", Extent::of(&meter).series, || series(&ways, &meter));
+    if !ground.extent.all_rows {
+        println!("What stays on the host, and a peer on the wire: skipped, they take long (PORTSLICE_LONG).");
+    }
+    let verdict = best_of_series("datapath", ground.extent.series, || series(&ground));
     if missing.is_some() {
         println!("datapath: instruction rows shown as CPU time and not judged: skipped");
     }
-    verdict
+    Ok(if accepted { verdict } else { ExitCode::FAILURE })
 }
 
-fn prepare() -> Result<(Ways, Meter, Option<String>), Failure> {
-    net::private_ground()?;
-    let (meter, missing) = Meter::new()?;
-    let ways = Ways {
-        host: Stage::host("plain")?,
-        again: Stage::host("again")?,
-        bridge: Stage::bridge("bridge")?,
-        one: Stage::portslice("one", 1)?,
-        many: Stage::portslice("many", Extent::of(&meter).leases)?,
+/// The ground, and a product that has loaded its programs.
+fn prepare(meter: Meter) -> Result<(Ground, Product), Failure> {
+    use Distance::{Far, Near};
+    let extent = Extent::of(&meter);
+    let (one, product) = Stage::portslice("one", Far, Lease::Among(1))?;
+    let mut far = vec![
+        (Way::Host, Stage::host("plain", Far)?),
+        (Way::Again, Stage::host("again", Far)?),
+        (Way::Bridge, Stage::bridge("bridge", Far)?),
+        (Way::Slice, one),
+        (Way::Limited, Stage::portslice("limited", Far, Lease::Limited)?.0),
+        (Way::Many, Stage::portslice("many", Far, Lease::Among(extent.leases))?.0),
+    ];
+    match Stage::macvlan("macvlan", Far)? {
+        Some(stage) => far.push((Way::Macvlan, stage)),
+        None => println!("macvlan: skipped, this kernel has none"),
+    }
+    let mut near = Vec::new();
+    if extent.all_rows {
+        near.push((Way::Host, Stage::host("near-plain", Near)?));
+        near.push((Way::Again, Stage::host("near-again", Near)?));
+        near.push((Way::Slice, Stage::portslice("near", Near, Lease::Paired)?.0));
+    }
+    let kernel = Kernel::running(meter.event == Event::Clock)?;
+    Ok((Ground { far, near, rows: asked_rows(&extent)?, meter, kernel, extent }, product))
+}
+
+/// The rows that the command line names; without a name, all.
+fn asked_rows(extent: &Extent) -> Result<Vec<&'static rows::Row>, Failure> {
+    // cargo adds an option of its own
+    let names: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let mut asked: Vec<_> = ROWS.iter().filter(|row| extent.all_rows || row.distance == Distance::Far).collect();
+    if let Some(unknown) = names.iter().find(|name| !asked.iter().any(|row| row.name.contains(name.as_str()))) {
+        return Err(format!("no row that is measured here has {unknown:?} in its name").into());
+    }
+    asked.retain(|row| names.is_empty() || names.iter().any(|name| row.name.contains(name.as_str())));
+    Ok(asked)
+}
+
+/// Shows what the verifier had to look at, and says whether that is within limits.
+fn judge_programs(product: &Product) -> Result<bool, Failure> {
+    let Some(table) = programs::verified(product)? else {
+        println!("instructions verified: skipped, this kernel does not tell (before 5.16)");
+        return Ok(true);
     };
-    Ok((ways, meter, missing))
+    println!("{}", table.render());
+    Ok(table.rows.iter().all(|row| row.met != Some(false)))
 }
 
-fn series(ways: &Ways, meter: &Meter) -> Result<Table, Failure> {
-    let instructions = meter.event != Event::TaskClock;
+fn series(ground: &Ground) -> Result<Table, Failure> {
+    let judged = ground.meter.event != Event::TaskClock;
     let (mut costs, mut rates) = (Vec::new(), Vec::new());
-    for (name, load, direction, limit) in ROWS {
-        let rounds = rounds(ways, load, direction, meter).map_err(|e| format!("{name}: {e}"))?;
-        costs.push(cost_row(name, &rounds, limit, instructions));
+    for row in &ground.rows {
+        let measured = measure(ground, row).map_err(|e| format!("{}: {e}", row.name))?;
+        costs.push(cost_row(ground.kernel, row, &measured, judged));
         // by a clock that counts instructions, throughput is their inverse and no figure of its own
-        if load == Load::Stream && meter.event != Event::Clock {
-            rates.push(rate_row(name, &rounds));
+        if row.load == Load::Stream && row.distance == Distance::Far && ground.meter.event != Event::Clock {
+            rates.push(rate_row(row.name, &measured));
         }
     }
     costs.extend(rates);
-    let unit = if instructions { "instructions each" } else { "CPU ns each" };
-    let many = format!("{} leases : 1", Extent::of(meter).leases);
-    let header = [unit, "host", "host again", "bridge+NAT", "portslice", "limit", &many].map(String::from).into();
-    Ok(Table { header, rows: costs })
+    let unit = if judged { "instructions each" } else { "CPU ns each" };
+    let many = format!("{} leases : 1", ground.extent.leases);
+    let header = [
+        unit,
+        "host",
+        "host again",
+        "bridge+NAT",
+        "macvlan",
+        "portslice",
+        "limit",
+        "share of bridge+NAT",
+        "with limits on",
+        &many,
+    ];
+    Ok(Table { header: header.map(String::from).into(), rows: costs })
 }
 
-fn cost_row(name: &str, rounds: &[Round], limit: f64, judged: bool) -> Row {
-    let ratio = |of: fn(&Round) -> (Sample, Sample)| median_ratio(rounds, of, |s| s.cost);
-    let (slice, growth) = (ratio(|r| (r.one, r.host)), ratio(|r| (r.many, r.one)));
-    let compared = [ratio(|r| (r.again, r.host)), ratio(|r| (r.bridge, r.host)), slice];
-    let met = slice <= limit && ratio(|r| (r.one, r.bridge)) < 1.0 && growth <= MOST_GROWTH;
-    let base = median(&rounds.iter().map(|r| r.host.cost).collect::<Vec<_>>());
-    Row {
-        cells: cells(name, format!("{base:.0}"), compared, &format!("<= {limit:.2}"), growth),
-        met: judged.then_some(met),
+/// A figure with a mark if it misses its limit.
+struct Cell(Option<f64>, bool);
+
+impl Cell {
+    /// `most`: the largest that is allowed.
+    fn judged(figure: Option<f64>, most: f64) -> Cell {
+        Cell(figure, figure.is_none_or(|figure| figure <= most))
+    }
+
+    fn shown(figure: Option<f64>) -> Cell {
+        Cell(figure, true)
+    }
+
+    fn text(&self) -> String {
+        self.0.map_or("-".to_owned(), |figure| format!("{figure:.3}{}", if self.1 { "" } else { "!" }))
     }
 }
 
-fn rate_row(name: &str, rounds: &[Round]) -> Row {
-    let ratio = |of: fn(&Round) -> (Sample, Sample)| median_ratio(rounds, of, |s| s.rate);
-    let slice = ratio(|r| (r.one, r.host));
-    let compared = [ratio(|r| (r.again, r.host)), ratio(|r| (r.bridge, r.host)), slice];
-    let base = median(&rounds.iter().map(|r| r.host.rate * Load::CHUNK as f64 * 8e-9).collect::<Vec<_>>());
-    let (name, limit) = (format!("{name}: throughput"), format!(">= {LEAST_THROUGHPUT:.2}"));
-    let cells = cells(&name, format!("{base:.1} Gbit/s"), compared, &limit, ratio(|r| (r.many, r.one)));
-    Row { cells, met: Some(slice >= LEAST_THROUGHPUT) }
+fn cost_row(kernel: Kernel, row: &rows::Row, measured: &Measured, judged: bool) -> judge::Row {
+    let ratio = |way, with| measured.ratio(way, with, |sample| sample.cost);
+    let again = ratio(Way::Again, Way::Host);
+    let doubt = again.map_or(0.0, |again| (again - 1.0).abs());
+    let (bridge, slice) = (ratio(Way::Bridge, Way::Host), ratio(Way::Slice, Way::Host));
+    let added = |ratio: f64| ratio - 1.0;
+    let share = bridge.zip(slice).map(|(bridge, slice)| added(slice) / added(bridge));
+    let share_doubt = bridge.map_or(0.0, |bridge| doubt / added(bridge));
+    let limit = kernel.limit(row);
+    let cells = [
+        Cell::shown(again),
+        Cell::shown(bridge),
+        Cell::shown(ratio(Way::Macvlan, Way::Host)),
+        Cell::judged(slice, limit.held + doubt),
+        Cell::judged(share, kernel.share_of_bridge() + share_doubt),
+        Cell::shown(ratio(Way::Limited, Way::Host)),
+        Cell::judged(ratio(Way::Many, Way::Slice), kernel.growth() + doubt),
+    ];
+    let met = cells.iter().all(|cell| cell.1);
+    let cells = cells.map(|cell| Cell(cell.0, cell.1 || !judged));
+    let base = format!("{:.0}", measured.base(|sample| sample.cost));
+    judge::Row { cells: texts(row.name, base, &cells, limit.text()), met: judged.then_some(met) }
 }
 
-fn cells(name: &str, base: String, ratios: [f64; 3], limit: &str, growth: f64) -> Vec<String> {
-    let [again, bridge, slice] = ratios.map(|r| format!("{r:.3}"));
-    vec![name.to_owned(), base, again, bridge, slice, limit.to_owned(), format!("{growth:.3}")]
+fn rate_row(name: &str, measured: &Measured) -> judge::Row {
+    let ratio = |way, with| measured.ratio(way, with, |sample| sample.rate);
+    let slice = ratio(Way::Slice, Way::Host);
+    let cells = [
+        ratio(Way::Again, Way::Host),
+        ratio(Way::Bridge, Way::Host),
+        ratio(Way::Macvlan, Way::Host),
+        slice,
+        None,
+        ratio(Way::Limited, Way::Host),
+        ratio(Way::Many, Way::Slice),
+    ]
+    .map(Cell::shown);
+    let base = measured.base(|sample| sample.rate * Load::CHUNK as f64 * 8e-9);
+    let limit = format!(">= {LEAST_THROUGHPUT:.2}");
+    let cells = texts(&format!("{name}: throughput"), format!("{base:.1} Gbit/s"), &cells, limit);
+    judge::Row { cells, met: Some(slice.is_some_and(|slice| slice >= LEAST_THROUGHPUT)) }
 }
 
-fn median_ratio(rounds: &[Round], of: fn(&Round) -> (Sample, Sample), figure: fn(&Sample) -> f64) -> f64 {
-    let ratios: Vec<f64> = rounds.iter().map(of).map(|(a, b)| figure(&a) / figure(&b)).collect();
-    median(&ratios)
+/// The cells of a line: `limit` stands behind what it is a limit of, the fourth figure.
+fn texts(name: &str, base: String, cells: &[Cell; 7], limit: String) -> Vec<String> {
+    let mut texts = vec![name.to_owned(), base];
+    texts.extend(cells.iter().map(Cell::text));
+    texts.insert(6, limit);
+    texts
 }
 
-/// Runs `load` over every way in turn. Each round starts at another way, so that none is always the first.
-fn rounds(ways: &Ways, load: Load, direction: Direction, meter: &Meter) -> Result<Vec<Round>, Failure> {
-    const NAMES: [&str; 5] = ["host", "host again", "bridge+NAT", "portslice", "portslice with many leases"];
-    let all = [&ways.host, &ways.again, &ways.bridge, &ways.one, &ways.many].map(|stage| stage.route(direction));
-    let mut rounds = Vec::new();
-    for first in 0..Extent::of(meter).rounds {
-        let mut samples = [None; 5];
-        for step in 0..all.len() {
-            let way = (first + step) % all.len();
-            samples[way] = Some(sample(load, all[way], meter).map_err(|e| format!("{}: {e}", NAMES[way]))?);
+/// Runs a row's load over every way in turn. Each round starts at another way, so that none is always the first.
+fn measure(ground: &Ground, row: &rows::Row) -> Result<Measured, Failure> {
+    let stages = match row.distance {
+        Distance::Far => &ground.far,
+        Distance::Near => &ground.near,
+    };
+    let mut measured = Vec::new();
+    for (way, stage) in stages {
+        measured.extend(stage.route(row.path).map(|route| (*way, route, Vec::new())));
+    }
+    let ways = measured.len();
+    for first in 0..ground.extent.rounds {
+        for step in 0..ways {
+            let (way, route, samples) = &mut measured[(first + step) % ways];
+            samples.push(sample(row.load, route, &ground.meter).map_err(|e| format!("{way:?}: {e}"))?);
         }
-        let [host, again, bridge, one, many] = samples.map(|s| s.expect("every way was sampled"));
-        rounds.push(Round { host, again, bridge, one, many });
     }
-    Ok(rounds)
-}
-
-impl Stage {
-    fn route(&self, direction: Direction) -> &Route {
-        match direction {
-            Direction::Inbound => &self.inbound,
-            Direction::Outbound => &self.outbound,
-        }
-    }
+    Ok(Measured(measured.into_iter().map(|(way, _, samples)| (way, samples)).collect()))
 }

@@ -24,7 +24,7 @@ pub struct Table {
 
 impl Table {
     /// First column to the left, all others to the right, the verdict last.
-    fn render(&self) -> String {
+    pub fn render(&self) -> String {
         let lines = || {
             let head = std::iter::once((&self.header, ""));
             head.chain(self.rows.iter().map(|row| {

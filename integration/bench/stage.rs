@@ -3,36 +3,58 @@
 use super::load::Route;
 use super::net::{HOST, Netns, PEER, host_and_peer};
 use super::product::Product;
+use super::rows::{Distance, Path};
 use std::io;
-use std::net::SocketAddrV4;
-use std::path::Path;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::Command;
 
-/// Where the server listens: behind the host for inbound traffic, on the peer for outbound.
-const INBOUND: u16 = 31000;
-const OUTBOUND: u16 = 5000;
+/// An address of the peer that the host reaches through its gateway only; the peer is that as well.
+const FAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The address of its own that a program has on a macvlan.
+const OWN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
+/// Where servers listen: in the container that is measured, in the one beside it, on the host, on the peer.
+const INSIDE: u16 = 31000;
+const BESIDE: u16 = 31010;
+const ON_HOST: u16 = 20_000;
+const ON_PEER: u16 = 5000;
 
-/// One way of networking, ready to carry load in both directions.
+/// One way of networking, ready to carry load.
 pub struct Stage {
-    pub inbound: Route,
-    pub outbound: Route,
+    inside: Netns,
+    peer: Netns,
+    distance: Distance,
+    address: Ipv4Addr,
+    local: Option<Local>,
+}
+
+/// Who is on the same host: a container beside the one that is measured, and the host itself.
+struct Local {
+    beside: Netns,
+    host: Netns,
+}
+
+/// What containers of a stage are.
+#[derive(Clone, Copy)]
+pub enum Lease {
+    /// The last of this many.
+    Among(usize),
+    /// One with limits both ways that its load never reaches.
+    Limited,
+    /// One with another beside it.
+    Paired,
 }
 
 impl Stage {
-    fn new(inside: Netns, peer: Netns) -> Stage {
-        let inbound = Route { client: peer.clone(), server: inside.clone(), target: SocketAddrV4::new(HOST, INBOUND) };
-        Stage { inbound, outbound: Route { client: inside, server: peer, target: SocketAddrV4::new(PEER, OUTBOUND) } }
-    }
-
     /// The program runs in the host's own namespace.
-    pub fn host(name: &str) -> io::Result<Stage> {
-        let (host, peer) = host_and_peer(name)?;
-        Ok(Stage::new(host, peer))
+    pub fn host(name: &str, distance: Distance) -> io::Result<Stage> {
+        let (host, peer) = ground(name, distance)?;
+        let local = Some(Local { beside: host.clone(), host: host.clone() });
+        Ok(Stage { inside: host, peer, distance, address: HOST, local })
     }
 
     /// The usual container network: a veth on a bridge, masqueraded outwards, the port published by DNAT.
-    pub fn bridge(name: &str) -> io::Result<Stage> {
-        let (host, peer) = host_and_peer(name)?;
+    pub fn bridge(name: &str, distance: Distance) -> io::Result<Stage> {
+        let (host, peer) = ground(name, distance)?;
         let inside = Netns::create(&format!("{name}-inside"))?;
         host.feed(&["tee", "/proc/sys/net/ipv4/ip_forward"], "1")?;
         host.ip(&format!(
@@ -45,8 +67,8 @@ impl Stage {
         let nat = format!(
             "table ip nat {{
                chain in {{ type nat hook prerouting priority dstnat
-                 ip daddr {HOST} tcp dport {INBOUND} dnat to 10.88.0.2
-                 ip daddr {HOST} udp dport {INBOUND} dnat to 10.88.0.2
+                 ip daddr {HOST} tcp dport {INSIDE} dnat to 10.88.0.2
+                 ip daddr {HOST} udp dport {INSIDE} dnat to 10.88.0.2
                }}
                chain out {{ type nat hook postrouting priority srcnat
                  ip saddr 10.88.0.0/16 oifname eth0 masquerade
@@ -54,30 +76,86 @@ impl Stage {
              }}"
         );
         host.feed(&["nft", "-f", "-"], &nat)?;
-        Ok(Stage::new(inside, peer))
+        Ok(Stage { inside, peer, distance, address: HOST, local: None })
     }
 
-    /// A slice of the host, on a host that has `leases` of them; the one that is measured came last.
-    pub fn portslice(name: &str, leases: usize) -> io::Result<Stage> {
+    /// A macvlan of the host's device, with an address of its own. `None` where the kernel has none.
+    pub fn macvlan(name: &str, distance: Distance) -> io::Result<Option<Stage>> {
+        let (host, peer) = ground(name, distance)?;
+        let inside = Netns::create(&format!("{name}-inside"))?;
+        let netns = inside.path.display();
+        if host
+            .ip(&format!("link add macvlan0 link eth0 type macvlan mode bridge\nlink set macvlan0 netns {netns}"))
+            .is_err()
+        {
+            return Ok(None);
+        }
+        inside.ip(&format!(
+            "addr add {OWN}/24 dev macvlan0\nlink set lo up\nlink set macvlan0 up\nroute add default via {PEER}"
+        ))?;
+        Ok(Some(Stage { inside, peer, distance, address: OWN, local: None }))
+    }
+
+    /// A slice of the host.
+    pub fn portslice(name: &str, distance: Distance, lease: Lease) -> io::Result<(Stage, Product)> {
         let product = Product::for_host(name)?;
-        let (host, peer) = host_and_peer(name)?;
+        let (host, peer) = ground(name, distance)?;
         let portslice = |arguments: &[&str]| {
             let mut command = host.command(product.binary("portslice"));
             succeed(command.args(arguments).envs(product.environment.clone()))
         };
-        let attach = |id: &str, netns: &Path, more: &[&str]| {
-            let netns = netns.to_str().expect("the names of our namespaces are ASCII");
-            portslice(&[&["attach", id, "--netns", netns], more].concat())
+        let attach = |id: &str, more: &[&str]| -> io::Result<Netns> {
+            let netns = Netns::create(id)?;
+            let path = netns.path.to_str().expect("the names of our namespaces are ASCII");
+            portslice(&[&["attach", id, "--netns", path], more].concat())?;
+            Ok(netns)
         };
         portslice(&["setup"])?;
-        for n in 1..leases {
-            let id = format!("{name}-{n}");
-            attach(&id, &Netns::create(&id)?.path, &["--ephemeral-ports", "16"])?;
+        let others = if let Lease::Among(leases) = lease { leases - 1 } else { 0 };
+        for n in 0..others {
+            attach(&format!("{name}-{n}"), &["--ephemeral-ports", "16"])?;
         }
-        let inside = Netns::create(&format!("{name}-inside"))?;
-        attach(&format!("{name}-inside"), &inside.path, &["--ephemeral-ports", "1024", "--ports", "31000-31009"])?;
-        Ok(Stage::new(inside, peer))
+        let measured = ["--ephemeral-ports", "1024", "--ports", "31000-31009"];
+        let limits = ["--egress-rate", "100gbit", "--ingress-rate", "100gbit"];
+        let limits: &[&str] = if let Lease::Limited = lease { &limits } else { &[] };
+        let inside = attach(&format!("{name}-inside"), &[&measured, limits].concat())?;
+        let local = match lease {
+            Lease::Paired => {
+                let beside =
+                    attach(&format!("{name}-beside"), &["--ephemeral-ports", "1024", "--ports", "31010-31019"])?;
+                Some(Local { beside, host })
+            }
+            _ => None,
+        };
+        Ok((Stage { inside, peer, distance, address: HOST, local }, product))
     }
+
+    /// Who talks to whom on a path; `None` if this stage does not have it.
+    pub fn route(&self, path: Path) -> Option<Route> {
+        let route = |client: &Netns, server: &Netns, address, port| {
+            Some(Route { client: client.clone(), server: server.clone(), target: SocketAddrV4::new(address, port) })
+        };
+        let local = self.local.as_ref();
+        match path {
+            Path::Inbound => route(&self.peer, &self.inside, self.address, INSIDE),
+            Path::Outbound if self.distance == Distance::Far => route(&self.inside, &self.peer, FAR, ON_PEER),
+            Path::Outbound => route(&self.inside, &self.peer, PEER, ON_PEER),
+            Path::Loopback => local.and_then(|_| route(&self.inside, &self.inside, Ipv4Addr::LOCALHOST, INSIDE)),
+            Path::Beside => local.and_then(|local| route(&self.inside, &local.beside, HOST, BESIDE)),
+            Path::ToHost => local.and_then(|local| route(&self.inside, &local.host, HOST, ON_HOST)),
+        }
+    }
+}
+
+/// A host and its peer. One that is far speaks from behind the gateway.
+fn ground(name: &str, distance: Distance) -> io::Result<(Netns, Netns)> {
+    let (host, peer) = host_and_peer(name)?;
+    if distance == Distance::Far {
+        peer.ip(&format!(
+            "addr add {FAR}/32 dev lo\nroute replace 10.77.0.0/24 dev eth0 proto kernel scope link src {FAR}"
+        ))?;
+    }
+    Ok((host, peer))
 }
 
 /// Runs `command` to its end and hands its standard error back if it fails.

@@ -1,0 +1,47 @@
+//! How much the kernel's verifier has to look at before it takes each program: what a load costs, and how far the programs
+//! are from being refused, which is at a million instructions.
+
+use super::judge::{Failure, Row, Table};
+use super::product::Product;
+use portslice::plan::host::bpf_directory;
+use portslice::steer::find::{self, Found};
+use portslice::steer::{Book, Programs};
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// The programs, and the most instructions that a verifier may look at in each: a third more than it does on Linux 6.1. Of
+/// those that run here, 6.1 looks at most; 6.18 looks at half of that.
+const PROGRAMS: [(&str, u64); 7] = [
+    ("from_wire", 66_000),
+    ("from_lo", 57_000),
+    ("from_container", 155_000),
+    ("after_shaper", 6_500),
+    ("host_flow", 100),
+    ("inner_lo", 7_000),
+    ("inner_eth", 100),
+];
+
+/// The table, of the programs that `product` has loaded. `None` when the kernel does not tell. Fails for a program that has
+/// no limit here.
+pub fn verified(product: &Product) -> Result<Option<Table>, Failure> {
+    let [_, (_, state)] = &product.environment;
+    let directory = bpf_directory(state);
+    let (programs, book) = (Programs::at(&directory), Book::open(&directory)?.id()?);
+    let loaded = find::installations()?.into_iter().find(|installation| installation.book == book);
+    let mut rows = Vec::new();
+    for Found { name, .. } in loaded.ok_or("no program is loaded")?.programs {
+        let limit = PROGRAMS.iter().find(|(of, _)| *of == name).map(|(_, limit)| *limit);
+        let limit = limit.ok_or_else(|| format!("the program {name} has no limit of instructions"))?;
+        let Some(count) = instructions(&programs.open(&name)?)? else { return Ok(None) };
+        rows.push(Row { cells: vec![name, count.to_string(), format!("<= {limit}")], met: Some(count <= limit) });
+    }
+    let header = ["program", "instructions verified", "limit"].map(String::from).into();
+    Ok(Some(Table { header, rows }))
+}
+
+/// `verified_insns` of struct bpf_prog_info, which the kernel tells of an open program in /proc as well (since 5.16).
+fn instructions(program: &OwnedFd) -> Result<Option<u64>, Failure> {
+    let told = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
+    let count = told.lines().find_map(|line| line.strip_prefix("verified_insns:"));
+    Ok(count.map(|count| count.trim().parse()).transpose()?)
+}

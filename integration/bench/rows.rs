@@ -1,0 +1,172 @@
+//! What is measured, and the most that it may cost: the one table of the data path's limits.
+//!
+//! Limits are instructions relative to host networking. The two kernels of `integration/vm` are held to them exactly, for
+//! a clock that counts instructions tells the same each time; others have limits for counters that are less steady.
+
+use super::load::Load;
+use std::fs;
+use std::io;
+
+/// Which way a conversation goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// A client on the peer, a server behind the host's address.
+    Inbound,
+    /// A client behind the host's address, a server on the peer.
+    Outbound,
+    /// Both ends in one place, by 127.0.0.1.
+    Loopback,
+    /// From one container to another of the same host, by the host's address. On a host of its own: two processes.
+    Beside,
+    /// From a container to a process of its host, by the host's address. On a host of its own: two processes.
+    ToHost,
+}
+
+/// Where the peer is, as the host's routes see it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Distance {
+    /// Behind a gateway.
+    Far,
+    /// A neighbour on the wire, or no peer at all.
+    Near,
+}
+
+/// A limit: what is wanted of the product, and what it is held to until it gets there.
+#[derive(Clone, Copy)]
+pub struct Limit {
+    pub wanted: f64,
+    pub held: f64,
+}
+
+impl Limit {
+    /// Printed as the larger one, with the wanted one behind it where that is not reached.
+    pub fn text(self) -> String {
+        match self {
+            Limit { wanted, held } if wanted < held => format!("<= {held:.3} (wanted {wanted:.3})"),
+            Limit { held, .. } => format!("<= {held:.3}"),
+        }
+    }
+}
+
+const fn at(wanted: f64) -> Limit {
+    Limit { wanted, held: wanted }
+}
+
+/// Where the product is not yet as it should be: `held` is what was reached, and half a hundredth more.
+const fn short(wanted: f64, held: f64) -> Limit {
+    Limit { wanted, held }
+}
+
+/// A row of the table. `limits` are those of Linux 6.1 and 6.12 in a machine whose clock counts instructions.
+pub struct Row {
+    pub name: &'static str,
+    pub load: Load,
+    pub path: Path,
+    pub distance: Distance,
+    limits: [Limit; 2],
+    elsewhere: f64,
+}
+
+const fn row(
+    name: &'static str,
+    load: Load,
+    path: Path,
+    distance: Distance,
+    limits: [Limit; 2],
+    elsewhere: f64,
+) -> Row {
+    Row { name, load, path, distance, limits, elsewhere }
+}
+
+use Distance::{Far, Near};
+use Load::{Connect, Datagrams, Exchange, Stream};
+use Path::{Beside, Inbound, Loopback, Outbound, ToHost};
+
+/// The rows by a peer behind a gateway come first: they are compared with more ways than the others.
+pub const ROWS: [Row; 28] = [
+    row("TCP stream, inbound", Stream, Inbound, Far, [at(1.05), at(1.05)], 1.08),
+    row("TCP stream, outbound", Stream, Outbound, Far, [at(1.07), at(1.09)], 1.12),
+    row("TCP request/response, inbound", Exchange, Inbound, Far, [at(1.06), at(1.08)], 1.08),
+    row("TCP request/response, outbound", Exchange, Outbound, Far, [short(1.06, 1.075), at(1.08)], 1.12),
+    row("TCP connect/request/response, inbound", Connect, Inbound, Far, [short(1.065, 1.102), at(1.07)], 1.08),
+    row("TCP connect/request/response, outbound", Connect, Outbound, Far, [short(1.065, 1.11), at(1.07)], 1.12),
+    row("UDP 64 bytes, inbound", Datagrams, Inbound, Far, [short(1.045, 1.057), at(1.05)], 1.08),
+    row("UDP 64 bytes, outbound", Datagrams, Outbound, Far, [at(1.12), at(1.165)], 1.18),
+    row("neighbour: TCP stream, inbound", Stream, Inbound, Near, [short(1.05, 1.065), at(1.05)], 1.08),
+    row("neighbour: TCP stream, outbound", Stream, Outbound, Near, [short(1.07, 1.092), at(1.09)], 1.12),
+    row("neighbour: TCP request/response, inbound", Exchange, Inbound, Near, [at(1.06), at(1.08)], 1.08),
+    row("neighbour: TCP request/response, outbound", Exchange, Outbound, Near, [short(1.06, 1.076), at(1.08)], 1.12),
+    row(
+        "neighbour: TCP connect/request/response, inbound",
+        Connect,
+        Inbound,
+        Near,
+        [short(1.065, 1.131), at(1.07)],
+        1.08,
+    ),
+    row(
+        "neighbour: TCP connect/request/response, outbound",
+        Connect,
+        Outbound,
+        Near,
+        [short(1.065, 1.131), at(1.07)],
+        1.12,
+    ),
+    row("neighbour: UDP 64 bytes, inbound", Datagrams, Inbound, Near, [short(1.045, 1.057), at(1.05)], 1.08),
+    row("neighbour: UDP 64 bytes, outbound", Datagrams, Outbound, Near, [short(1.12, 1.161), at(1.165)], 1.18),
+    row("in-container loopback: TCP stream", Stream, Loopback, Near, [at(1.03); 2], 1.05),
+    row("in-container loopback: TCP request/response", Exchange, Loopback, Near, [at(1.03); 2], 1.05),
+    row("in-container loopback: TCP connect/request/response", Connect, Loopback, Near, [at(1.03); 2], 1.05),
+    row("in-container loopback: UDP 64 bytes", Datagrams, Loopback, Near, [at(1.03); 2], 1.05),
+    row("container to container: TCP stream", Stream, Beside, Near, [short(1.15, 1.202), at(1.15)], 1.20),
+    row("container to container: TCP request/response", Exchange, Beside, Near, [short(1.15, 1.257), at(1.15)], 1.20),
+    row(
+        "container to container: TCP connect/request/response",
+        Connect,
+        Beside,
+        Near,
+        [short(1.15, 1.335), at(1.15)],
+        1.20,
+    ),
+    row("container to container: UDP 64 bytes", Datagrams, Beside, Near, [short(1.15, 1.315), at(1.15)], 1.20),
+    row("container to host: TCP stream", Stream, ToHost, Near, [short(1.15, 1.179), at(1.15)], 1.20),
+    row("container to host: TCP request/response", Exchange, ToHost, Near, [at(1.15); 2], 1.20),
+    row("container to host: TCP connect/request/response", Connect, ToHost, Near, [short(1.15, 1.275), at(1.15)], 1.20),
+    row("container to host: UDP 64 bytes", Datagrams, ToHost, Near, [short(1.15, 1.34), at(1.15)], 1.20),
+];
+
+/// What the kernel that runs is held to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// 6.1 or 6.12 with a clock that counts instructions: the index of its limits.
+    Exact(usize),
+    /// Any other, or one that is measured by less steady counters.
+    Other,
+}
+
+impl Kernel {
+    /// `exact`: does the clock count instructions?
+    pub fn running(exact: bool) -> io::Result<Kernel> {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+        let index = ["6.1.", "6.12."].iter().position(|series| release.starts_with(series));
+        Ok(index.filter(|_| exact).map_or(Kernel::Other, Kernel::Exact))
+    }
+
+    /// What a row may cost relative to host networking.
+    pub fn limit(self, row: &Row) -> Limit {
+        match self {
+            Kernel::Exact(index) => row.limits[index],
+            Kernel::Other => at(row.elsewhere),
+        }
+    }
+
+    /// The most a packet may cost with many leases, relative to one.
+    pub fn growth(self) -> f64 {
+        if self == Kernel::Exact(0) { 1.01 } else { 1.02 }
+    }
+
+    /// The most that the product may add to what host networking costs, as a share of what bridge and NAT add.
+    pub fn share_of_bridge(self) -> f64 {
+        if self == Kernel::Exact(0) { 0.35 } else { 1.0 }
+    }
+}
