@@ -284,20 +284,29 @@ static __noinline int check_icmp(struct __sk_buff *skb, struct packet *p, __u32 
 	return -1;
 }
 
-/* A packet that container `slot` may send, and whose turn it is: to container `to`, the host, or out of it. */
-static __noinline int deliver(struct __sk_buff *skb, __u32 slot, struct packet *p, __u32 to)
+/* A packet to this host that container `slot` may send, and whose turn it is: to container `to`, or to the host itself. */
+static __noinline int deliver_locally(struct __sk_buff *skb, __u32 slot, __u32 to, __u32 l4, __u32 tcp)
 {
 	struct host *h = host_facts();
-	__u32 tcp = p->proto == PROTO_TCP, how;
 	int done;
 
 	if (!h)
 		return DROP;
-	if (is_loopback(&p->dst) || host_address(&p->dst)) {
-		sent(slot, skb, p->end - 8, tcp);
-		done = to && to < MAX_SLOTS ? to_container_locally(skb, h, to, p->end - 8, tcp, 1) : PASS;
-		return done == PASS ? to_host(skb) : done;
-	}
+	sent(slot, skb, l4, tcp);
+	done = to && to < MAX_SLOTS ? to_container_locally(skb, h, to, l4, tcp, 1) : PASS;
+	return done == PASS ? to_host(skb) : done;
+}
+
+/* A packet that container `slot` may send, and whose turn it is: to container `to`, the host, or out of it. */
+static __noinline int deliver(struct __sk_buff *skb, __u32 slot, struct packet *p, __u32 to)
+{
+	struct host *h = host_facts();
+	__u32 how;
+
+	if (!h)
+		return DROP;
+	if (is_loopback(&p->dst) || host_address(&p->dst))
+		return deliver_locally(skb, slot, to, p->end - 8, p->proto == PROTO_TCP);
 	how = leaving_slowly(h, p);
 	return p->v6 ? to_world_v6(skb, h, slot, how, &p->dst) : to_world_v4(skb, h, slot, how, p->dst.w[3]);
 }
@@ -359,10 +368,21 @@ static __noinline int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 	return deliver(skb, slot, p, to);
 }
 
+/* A plain packet from container `slot` to a port of this host's address. */
+static __always_inline int plainly_to_this_host(struct __sk_buff *skb, const struct slot *s, __u32 slot, __be16 port, __u32 l4,
+						__u32 tcp)
+{
+	__u32 to = port_slot(bpf_ntohs(port));
+
+	if (s->flags & SLOT_SHAPED && !(s->flags & SLOT_SPARE_LOCAL))
+		return to_shaper(skb, s, slot, to);
+	return deliver_locally(skb, slot, to, l4, tcp);
+}
+
 PROGRAM(from_container)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	__u32 slot = skb->tc_classid, mac;
+	__u32 slot = skb->tc_classid, mac, here;
 	struct host *h = host_facts();
 	struct slot *s = slot_of(slot);
 	__u16 mac_low;
@@ -386,13 +406,16 @@ PROGRAM(from_container)
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = plain_v4(data, end);
 
-		if (!ip || host_address_v4(h, ip->saddr) != ADDRESS_CARRIED || v4_is_loopback(ip->daddr) ||
-		    host_address_v4(h, ip->daddr) ||
-		    oversize(skb, h, L4_V4, ip->protocol == PROTO_TCP) ||
-		    ((!(h->flags & HOST_NEXTHOP_V4) || !h->v4_gw) && !h->fib))
+		if (!ip || host_address_v4(h, ip->saddr) != ADDRESS_CARRIED || v4_is_loopback(ip->daddr))
+			return outbound(skb, slot, 0);
+		here = host_address_v4(h, ip->daddr);
+		if (!here && (oversize(skb, h, L4_V4, ip->protocol == PROTO_TCP) ||
+			      ((!(h->flags & HOST_NEXTHOP_V4) || !h->v4_gw) && !h->fib)))
 			return outbound(skb, slot, 0);
 		if (port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
 			return drop(slot, R_SOURCE_PORT);
+		if (here)
+			return plainly_to_this_host(skb, s, slot, ((__be16 *)(ip + 1))[1], L4_V4, ip->protocol == PROTO_TCP);
 		if (s->flags & SLOT_SHAPED)
 			return to_shaper(skb, s, slot, 0);
 		return to_world_v4(skb, h, slot, leaving_plainly(ip->protocol, ip + 1, end, 0), ip->daddr);
@@ -405,13 +428,16 @@ PROGRAM(from_container)
 			return outbound(skb, slot, 1);
 		__builtin_memcpy(&src, &ip->saddr, sizeof(src));
 		__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
-		if (host_address_v6(h, &src) != ADDRESS_CARRIED || is_loopback(&dst) || is_mapped(&dst) ||
-		    host_address_v6(h, &dst) ||
-		    oversize(skb, h, L4_V6, ip->nexthdr == PROTO_TCP) ||
-		    ((!(h->flags & HOST_NEXTHOP_V6) || !h->v6_gw.d[0]) && !h->fib))
+		if (host_address_v6(h, &src) != ADDRESS_CARRIED || is_loopback(&dst) || is_mapped(&dst))
+			return outbound(skb, slot, 1);
+		here = host_address_v6(h, &dst);
+		if (!here && (oversize(skb, h, L4_V6, ip->nexthdr == PROTO_TCP) ||
+			      ((!(h->flags & HOST_NEXTHOP_V6) || !h->v6_gw.d[0]) && !h->fib)))
 			return outbound(skb, slot, 1);
 		if (port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
 			return drop(slot, R_SOURCE_PORT);
+		if (here)
+			return plainly_to_this_host(skb, s, slot, ((__be16 *)(ip + 1))[1], L4_V6, ip->nexthdr == PROTO_TCP);
 		if (s->flags & SLOT_SHAPED)
 			return to_shaper(skb, s, slot, 0);
 		return to_world_v6(skb, h, slot, leaving_plainly(ip->nexthdr, ip + 1, end, 1), &dst);
