@@ -1,4 +1,5 @@
-//! Compiles the data path with clang into `$OUT_DIR/steer.o`, which `src/steer/program.rs` embeds.
+//! Compiles the BPF programs with clang: the data path into `$OUT_DIR/steer.o`, which `src/steer/program.rs` embeds, and the
+//! programs at the sockets into `$OUT_DIR/sockets.o`, which `src/steer/sockets.rs` embeds.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -8,9 +9,28 @@ fn main() {
     let sources = Path::new("src/steer/bpf");
     println!("cargo:rerun-if-changed={}", sources.display());
     println!("cargo:rerun-if-env-changed=CLANG");
-    let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("steer.o");
+    println!("cargo:rerun-if-env-changed=PORTSLICE_TEST_FORMAT");
+    println!("cargo:rustc-check-cfg=cfg(raised)");
+    let test_format = env::var("PORTSLICE_TEST_FORMAT").ok();
+    if test_format.as_deref() == Some("2") {
+        println!("cargo:rustc-cfg=raised");
+    }
+    let objects = ["steer", "sockets"].map(|name| compile(sources, name, test_format.as_deref()));
+    // Nobody unwinds (panic = "abort"), so nobody searches for how; the table is a hundredth of what each start of a container
+    // maps.
+    if env::var("PROFILE").is_ok_and(|profile| profile == "release") {
+        println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
+    }
+    // both objects are one version; hashing a hundred kilobytes anew for every container would cost a tenth of a hook's time
+    println!("cargo:rustc-env=STEER_VERSION={:016x}", fnv1a(&objects.concat()));
+}
 
+/// Compiles `NAME.bpf.c` to `$OUT_DIR/NAME.o` and returns the object. `test_format`: the build plays another version, for the
+/// tests of an upgrade: with 1 all its programs differ, with 2 its formats as well (`src/format.rs`). No other build sets it.
+fn compile(sources: &Path, name: &str, test_format: Option<&str>) -> Vec<u8> {
+    let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join(format!("{name}.o"));
+    let source = sources.join(format!("{name}.bpf.c"));
     let mut command = Command::new(&clang);
     // -g: the BTF of the map definitions; v2 is the newest instruction set a 5.10 kernel and every clang since 8 share
     command.args(["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpf", "-mcpu=v2"]);
@@ -19,20 +39,13 @@ fn main() {
     if multiarch.is_dir() {
         command.arg("-I").arg(multiarch);
     }
-    // A build that plays another version, for the tests of an upgrade: with 1 all its programs differ, with 2 its formats as
-    // well (`src/format.rs`). No other build sets this.
-    println!("cargo:rerun-if-env-changed=PORTSLICE_TEST_FORMAT");
-    println!("cargo:rustc-check-cfg=cfg(raised)");
-    if let Ok(format) = env::var("PORTSLICE_TEST_FORMAT") {
-        command.arg(format!("-DTEST_FORMAT={format}"));
-        if format == "2" {
-            println!("cargo:rustc-cfg=raised");
-        }
-    }
-    command.arg("-c").arg(sources.join("steer.bpf.c")).arg("-o").arg(&out);
+    command.args(test_format.map(|format| format!("-DTEST_FORMAT={format}")));
+    command.arg("-c").arg(&source).arg("-o").arg(&out);
     match command.status() {
         Ok(status) if status.success() => {}
-        Ok(_) => fail("clang could not compile src/steer/bpf/steer.bpf.c: is libbpf-dev (bpf_helpers.h) installed?"),
+        Ok(_) => {
+            fail(&format!("clang could not compile {}: is libbpf-dev (bpf_helpers.h) installed?", source.display()))
+        }
         Err(e) => fail(&format!("cannot run {clang} ({e}): portslice compiles its data path with it, install clang")),
     }
     // the debug sections are four fifths of the object, and every binary carries it
@@ -41,14 +54,7 @@ fn main() {
             break;
         }
     }
-    // Nobody unwinds (panic = "abort"), so nobody searches for how; the table is a hundredth of what each start of a container
-    // maps.
-    if env::var("PROFILE").is_ok_and(|profile| profile == "release") {
-        println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
-    }
-    // hashing a hundred kilobytes anew for every container would cost a tenth of a hook's time
-    let object = std::fs::read(&out).unwrap_or_default();
-    println!("cargo:rustc-env=STEER_VERSION={:016x}", fnv1a(&object));
+    std::fs::read(&out).unwrap_or_default()
 }
 
 /// Tells one object from another. Not a secret, only an identity.

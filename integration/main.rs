@@ -49,6 +49,7 @@ mod scale;
 mod serve;
 mod shim;
 mod silent;
+mod sockets;
 mod statistics;
 mod tamper;
 mod told;

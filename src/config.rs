@@ -127,6 +127,12 @@ pub struct Config {
     /// The server: names of this host, beside its own and its addresses, under which it is asked over TCP.
     #[serde(skip_deserializing)]
     pub serve_hosts: Vec<HostName>,
+    /// Whether bind() is judged at the socket.
+    pub socket_rules: SocketRules,
+    /// The cgroup whose processes, and those of the cgroups below, it is judged for; `None`: the root, all processes. Absolute; in
+    /// the file, "" is `None`.
+    #[serde(deserialize_with = "value::absolute_or_none", serialize_with = "value::or_empty")]
+    pub socket_cgroup: Option<PathBuf>,
     /// Absolute; `None`: the journal and stderr. In the file, "" is `None`.
     #[serde(deserialize_with = "value::absolute_or_none", serialize_with = "value::or_empty")]
     pub log_file: Option<PathBuf>,
@@ -177,6 +183,19 @@ impl Acceptable {
             Acceptable::Addresses => "addresses",
         }
     }
+}
+
+/// Whether bind() of a port that is somebody else's fails, in containers and on the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SocketRules {
+    /// Where the kernel can do that, on a machine's own network (see `wire::sockets::wanted`).
+    #[default]
+    Auto,
+    /// In every namespace, and a host whose kernel cannot is refused.
+    Require,
+    /// No: it succeeds, and nothing is heard.
+    Off,
 }
 
 /// How much is logged.
@@ -234,6 +253,8 @@ impl Default for Config {
             rate_statistics_window: Duration::ZERO,
             rate_statistics_interval: Duration::ZERO,
             serve_hosts: Vec::new(),
+            socket_rules: SocketRules::default(),
+            socket_cgroup: None,
             log_file: None,
             log_level: LogLevel::default(),
             file: None,

@@ -1,6 +1,6 @@
 //! The configuration file: the shipped one is the defaults, and a bad one is refused in a line that says where.
 
-use portslice::config::{Config, LogLevel};
+use portslice::config::{Config, LogLevel, SocketRules};
 use portslice::rate::{Direction, PerCpu, Policy, Rate};
 use std::path::Path;
 use std::time::Duration;
@@ -47,6 +47,8 @@ fn values_arrive_parsed() {
         block_cooldown = "2m"
         egress_rate_limit_per_container = "37500KB"
         ingress_rate_limit_per_container = "10gbit"
+        socket_rules = "require"
+        socket_cgroup = "/sys/fs/cgroup/machine.slice"
         log_file = "/var/log/portslice.log"
         log_level = "debug"
     "#;
@@ -65,6 +67,8 @@ fn values_arrive_parsed() {
     assert_eq!(config.ingress_rate_limit_per_container.bits_per_second(), 10_000_000_000);
     assert_eq!(config.log_file.as_deref(), Some(Path::new("/var/log/portslice.log")));
     assert_eq!(config.log_level, LogLevel::Debug);
+    assert_eq!(config.socket_rules, SocketRules::Require);
+    assert_eq!(config.socket_cgroup.as_deref(), Some(Path::new("/sys/fs/cgroup/machine.slice")));
 }
 
 #[test]
@@ -163,6 +167,9 @@ const BAD: &[(&str, &str, &str)] = &[
     ("uplink = \"eth0/../x\"", "uplink", "not a device name"),
     ("addresses = \"eth0\"", "addresses", "is not \"all\", \"uplink\", or addresses"),
     ("state_dir = \"run\"", "state_dir", "not an absolute path"),
+    ("socket_rules = \"on\"", "socket_rules", "expected one of `auto`, `require`, `off`"),
+    ("socket_rules = true", "socket_rules", "expected"),
+    ("socket_cgroup = \"system.slice\"", "socket_cgroup", "not an absolute path"),
     ("state_dir = \"\"", "state_dir", "not an absolute path"),
     ("host_loopback = \"yes\"", "host_loopback", "expected a boolean"),
     ("block_cooldown = \"90\"", "block_cooldown", "\"90\" has no unit; write 0s to 24h"),

@@ -23,6 +23,7 @@ pub struct Plan {
     port_range: String,
     config: String,
     prepared: bool,
+    sockets: Option<String>,
     debian13: Option<PathBuf>,
 }
 
@@ -57,6 +58,12 @@ impl Plan {
         self
     }
 
+    /// bind() is judged (`socket_rules`) for the sockets of this test process: its programs are on a cgroup of its own.
+    pub fn judged(mut self, rules: &str) -> Plan {
+        self.sockets = Some(rules.into());
+        self
+    }
+
     /// Leaves `portslice setup` to the test.
     pub fn unprepared(mut self) -> Plan {
         self.prepared = false;
@@ -76,8 +83,12 @@ impl Plan {
         let tag = format!("lab{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join(format!("portslice-{}-XXXXXX", self.name)))
             .expect("mkdtemp");
-        std::fs::write(dir.join("portslice.toml"), &self.config).expect("config");
         let ns = Ns::with_mounts(&format!("{} (host)", self.name));
+        let sockets = self.sockets.as_ref().map_or_else(String::new, |rules| {
+            let cgroup = super::cgroup::of_tests(&ns, &dir);
+            format!("socket_rules = {rules:?}\nsocket_cgroup = {cgroup:?}\n")
+        });
+        std::fs::write(dir.join("portslice.toml"), sockets + &self.config).expect("config");
         self.debian13.iter().for_each(|root| super::overlay::cover(&ns, root, &dir));
         let peer = Ns::net_only(&format!("{} (peer)", self.name));
         let remote = self.narrow.map(|_| Ns::net_only(&format!("{} (remote)", self.name)));
@@ -184,6 +195,7 @@ impl Host {
             port_range: "57344 60999".into(),
             config: "ports = \"31000-31999\"\n".into(),
             prepared: true,
+            sockets: None,
             debian13: None,
         }
     }

@@ -12,6 +12,7 @@
 
 pub mod bulk;
 pub mod bundle;
+pub mod cgroup;
 pub mod cni;
 pub mod container;
 pub mod containerd;

@@ -13,6 +13,7 @@ mod ports;
 mod power;
 mod resolver;
 mod slices;
+mod sockets;
 
 use std::fs;
 use std::path::PathBuf;
@@ -129,6 +130,7 @@ pub fn examine(config: &Config, origin: &Origin) -> Result<Vec<Finding>> {
     findings.extend(host::look(&scene, unread));
     findings.extend(ports::look(&scene));
     findings.extend(slices::look(&scene));
+    findings.extend(sockets::look(&scene));
     findings.extend(firewall::look(&scene));
     findings.extend(boot::look(&scene));
     findings.extend(managers::look(&scene));

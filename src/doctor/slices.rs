@@ -126,6 +126,7 @@ fn why_host(step: &Step) -> &'static str {
         Step::Hook { .. } => "nothing from outside reaches containers",
         Step::Fair { .. } => "one container's traffic can crowd out the others'",
         Step::Shaper => "limited containers cannot send",
+        Step::Sockets { .. } => "bind() of a port that is somebody else's succeeds, and nothing ever comes to it",
         _ => "the host is not as containers need it",
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod beside;
 pub mod carried;
+pub mod cgroup2;
 pub mod facts;
 pub mod features;
 pub mod given;

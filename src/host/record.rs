@@ -64,6 +64,20 @@ impl Reserved {
     }
 }
 
+/// The programs at the sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sockets {
+    /// `steer::program::VERSION` of them; empty until they are attached.
+    pub version: String,
+    /// The cgroup that was configured; `None` for the root of the hierarchy.
+    pub cgroup: Option<PathBuf>,
+    /// The id of that cgroup.
+    pub id: u64,
+    /// Why they are not there, one line, where the host does without.
+    pub missing: Option<String>,
+}
+
 /// The record. Written before the first change and after the last one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -116,6 +130,8 @@ pub struct HostRecord {
     pub changed: Vec<Changed>,
     /// `ip_local_reserved_ports` as it was, and what we added to it.
     pub reserved: Option<Reserved>,
+    /// The programs at the sockets; `None` where bind() is not judged.
+    pub sockets: Option<Sockets>,
 }
 
 /// Most bytes of [`HostRecord::given`]: the kernel's copy of the record has room for 62 KB.

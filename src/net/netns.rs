@@ -1,8 +1,10 @@
 //! A network namespace held open, its identity, and running a closure inside it.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
@@ -86,6 +88,22 @@ impl Netns {
         }
         let meta = file.metadata().map_err(Error::file("inspect network namespace", path))?;
         Ok(Self { file, path: path.to_owned(), id: NetnsId { dev: meta.dev(), ino: meta.ino() } })
+    }
+
+    /// The number by which the kernel tells this namespace from every other one of this boot, ended ones among them. Linux 5.14.
+    pub fn cookie(&self) -> Result<u64> {
+        // include/uapi/asm-generic/socket.h; a socket's, of any family, is that of the namespace it was made in
+        const SO_NETNS_COOKIE: libc::c_int = 71;
+        let fail = |e: io::Error| Error::file("tell the cookie of network namespace", &self.path)(e);
+        self.inside(|| {
+            let socket = UnixDatagram::unbound().map_err(fail)?;
+            let (mut cookie, mut size) = (0u64, size_of::<u64>() as libc::socklen_t);
+            let at = std::ptr::from_mut(&mut cookie).cast();
+            // SAFETY: the pointers are to a value and to its size, both of this frame.
+            let done =
+                unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, at, &mut size) };
+            if done == 0 { Ok(cookie) } else { Err(fail(io::Error::last_os_error())) }
+        })
     }
 
     /// Runs `work` with the calling thread inside this namespace. The thread is back where it was afterwards, also

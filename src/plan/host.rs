@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::host::{Facts, HostRecord};
 use crate::net::link::{LO, Link};
 use crate::ports::PortSet;
+use crate::steer::program::VERSION;
 
 /// Settings of lo without which it refuses what the data path hands to it: packets with a source address of the host,
 /// and those from and to 127.0.0.0/8. Only lo's own are changed, never `all`.
@@ -58,6 +59,8 @@ pub fn leasable(config: &Config) -> PortSet {
 pub struct Wanted {
     /// Which version of the programs.
     pub version: String,
+    /// Is bind() judged?
+    pub sockets: bool,
     /// Is some container limited on the host?
     pub shaper: bool,
     /// The devices beside the uplink by which packets for the host may come in.
@@ -91,6 +94,10 @@ pub fn host(config: &Config, facts: &Facts, wanted: &Wanted) -> Vec<Step> {
     }
     if wanted.shaper {
         steps.push(Step::Shaper);
+    }
+    // Beside a data path of another version there are that one's programs, or none.
+    if wanted.sockets && wanted.version == VERSION {
+        steps.push(Step::Sockets { version: wanted.version.clone(), cgroup: config.socket_cgroup.clone() });
     }
     steps
 }
@@ -177,6 +184,9 @@ pub fn done(config: &Config, record: &HostRecord, concerned: bool) -> Vec<Step> 
         steps.push(Step::Fair { index: record.fair, device: "the uplink".into() });
     }
     steps.push(Step::Shaper);
+    if let Some(sockets) = &record.sockets {
+        steps.push(Step::Sockets { version: sockets.version.clone(), cgroup: sockets.cgroup.clone() });
+    }
     steps
 }
 

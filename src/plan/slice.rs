@@ -25,6 +25,8 @@ pub struct Surroundings<'a> {
     pub leaf: Leaf,
     /// Settings that the container brings along.
     pub own: &'a [String],
+    /// Is bind() judged on this host?
+    pub sockets: bool,
 }
 
 /// The steps of a whole slice. Queues come before their device is up: giving a live one another root qdisc waits for an RCU
@@ -36,9 +38,14 @@ pub fn slice(lease: &Lease, around: &Surroundings<'_>) -> Vec<Step> {
         Step::Guard { slot: lease.slot },
         Step::Furnish(Box::new(furniture(lease, around.given, around.own))),
     ]);
-    steps.extend(
-        terms(lease, &lease.state(), around.leaf).into_iter().filter(|step| !matches!(step, Step::Queue { .. })),
-    );
+    let rest = terms(lease, &lease.state(), around.leaf).into_iter();
+    let (steer, rest): (Vec<_>, Vec<_>) =
+        rest.filter(|step| !matches!(step, Step::Queue { .. })).partition(|step| matches!(step, Step::Steer { .. }));
+    steps.extend(rest);
+    if around.sockets {
+        steps.push(Step::Binds { slot: lease.slot });
+    }
+    steps.extend(steer);
     steps
 }
 
@@ -62,6 +69,7 @@ pub fn known(lease: &Lease, instance: u32, leaf: Leaf) -> Vec<Step> {
             *ports = lease.all_ports();
         }
     }
+    rest.push(Step::Binds { slot: lease.slot });
     rest.sort_by_key(|step| matches!(step, Step::Steer { .. }));
     steps.extend(rest);
     steps

@@ -79,6 +79,13 @@ pub enum Step {
     },
     /// The pair of devices on the host through which limited containers send.
     Shaper,
+    /// The programs that judge bind(), loaded and attached to a cgroup.
+    Sockets {
+        /// The version of the programs.
+        version: String,
+        /// The cgroup; `None` for the root of the hierarchy.
+        cgroup: Option<PathBuf>,
+    },
     /// The pair of devices of a slice.
     Pair {
         /// Whose it is.
@@ -127,6 +134,11 @@ pub enum Step {
         flags: u32,
         /// Of the lease.
         epoch: u32,
+    },
+    /// The programs at the sockets know the container's namespace.
+    Binds {
+        /// Whose it is.
+        slot: u16,
     },
     /// The CPU limits of a member.
     Cpu(Box<CpuStep>),
@@ -222,7 +234,9 @@ impl Action {
             (Verb::Perform, Step::Keep { .. }) => ("write", "wrote"),
             (Verb::Perform, Step::Mount { .. }) => ("mount", "mounted"),
             (Verb::Perform, Step::Load { .. }) => ("load", "loaded"),
-            (Verb::Perform, Step::Hook { .. } | Step::Side { .. } | Step::Guard { .. }) => ("attach", "attached"),
+            (Verb::Perform, Step::Hook { .. } | Step::Side { .. } | Step::Guard { .. } | Step::Sockets { .. }) => {
+                ("attach", "attached")
+            }
             (Verb::Perform, Step::Cpu(_)) => ("set", "set"),
             (Verb::Perform, _) => ("make", "made"),
         }
@@ -287,6 +301,11 @@ impl fmt::Display for Step {
             Step::Side { device, ethernet, .. } => write!(f, "program {} on {device}", entry(*ethernet)),
             Step::Fib => f.write_str("device portslice-fib"),
             Step::Fair { device, .. } => write!(f, "root qdisc of {device} with a flow for each container"),
+            Step::Sockets { cgroup: None, .. } => f.write_str("programs that judge bind() on the root cgroup"),
+            Step::Sockets { cgroup: Some(path), .. } => {
+                write!(f, "programs that judge bind() on the cgroup {}", path.display())
+            }
+            Step::Binds { slot } => write!(f, "rules for bind() in slot {slot}"),
             Step::Shaper => f.write_str("devices portslice-limit and portslice-after"),
             Step::Pair { slot, inner, .. } => write!(f, "device pair portslice{slot} - {inner}"),
             Step::Queue { slot, place, second, throttle } => {

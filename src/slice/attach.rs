@@ -445,6 +445,7 @@ impl<'a> Attach<'a> {
             instance: host.instance,
             leaf: host.leaf.unwrap_or_default(),
             own: &self.wanted.request.own_settings,
+            sockets: host.maps.namespaces.is_some(),
         };
         Action::each(Verb::Perform, slice(lease, &around))
     }

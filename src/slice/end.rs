@@ -13,7 +13,11 @@ use crate::wire::{Host, Site};
 
 /// What is to be undone for `lease` to end.
 pub fn actions(lease: &Lease, host: &Host) -> Vec<Action> {
-    Action::undo(known(lease, host.instance, host.leaf.unwrap_or_default()))
+    let mut steps = known(lease, host.instance, host.leaf.unwrap_or_default());
+    if host.maps.namespaces.is_none() {
+        steps.retain(|step| !matches!(step, Step::Binds { .. }));
+    }
+    Action::undo(steps)
 }
 
 /// Ends a slice that nobody works on; `false` when somebody does, or did so already.

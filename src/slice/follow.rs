@@ -168,7 +168,12 @@ impl<'a> Pass<'a> {
                 // It is gone, or on its way.
                 None => true,
             };
-            if guarded && desk.given(slot) == self.given.generation {
+            // A slice that is older than the programs at the sockets is not known to them yet.
+            let judged = match &self.host.maps.namespaces {
+                Some(namespaces) => namespaces.has(slot)?,
+                None => true,
+            };
+            if guarded && judged && desk.given(slot) == self.given.generation {
                 continue;
             }
             match desk.record(slot) {
@@ -182,11 +187,12 @@ impl<'a> Pass<'a> {
     /// What is to be done about a slice.
     fn actions(&mut self, lease: &Lease) -> Result<Vec<Action>> {
         let mut actions = Vec::new();
-        let guard = Step::Guard { slot: lease.slot };
         let mut site = Site::of(lease, self.host, &self.proc, &mut self.netlink);
         site.pair = self.pairs.get(&lease.slot).cloned();
-        if !run::differences(&mut site, std::slice::from_ref(&guard)).is_empty() {
-            actions.push(Action { verb: Verb::Mend, step: guard });
+        for step in [Step::Guard { slot: lease.slot }, Step::Binds { slot: lease.slot }] {
+            if !run::differences(&mut site, std::slice::from_ref(&step)).is_empty() {
+                actions.push(Action { verb: Verb::Mend, step });
+            }
         }
         if lease.given != self.given.generation {
             let last = self.earlier.iter().find(|given| given.generation == lease.given).cloned();
@@ -203,7 +209,7 @@ impl<'a> Pass<'a> {
     fn bring(&mut self, lease: &Lease, actions: &[Action]) -> Result<bool> {
         let mut site = Site::of(lease, self.host, &self.proc, &mut self.netlink);
         site.pair = self.pairs.get(&lease.slot).cloned();
-        if actions.iter().any(|action| matches!(action.step, Step::Furnish(_))) {
+        if actions.iter().any(|action| matches!(action.step, Step::Furnish(_) | Step::Binds { .. })) {
             site.container = Some(self.holders.reach(&lease.netns, lease.netns_id)?);
         }
         run::through(&mut site, actions)?;

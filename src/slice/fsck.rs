@@ -20,7 +20,7 @@ use crate::plan::slice::{Surroundings, follow, slice, steered};
 use crate::plan::steer::{Made, host_facts};
 use crate::plan::{Step, host as host_plan};
 use crate::steer::{TenantState, find};
-use crate::wire::{Carry, Host, HostSite, Others, Site};
+use crate::wire::{Carry, Host, HostSite, Others, Site, sockets};
 
 /// What a difference concerns: why it matters and what mends it follows from that.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +98,9 @@ pub fn check(config: &Config, lease: &Lease, others: &Others) -> Result<Vec<Diff
     let present = Present::read(config, &host, &mut netlink)?;
     let mut all = look_at_host(config, &present, &host, &ledger, &mut netlink)?;
     all.retain(|difference| match &difference.about {
-        About::Step(step) => matches!(**step, Step::Mount { .. } | Step::Load { .. } | Step::Hook { .. }),
+        About::Step(step) => {
+            matches!(**step, Step::Mount { .. } | Step::Load { .. } | Step::Hook { .. } | Step::Sockets { .. })
+        }
         _ => false,
     });
     let place = Place { ledger: &ledger, host: &host, present: &present, others };
@@ -257,7 +259,8 @@ fn look_at_lease(lease: &Lease, place: &Place<'_>, netlink: &mut Netlink) -> Res
         lines.push("the data path's tables do not say of it what its lease says".to_owned());
     }
     let leaf = host.leaf.unwrap_or_default();
-    let around = Surroundings { given: &present.given, instance: host.instance, leaf, own: &[] };
+    let sockets = host.maps.namespaces.is_some();
+    let around = Surroundings { given: &present.given, instance: host.instance, leaf, own: &[], sockets };
     let mut site = Site { others: Some(others), ..Site::of(lease, host, &present.proc, netlink) };
     let mut all: Vec<Difference> = lines.into_iter().map(|line| differs(name, About::Record, line)).collect();
     for step in slice(lease, &around) {
@@ -303,6 +306,7 @@ fn look_at_host(
     let made = Made::of(&record);
     let wanted = host_plan::Wanted {
         version: record.version.clone(),
+        sockets: sockets::wanted(config, Netns::current()?.id),
         shaper: record.shaper != 0,
         sides: beside::inbound(netlink, &facts.uplink)?,
         kept: host_plan::Kept::default(),

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::config::Config;
+use crate::config::{Config, SocketRules};
 use crate::error::{Error, Result};
 use crate::host::process::{boot_id, in_the_hosts_user_namespace, missing_capability};
 use crate::host::sysctl::{Proc, Setting};
@@ -14,8 +14,9 @@ use crate::net::{Netlink, Netns};
 use crate::plan::host::bpf_directory;
 use crate::plan::steer::{Made, asks_fib, host_facts};
 use crate::steer::layout::LAYOUTS;
+use crate::steer::program::VERSION;
 use crate::steer::{Maps, Programs, find};
-use crate::wire::{Host, programs, shaper};
+use crate::wire::{Host, programs, shaper, sockets};
 
 /// Makes the host ready, with the shaper if that is needed: [`super::setup::prepare`], or a command that does it.
 pub type Preparer<'a> = &'a dyn Fn(&Config, bool) -> Result<()>;
@@ -163,8 +164,24 @@ pub fn check_namespace(record: &HostRecord, here: NetnsId, config: &Config) -> R
 /// Is every program and map pinned, as far as names tell? What is out of view is not missed.
 fn is_whole(record: &HostRecord, config: &Config) -> bool {
     let directory = bpf_directory(&config.state_dir);
-    let pinned = programs::is_mounted(&directory) && Programs::at(&directory).are_pinned();
+    let programs = Programs::at(&directory);
+    let judged = record.sockets.as_ref().is_some_and(|sockets| sockets.missing.is_none());
+    let pinned =
+        programs::is_mounted(&directory) && programs.are_pinned() && (!judged || programs.sockets_are_pinned());
     pinned || !programs::is_at_home(record)
+}
+
+/// Are there programs at the sockets if and only if there are to be? Those of another version are an operator's to replace.
+fn is_judged_as_asked(record: &HostRecord, config: &Config) -> Result<bool> {
+    if record.version != VERSION {
+        return Ok(true);
+    }
+    match (&record.sockets, config.socket_rules) {
+        (Some(_), SocketRules::Auto) | (None, SocketRules::Off) => Ok(true),
+        (Some(sockets), SocketRules::Require) => Ok(sockets.missing.is_none()),
+        (Some(_), SocketRules::Off) => Ok(false),
+        (None, _) => Ok(!sockets::wanted(config, Netns::here()?)),
+    }
 }
 
 /// Opens what is pinned; where the pins are out of view, what the kernel has all the same.
@@ -212,7 +229,8 @@ fn open_current(config: &Config, netlink: &mut Netlink, facts: &Facts, shaper: b
         && is_whole(&record, config)
         && record.uplink == uplink
         && record.fair == if fair { uplink } else { 0 }
-        && (record.fib != 0) == asks_fib(facts);
+        && (record.fib != 0) == asks_fib(facts)
+        && is_judged_as_asked(&record, config)?;
     if !prepared || (shaper && shaper::find(netlink, record.instance)? != Some(record.shaper)) {
         return Ok(None);
     }

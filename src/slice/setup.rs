@@ -23,7 +23,7 @@ use crate::plan::{Action, Step};
 use crate::steer::Maps;
 use crate::steer::layout::LAYOUTS;
 use crate::steer::program::VERSION;
-use crate::wire::{HostSite, fair, programs};
+use crate::wire::{HostSite, fair, programs, sockets};
 
 /// What setup did, or would do.
 pub struct Outcome {
@@ -83,14 +83,17 @@ pub fn setup(config: &Config, how: How) -> Result<Outcome> {
     check_namespace(&record, here, config)?;
     check_view(config, &record)?;
     record.begin(boot, here, &config.state_dir)?;
+    if !how.keep_programs {
+        sockets::try_again(&mut record);
+    }
     let shaper = how.shaper || record.shaper != 0;
     let keeps = how.keep_programs && record.ready && programs::is_converted(&record);
     let version = if keeps { record.version.clone() } else { VERSION.to_owned() };
     let mut site = HostSite::new(config, Some(&facts), &ledger, record, &mut netlink);
     check(&mut site, &facts, &version)?;
     let (release, host_ports) = reserve::look(&mut site)?;
-    let sides = beside::inbound(site.netlink, &facts.uplink)?;
-    let wanted = Wanted { version, shaper, sides, kept: files::kept(here) };
+    let (sides, judged) = (beside::inbound(site.netlink, &facts.uplink)?, sockets::wanted(config, here));
+    let wanted = Wanted { version, shaper, sockets: judged, sides, kept: files::kept(here) };
     let plan = host::host(config, &facts, &wanted);
     let mut actions = obsolete(&site, &facts, &wanted);
     actions.extend(release);
@@ -105,13 +108,7 @@ pub fn setup(config: &Config, how: How) -> Result<Outcome> {
     look_around(&mut site)?;
     site.save()?;
     actions.iter().try_for_each(|action| act(&mut site, action))?;
-    for step in plan {
-        // Looked at when what comes before it is there: new programs leave every hook with an old one.
-        for action in run::missing(&mut site, vec![step])? {
-            act(&mut site, &action)?;
-            actions.push(action);
-        }
-    }
+    actions.extend(complete(&mut site, plan)?);
     if !site.record.ready {
         site.record.generation = programs::now();
         site.record.ready = true;
@@ -125,6 +122,19 @@ pub fn setup(config: &Config, how: How) -> Result<Outcome> {
     // work on.
     let slices = follow::all(config, if how.keep_programs { Duration::from_secs(1) } else { PATIENCE })?;
     Ok(Outcome { facts, actions, slices, host_ports, gap })
+}
+
+/// Carries out what of `plan` is missing, and returns it.
+fn complete(site: &mut HostSite<'_>, plan: Vec<Step>) -> Result<Vec<Action>> {
+    let mut done = Vec::new();
+    for step in plan {
+        // Looked at when what comes before it is there: new programs leave every hook with an old one.
+        for action in run::missing(site, vec![step])? {
+            act(site, &action)?;
+            done.push(action);
+        }
+    }
+    Ok(done)
 }
 
 /// Carries out an action. What fails on a host that is ready leaves what worked there until then.
@@ -225,6 +235,9 @@ fn obsolete(site: &HostSite<'_>, facts: &Facts, wanted: &Wanted) -> Vec<Action> 
     let fair = site.record.fair;
     let stale = fair != 0 && (fair != facts.uplink.index || !site.config.egress_unique_flow_per_container);
     let fair = stale.then(|| Step::Fair { index: fair, device: "the uplink".into() });
+    let sockets = site.record.sockets.as_ref().filter(|_| !wanted.sockets);
+    let sockets =
+        sockets.map(|sockets| Step::Sockets { version: sockets.version.clone(), cgroup: sockets.cgroup.clone() });
     let outdated = host::outdated(&site.record, facts, &wanted.sides);
-    Action::undo(fair.into_iter().chain(outdated).chain(files::obsolete(&wanted.kept)).collect())
+    Action::undo(fair.into_iter().chain(sockets).chain(outdated).chain(files::obsolete(&wanted.kept)).collect())
 }

@@ -137,6 +137,18 @@ pub fn hooked() -> Result<Vec<Hooked>> {
     walked.map(|()| hooked)
 }
 
+/// The ids of links to cgroups, anybody's, and of their programs. A link that was detached is none.
+pub fn on_cgroups() -> Result<Vec<(u32, u32)>> {
+    let mut attached = Vec::new();
+    let walked = each_id(Kind::Link, |id| {
+        let Some(fd) = sys::open_id(Kind::Link, id).map_err(refused("open link", id))? else { return Ok(()) };
+        let info = sys::link_info(fd.as_fd()).map_err(refused("look at link", id))?;
+        attached.extend(info.cgroup.filter(|cgroup| *cgroup != 0).map(|_| (info.id, info.program)));
+        Ok(())
+    });
+    walked.map(|()| attached)
+}
+
 /// Takes a link off its hook, whether or not it is pinned. Success when it is gone.
 pub fn unhook(link: u32) -> Result<()> {
     let Some(fd) = sys::open_id(Kind::Link, link).map_err(refused("open link", link))? else { return Ok(()) };

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::book::Book;
 use super::layout::{Counters, HostFacts, MAX_ADDRESSES, REASONS, SlotEntry};
+use super::namespaces::Namespaces;
 use super::shared::{Words, open};
 use super::sys;
 use super::tenants::Tenants;
@@ -65,15 +66,18 @@ pub struct Maps {
     pub book: Book,
     /// Who has which slot.
     pub tenants: Tenants,
+    /// Whose namespaces the programs at the sockets know; `None` where there are no such programs.
+    pub namespaces: Option<Namespaces>,
 }
 
 impl Maps {
     /// Opens the maps pinned under `directory`.
     pub fn open(directory: &Path) -> Result<Self> {
-        Self::from_fds(|name| open(directory, name))
+        let maps = Self::from_fds(|name| open(directory, name))?;
+        Ok(Self { namespaces: Namespaces::open(directory)?, ..maps })
     }
 
-    /// Takes the maps from descriptors, which `fd` has by name.
+    /// Takes the maps of the data path from descriptors, which `fd` has by name.
     pub fn from_fds(mut fd: impl FnMut(&str) -> Result<OwnedFd>) -> Result<Self> {
         Ok(Self {
             ports: Words::map(&fd("ports")?, "ports", PORTS)?,
@@ -85,6 +89,7 @@ impl Maps {
             cpus: possible_cpus()?,
             book: Book::from_fd(fd("book")?),
             tenants: Tenants::from_fd(&fd("tenants")?)?,
+            namespaces: None,
         })
     }
 

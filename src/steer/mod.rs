@@ -1,10 +1,11 @@
 //! The BPF data path: the programs in `bpf/`, the maps they share with user space, loading and attaching.
 //!
-//! `bpf/` decides per packet whose it is. [`program`] loads and pins it once per boot and version and hooks it to the uplink
+//! `bpf/` decides per packet whose it is, and at bind() whose a port is. [`program`] loads and pins it once per boot and version and hooks it to the uplink
 //! and lo; [`maps`] is the way to say who owns which port, [`book`] keeps the lease records in the kernel, [`tenants`] says
 //! who has which slot, and [`find`] finds all of that where no pin leads to it; [`pins`] says whose the pins are and makes
-//! missing ones again; [`model`] says in Rust what the programs decide. What does not live here: who gets which port
-//! ([`crate::lease`]), and the devices that the programs hang on ([`crate::net`]).
+//! missing ones again; [`model`] says in Rust what the programs decide. [`sockets`] attaches what judges bind() to a cgroup,
+//! [`namespaces`] tells it whose a socket is. What does not live here: who gets which port ([`crate::lease`]), and the devices
+//! that the programs hang on ([`crate::net`]).
 
 mod convert;
 mod shared;
@@ -15,12 +16,15 @@ pub mod find;
 pub mod layout;
 pub mod maps;
 pub mod model;
+pub mod namespaces;
 pub mod pins;
 pub mod program;
+pub mod sockets;
 pub mod tenants;
 
 pub use book::Book;
 pub use layout::{Counters, HostFacts, MAX_SLOTS, SlotEntry};
 pub use maps::{Maps, Owner};
+pub use namespaces::Namespaces;
 pub use pins::Programs;
 pub use tenants::{Cursor, Tenant, TenantState, Tenants};

@@ -1,4 +1,4 @@
-//! The pins of the data path: where they are, which are missing or another's, and pinning again what the kernel still has.
+//! The pins of the data path and of the programs at the sockets: where they are, which are missing or another's, and pinning again what the kernel still has.
 //!
 //! A pin is a name and proves nothing. A program is ours when it is bound to a book of ours, and a map when such a program
 //! uses it.
@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::find::{self, Mine};
+use super::sockets;
 use super::sys::{self, Kind};
 use crate::error::{Error, Result};
 
@@ -37,8 +38,18 @@ pub(super) const MAPS: [&str; 14] = [
 ];
 
 /// Maps that the kernel may lose without a container noticing: they tell for seconds where a part of a datagram, or an
-/// answer, goes.
-const PASSING: [&str; 6] = ["fragments_in", "fragments_out", "held", "aside", "echoes", "packets"];
+/// answer, goes; or setup fills them anew.
+const PASSING: [&str; 9] = [
+    "fragments_in",
+    "fragments_out",
+    "held",
+    "aside",
+    "echoes",
+    "packets",
+    sockets::MAPS[0],
+    sockets::MAPS[1],
+    sockets::MAPS[2],
+];
 
 /// Maps of older layouts that this one does without.
 pub(super) const RETIRED: [&str; 2] = ["echo_out", "echo_ids"];
@@ -113,7 +124,7 @@ impl Programs {
     /// empty one in its place would give away what containers have.
     pub fn restore(&self, mine: Mine<'_>) -> Result<()> {
         let Some(parts) = find::parts(mine)? else { return Ok(()) };
-        for name in MAPS {
+        for name in all_maps() {
             let path = self.directory().join(name);
             if pinned(&path)?.is_some() {
                 continue;
@@ -129,7 +140,7 @@ impl Programs {
                 }
             }
         }
-        for name in NAMES {
+        for name in all_names() {
             let path = self.path(name);
             if pinned(&path)?.is_none()
                 && let Some(program) = find::program(parts.book, name)?
@@ -137,11 +148,13 @@ impl Programs {
                 self.pin(program, &path)?;
             }
         }
-        for hooked in find::hooked()?.into_iter().filter(|hooked| hooked.ifindex != 0) {
-            let Some(name) = parts.name_of(hooked.program) else { continue };
+        let hooked = find::hooked()?.into_iter().filter(|hooked| hooked.ifindex != 0);
+        let hooked = hooked.map(|hooked| (hooked.link, hooked.program)).chain(find::on_cgroups()?);
+        for (link, program) in hooked {
+            let Some(name) = parts.name_of(program) else { continue };
             let path = self.link_path(name);
             if pinned(&path)?.is_none()
-                && let Some(link) = find::link(hooked.link)?
+                && let Some(link) = find::link(link)?
             {
                 self.pin(link, &path)?;
             }
@@ -152,7 +165,7 @@ impl Programs {
     /// Refuses pins of somebody else where ours are.
     pub fn check(&self, mine: Mine<'_>) -> Result<()> {
         let owned = find::owned(mine, self.map_id("book")?)?;
-        for name in NAMES {
+        for name in all_names() {
             for path in [self.path(name), self.link_path(name)] {
                 let ours = match pinned(&path)? {
                     None => true,
@@ -163,7 +176,7 @@ impl Programs {
                 refuse_unless(ours, &path)?;
             }
         }
-        for name in MAPS {
+        for name in all_maps() {
             let path = self.directory().join(name);
             let ours = match pinned(&path)? {
                 None => true,
@@ -177,8 +190,13 @@ impl Programs {
 
     /// Removes every pin of ours by name; whether they are ours is [`Self::check`]'s to say. Others' stay.
     pub fn unpin(&self) -> Result<()> {
-        let programs = NAMES.iter().flat_map(|name| [self.path(name), self.link_path(name), self.beside(name)]);
-        let maps = MAPS.iter().flat_map(|name| [self.directory().join(name), self.map_beside(name)]);
+        self.unpin_some(&NAMES, &MAPS)
+    }
+
+    /// The same for some of the programs and maps.
+    pub(super) fn unpin_some(&self, names: &[&str], maps: &[&str]) -> Result<()> {
+        let programs = names.iter().flat_map(|name| [self.path(name), self.link_path(name), self.beside(name)]);
+        let maps = maps.iter().flat_map(|name| [self.directory().join(name), self.map_beside(name)]);
         programs.chain(maps).try_for_each(|path| remove(&path))
     }
 
@@ -188,7 +206,9 @@ impl Programs {
         let known = |name: &str| {
             let name = name.strip_prefix(NEW).unwrap_or(name);
             let program = name.strip_prefix(PROGRAM).or(name.strip_prefix(LINK));
-            name.contains('.') || MAPS.contains(&name) || program.is_some_and(|name| NAMES.contains(&name))
+            name.contains('.')
+                || all_maps().any(|map| map == name)
+                || program.is_some_and(|name| all_names().any(|known| known == name))
         };
         let others = entries.flatten().filter(|entry| !known(&entry.file_name().to_string_lossy()));
         Ok(others.map(|entry| entry.path()).collect())
@@ -212,7 +232,7 @@ impl Programs {
         self.directory().join(format!("{NEW}{name}"))
     }
 
-    fn map_id(&self, name: &str) -> Result<Option<u32>> {
+    pub(super) fn map_id(&self, name: &str) -> Result<Option<u32>> {
         let path = self.directory().join(name);
         match pinned(&path)? {
             Some((Kind::Map, fd)) => Ok(Some(info(&path, sys::map_info(fd.as_fd()))?.id)),
@@ -224,6 +244,16 @@ impl Programs {
         log::info!("{} is pinned again", path.display());
         sys::object_pin(object.as_fd(), path).map_err(Error::file("pin", path))
     }
+}
+
+/// The programs of the data path and those at the sockets.
+fn all_names() -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter().chain(sockets::NAMES)
+}
+
+/// Their maps.
+fn all_maps() -> impl Iterator<Item = &'static str> {
+    MAPS.into_iter().chain(sockets::MAPS)
 }
 
 /// How the pins of programs and of links begin; the others are maps.

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use aya::EbpfLoader;
-use aya::programs::SchedClassifier;
+use aya::programs::{Program, ProgramError};
 
 use super::find::Mine;
 use super::pins::{self, MAPS, NAMES, Programs};
@@ -18,13 +18,27 @@ use super::sys::{self, Kind};
 use super::{convert, find};
 use crate::error::{Error, Result};
 
+/// A compiled object with BPF programs.
+pub(super) struct Object {
+    /// The ELF file.
+    pub(super) bytes: &'static [u8],
+    /// What its programs are, for messages.
+    pub(super) what: &'static str,
+    /// What a kernel that refuses them lacks.
+    pub(super) remedy: &'static str,
+}
+
 /// The compiled data path.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.o"));
+static DATA_PATH: Object = Object {
+    bytes: aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.o")),
+    what: "the data path",
+    remedy: "Linux 5.10 or later with BPF and the BPF JIT is needed; `portslice doctor` lists what is missing",
+};
 
 /// Maps that no program uses and every program is bound to: they tell whose it is, and live as long as it does.
 const BOUND: [&str; 3] = ["book", "tenants", "devices"];
 
-/// What tells this build's data path from another one.
+/// What tells this build's programs, those at the sockets among them, from other ones.
 pub const VERSION: &str = env!("STEER_VERSION");
 
 impl Programs {
@@ -39,7 +53,7 @@ impl Programs {
     pub fn load_some(&self, names: &[&str]) -> Result<()> {
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(self.directory());
-        let pinned = self.pin_beside(&mut loader, names, |map| open(self.directory(), map));
+        let pinned = self.pin_beside(&DATA_PATH, &mut loader, names, |map| open(self.directory(), map));
         pinned.inspect_err(|_| self.forget_beside())?;
         self.take_over(names)
     }
@@ -55,8 +69,9 @@ impl Programs {
         }
         let beside = |map: &str| pins::open(&self.map_beside(map));
         let copy = |map: &&str| convert::copy(map, &open(self.directory(), map)?, &beside(map)?);
-        let pinned =
-            self.pin_beside(&mut loader, &NAMES, beside).and_then(|()| convert::LASTING.iter().try_for_each(copy));
+        let pinned = self
+            .pin_beside(&DATA_PATH, &mut loader, &NAMES, beside)
+            .and_then(|()| convert::LASTING.iter().try_for_each(copy));
         pinned.inspect_err(|_| self.forget_beside())?;
         for map in MAPS {
             rename(&self.map_beside(map), &self.directory().join(map))?;
@@ -65,27 +80,24 @@ impl Programs {
         self.take_over(&NAMES)
     }
 
-    /// Loads programs and pins each beside its place. `map` opens one of the maps that they are bound to.
-    fn pin_beside(
+    /// Loads programs of `object` and pins each beside its place. `map` opens one of the maps that they are bound to.
+    pub(super) fn pin_beside(
         &self,
+        object: &Object,
         loader: &mut EbpfLoader<'_>,
         names: &[&str],
         map: impl Fn(&str) -> Result<OwnedFd>,
     ) -> Result<()> {
         let fail = |e: &dyn std::error::Error| {
-            Error::unsupported(
-                format!("the kernel does not take the data path: {}", reason(e)),
-                "Linux 5.10 or later with BPF and the BPF JIT is needed; `portslice doctor` lists what is missing",
-            )
+            Error::unsupported(format!("the kernel does not take {}: {}", object.what, reason(e)), object.remedy)
         };
-        let mut loaded = loader.load(OBJECT).map_err(|e| fail(&e))?;
+        let mut loaded = loader.load(object.bytes).map_err(|e| fail(&e))?;
         let bound = BOUND.map(map);
         let bound = bound.into_iter().collect::<Result<Vec<_>>>()?;
         for name in names {
             let missing = || Error::Bpf { doing: format!("find program {name}"), why: "not in the object".into() };
-            let program: &mut SchedClassifier =
-                loaded.program_mut(name).ok_or_else(missing)?.try_into().map_err(|_| missing())?;
-            program.load().map_err(|e| fail(&e))?;
+            let program = loaded.program_mut(name).ok_or_else(missing)?;
+            load(program).map_err(|e| fail(&e))?;
             let fd = program.fd().map_err(|e| fail(&e))?;
             for (map, bound) in BOUND.iter().zip(&bound) {
                 sys::bind_map(fd.as_fd(), bound.as_fd()).map_err(|e| Error::Bpf {
@@ -103,8 +115,16 @@ impl Programs {
 
     /// Removes what a load that failed left beside its place. What cannot be removed is removed by the next one.
     fn forget_beside(&self) {
-        let pins = NAMES.iter().map(|name| self.beside(name)).chain(MAPS.iter().map(|map| self.map_beside(map)));
-        for pin in pins {
+        self.forget_programs_beside(&NAMES);
+        for pin in MAPS.iter().map(|map| self.map_beside(map)) {
+            if let Err(e) = pins::remove(&pin) {
+                log::debug!("{e}");
+            }
+        }
+    }
+
+    pub(super) fn forget_programs_beside(&self, names: &[&str]) {
+        for pin in names.iter().map(|name| self.beside(name)) {
             if let Err(e) = pins::remove(&pin) {
                 log::debug!("{e}");
             }
@@ -112,7 +132,7 @@ impl Programs {
     }
 
     /// Every program that waits beside its place takes it: whoever opens one finds the old one or the new one.
-    fn take_over(&self, names: &[&str]) -> Result<()> {
+    pub(super) fn take_over(&self, names: &[&str]) -> Result<()> {
         names.iter().try_for_each(|name| rename(&self.beside(name), &self.path(name)))
     }
 
@@ -187,6 +207,16 @@ impl Programs {
             return pins::remove(&pin);
         }
         Ok(())
+    }
+}
+
+/// Loads a program as what its section says it is.
+fn load(program: &mut Program) -> std::result::Result<(), ProgramError> {
+    match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
 

@@ -36,9 +36,19 @@ pub const MAP_TYPE_PERCPU_ARRAY: u32 = 6;
 /// The same: devices of the network namespace of whoever enters them.
 pub const MAP_TYPE_DEVMAP: u32 = 14;
 /// enum bpf_link_type
+const LINK_TYPE_CGROUP: u32 = 3;
+/// The same.
 const LINK_TYPE_TCX: u32 = 11;
 
 /// enum bpf_attach_type
+pub const CGROUP_INET4_BIND: u32 = 8;
+/// The same.
+pub const CGROUP_INET6_BIND: u32 = 9;
+/// The same.
+pub const CGROUP_INET4_POST_BIND: u32 = 12;
+/// The same.
+pub const CGROUP_INET6_POST_BIND: u32 = 13;
+/// The same.
 pub const TCX_INGRESS: u32 = 46;
 /// Before every other program on the hook.
 pub const F_BEFORE: u32 = 1 << 3;
@@ -66,7 +76,8 @@ struct Object {
 #[derive(Default)]
 struct Link {
     prog_fd: u32,
-    target_ifindex: u32,
+    /// a device's index, or the descriptor of a cgroup
+    target: u32,
     attach_type: u32,
     flags: u32,
     relative_fd: u32,
@@ -150,7 +161,7 @@ pub struct ProgramInfo {
     pub maps: Vec<u32>,
 }
 
-/// struct bpf_link_info, as far as a tcx link fills it.
+/// struct bpf_link_info, as far as links to tcx and to cgroups fill it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkInfo {
     /// Its id.
@@ -159,6 +170,8 @@ pub struct LinkInfo {
     pub program: u32,
     /// For a link to tcx, the device; 0 when that is gone.
     pub tcx: Option<u32>,
+    /// For a link to a cgroup, the cgroup's id, which is its inode; 0 when the cgroup is gone, or the link was detached.
+    pub cgroup: Option<u64>,
 }
 
 const NAME: usize = 16;
@@ -187,16 +200,15 @@ struct RawLink {
     id: u32,
     program: u32,
     pad: u32,
-    /// tcx.ifindex; the union is wider
-    ifindex: u32,
-    attach_type: u32,
+    /// cgroup.cgroup_id; its low half is tcx.ifindex, which lies at the same place
+    place: [u32; 2],
     rest: [u64; 4],
 }
 
 const _: () = assert!(size_of::<MapInfo>() == 40);
 const _: () = assert!(std::mem::offset_of!(RawProgram, nr_map_ids) == 52);
 const _: () = assert!(std::mem::offset_of!(RawProgram, name) == 64 && size_of::<RawProgram>() == 80);
-const _: () = assert!(std::mem::offset_of!(RawLink, ifindex) == 16);
+const _: () = assert!(std::mem::offset_of!(RawLink, place) == 16);
 
 impl MapInfo {
     /// Its name, 15 bytes at most.
@@ -281,7 +293,7 @@ pub fn object_pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
     let mut attr = Link {
         prog_fd: program.as_raw_fd() as u32,
-        target_ifindex: ifindex,
+        target: ifindex,
         attach_type: TCX_INGRESS,
         flags: F_BEFORE,
         ..Link::default()
@@ -291,7 +303,21 @@ pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> 
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Replaces the program of a link, between two packets.
+/// Attaches a program to a hook (`CGROUP_*`) of a cgroup, beside the programs of others. The link lives as long as a descriptor
+/// or a pin of it.
+pub fn cgroup_attach(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, hook: u32) -> io::Result<OwnedFd> {
+    let mut attr = Link {
+        prog_fd: program.as_raw_fd() as u32,
+        target: cgroup.as_raw_fd() as u32,
+        attach_type: hook,
+        ..Link::default()
+    };
+    let fd = bpf(LINK_CREATE, &mut attr)?;
+    // SAFETY: the kernel just returned this descriptor and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Replaces the program of a link, between two packets or calls.
 pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr =
         Update { link_fd: link.as_raw_fd() as u32, new_prog_fd: program.as_raw_fd() as u32, ..Update::default() };
@@ -372,8 +398,14 @@ pub fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
 pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut raw = RawLink::default();
     object_info(link, &mut raw)?;
-    let tcx = (raw.kind == LINK_TYPE_TCX).then_some(raw.ifindex);
-    Ok(LinkInfo { id: raw.id, program: raw.program, tcx })
+    let [low, high] = raw.place.map(u32::to_ne_bytes);
+    let id = u64::from_ne_bytes([low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]]);
+    Ok(LinkInfo {
+        id: raw.id,
+        program: raw.program,
+        tcx: (raw.kind == LINK_TYPE_TCX).then_some(raw.place[0]),
+        cgroup: (raw.kind == LINK_TYPE_CGROUP).then_some(id),
+    })
 }
 
 /// `T` is the beginning of the kernel's struct, made of integers; the kernel fills in no more than its size.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Carry, fair, fib, hook, keep, programs, reserve, settings, shaper};
+use super::{Carry, fair, fib, hook, keep, programs, reserve, settings, shaper, sockets};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::{Facts, HostRecord};
@@ -69,6 +69,7 @@ impl<'a> HostSite<'a> {
             Step::Fib => fib::find(self.netlink, self.record.instance)?.is_some(),
             Step::Fair { .. } => self.record.fair != 0,
             Step::Shaper => shaper::find(self.netlink, self.record.instance)?.is_some(),
+            Step::Sockets { .. } => self.programs.has_sockets(),
             _ => false,
         })
     }
@@ -128,6 +129,8 @@ impl Carry for HostSite<'_> {
                 Ok(())
             }
             Step::Shaper => programs::shape(self),
+            Step::Sockets { .. } if undo => sockets::detach(self),
+            Step::Sockets { cgroup, .. } => sockets::attach(self, cgroup.as_deref()),
             _ => Err(Error::Failed(format!("{step} is no part of a host"))),
         }
     }
@@ -155,6 +158,7 @@ impl Carry for HostSite<'_> {
                     && found == Some(self.record.shaper)
                     && shaper::is_furnished(self.netlink, &self.programs)?
             }
+            Step::Sockets { version, cgroup } => sockets::are_there(self, version, cgroup.as_deref())?,
             _ => true,
         };
         let what = match step {

@@ -20,6 +20,7 @@ mod settings;
 pub mod shaper;
 mod site;
 mod slot;
+pub mod sockets;
 mod steer;
 mod survey;
 

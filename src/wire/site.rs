@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Carry, cpu, furnish, guard, pair, queue, refurnish, slot, steer};
+use super::{Carry, cpu, furnish, guard, pair, queue, refurnish, slot, sockets, steer};
 use crate::error::{Error, Result};
 use crate::host::Given;
 use crate::host::facts::online_cpus;
@@ -248,6 +248,8 @@ impl Carry for Site<'_> {
             (Verb::Undo, Step::Slot { slot, .. }) => slot::undo(self, *slot),
             (Verb::Perform, Step::Slot { slot, flags, epoch }) => slot::perform(self, *slot, *flags, *epoch),
             (_, Step::Slot { slot, flags, .. }) => self.host.maps.set_flags(*slot, *flags),
+            (Verb::Undo, Step::Binds { slot }) => sockets::leave(self, *slot),
+            (_, Step::Binds { slot }) => sockets::enter(self, *slot),
             (Verb::Undo, Step::Cpu(it)) => cpu::undo(it, self.doubtful),
             (_, Step::Cpu(it)) => cpu::perform(it),
             (Verb::Undo, Step::Steer { slot, ports }) => steer::undo(self, *slot, ports),
@@ -264,6 +266,7 @@ impl Carry for Site<'_> {
             Step::Furnish(furniture) => furnish::look(self, furniture),
             Step::Segment { device, bytes, .. } => guard::look_at_segment(self, device, *bytes),
             Step::Slot { slot, flags, epoch } => slot::look(self, *slot, *flags, *epoch),
+            Step::Binds { slot } => sockets::look(self, *slot),
             Step::Cpu(it) => cpu::look(it),
             Step::Steer { slot, ports } => Ok(steer::look(self, *slot, ports)),
             _ => Ok(Vec::new()),

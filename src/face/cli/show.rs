@@ -33,6 +33,8 @@ struct Shown {
     configured: Configured,
     /// Its root has more than its own network.
     net_admin: bool,
+    /// Does bind() of a port that is not the container's fail?
+    bind_judged: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     statistics: Option<Statistics>,
     /// The network's counters, which are the slice's, whichever member is shown.
@@ -56,9 +58,20 @@ pub fn run(config: &Config, id: &str, json: bool) -> Result<()> {
     let (lease, member) = named(config, id)?;
     let (configured, view) = (configured(config, &lease), view(&lease, member.as_ref()));
     let net_admin = member.as_ref().is_some_and(|member| is_net_admin(&lease, member, &Holders::default()));
-    let mut shown =
-        Shown { view, lease, member, configured, net_admin, statistics: None, net: Net::default(), drops: None };
+    let mut shown = Shown {
+        view,
+        lease,
+        member,
+        configured,
+        net_admin,
+        bind_judged: false,
+        statistics: None,
+        net: Net::default(),
+        drops: None,
+    };
     if let Some(host) = peek(config)? {
+        shown.bind_judged =
+            host.maps.namespaces.as_ref().is_some_and(|known| known.has(shown.lease.slot).unwrap_or(false));
         if state(&shown.lease, &ledger, &host)? == State::Dead {
             shown.view = gone(shown.view);
         }
@@ -177,6 +190,10 @@ fn text(shown: &Shown) -> String {
         ("limits count", if terms.limit_local { "everything" } else { "what leaves or enters this host" }.to_owned()),
         ("cpus", shown.member.as_ref().map_or_else(|| "-".into(), |member| cpus(member, allowed))),
         ("host loopback", if lease.host_loopback { "yes" } else { "no" }.to_owned()),
+        (
+            "foreign ports",
+            if shown.bind_judged { "bind() fails" } else { "bind() succeeds, and nothing is heard" }.to_owned(),
+        ),
     ];
     if shown.net_admin {
         lines.push(("power", "CAP_NET_ADMIN over the host's devices as well: see SECURITY.md".to_owned()));

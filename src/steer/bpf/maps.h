@@ -15,10 +15,10 @@
 #include <linux/pkt_cls.h>
 #include <linux/tcp.h>
 #include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
+
+#include "ports.h"
 
 #define MAX_ADDRESSES 16384	/* of a host, on all its devices */
-#define MAX_SLOTS 4096		/* 65536 ports / 16, the smallest block; slot 0 is the host */
 /* Datagrams that a container may have half sent at one time, and their bytes: so much of a receiver's memory for reassembly is
  * in its hands. Each processor of a container sends one datagram at a time. */
 #define FRAGMENT_CELLS 16
@@ -204,18 +204,6 @@ _Static_assert(sizeof(struct host) == 304, "struct host");
 _Static_assert(sizeof(struct slot) == 16, "struct slot");
 _Static_assert(sizeof(struct counters) == 8 * (4 + REASONS), "struct counters");
 
-#define ARRAY(name, entries, value_type, flags)          \
-	struct {                                         \
-		__uint(type, BPF_MAP_TYPE_ARRAY);        \
-		__uint(max_entries, entries);            \
-		__uint(map_flags, flags);                \
-		__uint(pinning, LIBBPF_PIN_BY_NAME);     \
-		__type(key, __u32);                      \
-		__type(value, value_type);               \
-	} name SEC(".maps")
-
-/* port -> slot; written by user space through mmap, so ten thousand ports cost no system call each */
-ARRAY(ports, 65536, __u64, BPF_F_MMAPABLE);
 ARRAY(slots, MAX_SLOTS, struct slot, 0);
 ARRAY(host, 1, struct host, 0);
 /* Indexed by the slot of the container that writes it: nobody can push out or take over what another container left there. */

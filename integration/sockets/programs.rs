@@ -1,0 +1,190 @@
+//! The programs at the sockets: attached once, found by whoever looks, replaced, and taken off without a trace.
+
+use super::{ANY4, ANY6, FREE, KINDS, binds, two};
+use crate::lab::*;
+use crate::upgrade::Build;
+use portslice::plan::host::bpf_directory;
+use portslice::steer::{Book, Programs, find};
+use std::path::Path;
+
+/// Ids of the host's own programs that are on a cgroup.
+fn attached(host: &Host) -> Vec<u32> {
+    let book = Book::open(&host.ns.root(&bpf_directory(&host.state_dir()).to_string_lossy())).expect("the book");
+    let book = book.id().expect("its id");
+    let all = find::on_cgroups().expect("links").into_iter();
+    let own = all.filter(|(_, program)| find::book_of_program(*program).expect("programs") == Some(book));
+    own.map(|(_, program)| program).collect()
+}
+
+fn configure(host: &Host, from: &str, to: &str) {
+    let config = std::fs::read_to_string(host.config_file()).expect("config");
+    assert!(config.contains(from), "{config}");
+    std::fs::write(host.config_file(), config.replace(from, to)).expect("config");
+}
+
+#[test]
+fn they_are_attached_once_and_undone_without_a_trace() {
+    let host = Host::with("sockets-undone").judged("require").build();
+    let before = attached(&host);
+    assert_eq!(before.len(), 4);
+    for command in ["setup", "sync"] {
+        host.portslice([command]).ok();
+        assert_eq!(attached(&host), before, "{command}");
+    }
+    assert_eq!(host.portslice(["fsck"]).ok().stdout, "");
+    let plan = host.portslice(["setup", "--undo", "--dry-run"]).ok().stdout;
+    assert!(plan.contains("remove programs that judge bind() on the cgroup "), "{plan}");
+    host.portslice(["setup", "--undo"]).ok();
+    let left = find::on_cgroups().expect("links");
+    assert!(left.iter().all(|(_, program)| !before.contains(program)), "{left:?}");
+    KINDS.iter().for_each(|kind| binds(&host.ns, *kind, &[], ANY4, 31000, false));
+}
+
+#[test]
+fn containers_that_run_already_come_under_the_rules_and_leave_them() {
+    let host = Host::with("sockets-later").judged("off").build();
+    let (a, b) = two(&host);
+    let rules = |judged: bool, when: &str| {
+        for kind in KINDS {
+            binds(&a.ns, kind, &[], ANY4, 31010, judged);
+            binds(&b.ns, kind, &[], ANY4, 31010, false);
+            binds(&host.ns, kind, &[], ANY4, 31010, judged);
+        }
+        assert_eq!(a.show()["bind_judged"], judged, "{when}");
+    };
+    rules(false, "off");
+    configure(&host, "\"off\"", "\"auto\"");
+    let plan = host.portslice(["sync", "--dry-run"]).ok().stdout;
+    assert!(plan.contains("attach programs that judge bind() on the cgroup "), "{plan}");
+    rules(false, "only planned");
+    host.portslice(["sync"]).ok();
+    rules(true, "on");
+    assert_eq!(host.portslice(["fsck"]).ok().stdout, "");
+    configure(&host, "\"auto\"", "\"off\"");
+    host.portslice(["sync"]).ok();
+    rules(false, "off again");
+    // The next container does as well as sync.
+    configure(&host, "\"off\"", "\"require\"");
+    host.bare("c", &[]);
+    rules(true, "on by an attach");
+}
+
+#[test]
+fn programs_that_somebody_took_off_are_missed_and_attached_again() {
+    let host = Host::with("sockets-detached").judged("auto").build();
+    let (a, _b) = two(&host);
+    let own = attached(&host);
+    let links = find::on_cgroups().expect("links");
+    let last = links.iter().rfind(|(_, program)| own.contains(program)).expect("a link");
+    find::unhook(last.0).expect("taken off");
+    assert_eq!(attached(&host).len(), 3);
+    let said = host.portslice(["doctor"]).stdout;
+    let missed = "programs that judge bind() on the cgroup ";
+    assert!(said.lines().any(|line| line.contains(missed) && line.contains("missing")), "{said}");
+    host.portslice(["sync"]).ok();
+    assert_eq!(attached(&host).len(), 4);
+    // What tells whose a namespace is was removed: the next container finds out.
+    let pins = bpf_directory(&host.state_dir());
+    host.ns.inside_mounts(|| {
+        for name in ["cookies", "link_bind6", "namespaces"] {
+            std::fs::remove_file(pins.join(name)).expect(name);
+        }
+    });
+    let c = host.bare("c", &["--ports", "31020"]);
+    assert_eq!(attached(&host).len(), 4);
+    for kind in KINDS {
+        binds(&a.ns, kind, &[], ANY4, FREE, true);
+        binds(&c.ns, kind, &[], ANY4, 31000, true);
+        binds(&c.ns, kind, &[], ANY6, 31020, false);
+        binds(&host.ns, kind, &[], ANY6, 31020, true);
+    }
+    assert_eq!(host.portslice(["fsck"]).ok().stdout, "");
+}
+
+#[test]
+fn another_version_replaces_them_and_they_know_everybody() {
+    let other = Build::other();
+    let host = Host::with("sockets-upgrade").judged("require").build();
+    let (a, b) = two(&host);
+    let before = attached(&host);
+    other.run(&host, &["setup"]).ok();
+    let after = attached(&host);
+    assert!(after.len() == 4 && after.iter().all(|program| !before.contains(program)), "{before:?} {after:?}");
+    for kind in KINDS {
+        binds(&a.ns, kind, &[], ANY4, 31010, true);
+        binds(&b.ns, kind, &[], ANY4, 31010, false);
+        binds(&host.ns, kind, &[], ANY4, 31010, true);
+    }
+    host.portslice(["setup"]).ok();
+    assert_eq!(attached(&host).len(), 4);
+}
+
+/// Somebody who attaches a program without BPF_F_ALLOW_MULTI keeps ours out.
+#[test]
+fn a_cgroup_that_lets_nobody_in_is_told_of() {
+    let host = Host::with("sockets-locked-out").judged("auto").build();
+    let cgroup = host.run(
+        ["sed", "-n", "s/^socket_cgroup = \"\\(.*\\)\"/\\1/p"]
+            .into_iter()
+            .chain([host.config_file().to_str().expect("a name")]),
+    );
+    let cgroup = cgroup.ok().stdout.trim().to_owned();
+    let locked = format!("{cgroup}/locked{}", host.tag);
+    let program = bpf_directory(&host.state_dir()).join("prog_bind4");
+    host.run(["mkdir", &locked]).ok();
+    let (program, attach) = (program.to_string_lossy(), "cgroup_inet4_bind");
+    host.run(["bpftool", "cgroup", "attach", &locked, attach, "pinned", &program]).ok();
+    configure(&host, &format!("{cgroup}\""), &format!("{locked}\""));
+
+    host.portslice(["sync"]).ok();
+    let why =
+        "the kernel refuses to attach bind4 to the cgroup: somebody attached a program there that lets no other in";
+    let said = host.portslice(["doctor"]).stdout;
+    assert!(said.contains(why), "{said}");
+    let a = host.bare("a", &[]);
+    assert_eq!(a.show()["bind_judged"], false);
+    binds(&a.ns, KINDS[0], &[], ANY4, FREE, false);
+    configure(&host, "\"auto\"", "\"require\"");
+    let out = host.portslice(["sync"]);
+    assert!(out.code == Some(5) && out.stderr.contains(why), "{out}");
+    let refused = host.try_bare("b", &[]).err().expect("refused");
+    assert!(refused.code == Some(5) && refused.stderr.contains(why), "{refused}");
+
+    configure(&host, &format!("{locked}\""), "/nonexistent\"");
+    let out = host.portslice(["sync"]);
+    assert!(out.stderr.contains("cannot open the cgroup /nonexistent"), "{out}");
+    configure(&host, "/nonexistent\"", "/proc\"");
+    let out = host.portslice(["sync"]);
+    assert!(out.code == Some(2) && out.stderr.contains("/proc is no cgroup of the cgroup2 hierarchy"), "{out}");
+
+    configure(&host, "/proc\"", &format!("{cgroup}\""));
+    host.portslice(["sync"]).ok();
+    assert_eq!(a.show()["bind_judged"], true);
+    host.run(["rmdir", &locked]).ok();
+}
+
+/// A host that is one of several on a machine does not look at everybody's sockets unless it is asked to.
+#[test]
+fn a_namespace_beside_the_machines_own_is_judged_only_where_that_is_asked_for() {
+    let host = Host::new("sockets-beside");
+    let pins = Programs::at(&host.ns.root(&bpf_directory(&host.state_dir()).to_string_lossy()));
+    assert!(!pins.has_sockets());
+    assert!(attached(&host).is_empty());
+    let a = host.bare("a", &[]);
+    assert_eq!(a.show()["bind_judged"], false);
+}
+
+/// Where nobody has the hierarchy mounted, it is opened without a trace; nothing is attached here.
+#[test]
+fn the_root_of_the_hierarchy_is_found_on_every_machine() {
+    let mounts = || std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+    let before = mounts();
+    let root = portslice::host::cgroup2::open(None).expect("the root");
+    assert_ne!(root.id, 0);
+    assert!(
+        Path::new(&format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&root.directory)))
+            .join("cgroup.procs")
+            .exists()
+    );
+    assert_eq!(mounts(), before);
+}
