@@ -177,6 +177,47 @@ fn multipath_tcp_is_told_as_well() {
     }
 }
 
+/// The look for sockets of the host comes before the lock, and ports are the lease's only under it.
+#[test]
+fn a_socket_of_the_host_that_is_quicker_than_the_lease_keeps_its_port() {
+    let host = Host::with("binds-race").judged("require").build();
+    let b = host.bare("b", &[]);
+    for (name, kind) in KINDS {
+        let attach = outrun(&host, kind, || host.try_bare("a", &["--ports", "31000"]).map(drop));
+        let set = outrun(&host, kind, || host.portslice(["set", "b", "--ports", "+31000"]));
+        for out in [attach.expect_err("it has a port of the host's"), set] {
+            assert_eq!(out.code, Some(4), "{name}: {out}");
+        }
+        assert_eq!(b.show()["ports"], "", "{name}");
+        // Only while somebody has it.
+        host.bare("a", &["--ports", "31000"]).detach().ok();
+    }
+    assert_eq!(host.portslice(["fsck"]).ok().stdout, "");
+}
+
+/// Binds 31000 in the host while `verb` waits for the lock.
+fn outrun<R: Send>(host: &Host, kind: i32, verb: impl FnOnce() -> R + Send) -> R {
+    let lock = std::fs::File::open(host.ns.root(&host.state_dir().join("lock").to_string_lossy())).expect("the lock");
+    fs2::FileExt::lock_exclusive(&lock).expect("locked");
+    let (out, _quick) = race::both(verb, || {
+        assert!(wait::eventually(|| waits_for(&lock)), "nobody waits for the lock");
+        let quick = host.inside(|| bound(kind, &[], ANY4, 31000)).expect("nobody has it yet");
+        if kind == libc::SOCK_STREAM {
+            sock::listen(&quick).expect("listen");
+        }
+        fs2::FileExt::unlock(&lock).expect("unlocked");
+        quick
+    });
+    out
+}
+
+/// Does somebody wait for a lock of this file (proc_locks(5))?
+fn waits_for(file: &std::fs::File) -> bool {
+    let inode = format!(":{} ", std::os::unix::fs::MetadataExt::ino(&file.metadata().expect("the file")));
+    let locks = std::fs::read_to_string("/proc/locks").expect("locks");
+    locks.lines().any(|line| line.contains("-> FLOCK") && line.contains(&inode))
+}
+
 /// A resolver that picks its source ports at random tries another one when bind() fails, and every answer finds it.
 #[test]
 fn a_resolver_with_random_source_ports_gets_every_answer() {

@@ -103,7 +103,7 @@ enum Entered {
     Overtaken,
     /// Another slice was in the namespace when that was looked at.
     Altered,
-    /// What was reserved for it is so no longer: sockets of the host have to be looked for after all.
+    /// Sockets of the host have to be looked for: what was reserved for it is so no longer, or one was quicker.
     Unlooked,
     /// The pool is full, or a port is taken.
     Refused(grant::Refusal),
@@ -165,6 +165,10 @@ impl<'a> Attach<'a> {
                 Entered::Nothing => return Ok(None),
                 Entered::New(lease) => {
                     return self.wire(*lease, &host, surveyed.map(|surveyed| surveyed.survey)).map(Some);
+                }
+                Entered::Joined(turn) if self.is_outrun(turn.ports(), &host).unwrap_or(true) => {
+                    turn.take_back(&self.ledger, &host)?;
+                    self.look();
                 }
                 Entered::Joined(turn) => {
                     let lease = turn.carry_out(&self.ledger, &host, &self.proc)?;
@@ -319,12 +323,7 @@ impl<'a> Attach<'a> {
             return Ok(Entered::Altered);
         }
         match self.decide(&desk, id, &PortSet::empty()) {
-            Ok(mut lease) => {
-                self.survey_into(&mut lease, host, surveyed)?;
-                run::fault();
-                desk.enter(&lease);
-                self.record(lease, host)
-            }
+            Ok(lease) => self.take(lease, host, surveyed),
             Err(refusal) => Ok(Entered::Refused(refusal)),
         }
     }

@@ -65,8 +65,12 @@ pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool, p
             continue;
         }
         wish.granted(&goal, &holders)?;
-        let turn = Turn::begin(lease, goal, &ledger, &host, &locked)?;
+        let turn = Turn::begin(lease.clone(), goal.clone(), &ledger, &host, &locked)?;
         drop(locked);
+        if let Err(e) = wish.still_granted(&goal) {
+            turn.take_back(&ledger, &host)?;
+            return Err(e);
+        }
         let changed = match turn.carry_out(&ledger, &host, &Proc::default()) {
             // Its end overtook the change.
             Err(_) if has_ended(id, &ledger, &host)? => return Err(none(id)),
@@ -208,6 +212,12 @@ impl Wish<'_> {
         let asked = PortsAsked { set: added, auto: 0 };
         let way = InTheWay { config: self.config, desk, used: &used };
         grant::assigned(&asked, &at).map(drop).map_err(|refusal| refused(refusal, &way))
+    }
+
+    /// The same once the ports are the slice's: a socket of the host may have been quicker. From then on none gets them, where
+    /// bind() is judged; elsewhere another look would tell no more.
+    fn still_granted(&self, goal: &Goal) -> Result<()> {
+        if self.host.maps.namespaces.is_none() { Ok(()) } else { self.granted(goal, &self.holders(goal)?) }
     }
 
     fn owes(&self, place: Place) -> Result<bool> {

@@ -51,6 +51,16 @@ impl Turn {
         Ok(turn)
     }
 
+    /// The ports of the slice from now on.
+    pub fn ports(&self) -> &PortSet {
+        &self.lease.ports
+    }
+
+    /// Takes it back: everything is as it was.
+    pub fn take_back(self, ledger: &Ledger, host: &Host) -> Result<()> {
+        back(ledger, host, self.lease, Dropped::default())
+    }
+
     /// What is to be done.
     pub fn actions(&self, host: &Host) -> Vec<Action> {
         let before = self.lease.before.as_deref().cloned().unwrap_or_else(|| self.lease.state());

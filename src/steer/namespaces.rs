@@ -9,28 +9,55 @@ use super::shared::open;
 use super::sys;
 use crate::error::{Error, Result};
 
-/// The maps `namespaces` (cookie to slot) and `cookies` (slot to cookie).
+/// The slot that stands for the host.
+pub const HOST: u16 = 0;
+
+/// The maps `namespaces` (cookie to whose it is) and `cookies` (slot to cookie).
 pub struct Namespaces {
-    slots: OwnedFd,
+    spaces: OwnedFd,
     cookies: OwnedFd,
+}
+
+/// `struct space`.
+struct Space {
+    slot: u16,
+    binds: u32,
+}
+
+impl Space {
+    fn of(bytes: [u8; 8]) -> Self {
+        let [a, b, c, d, binds @ ..] = bytes;
+        Self { slot: u32::from_ne_bytes([a, b, c, d]) as u16, binds: u32::from_ne_bytes(binds) }
+    }
+
+    fn bytes(&self) -> [u8; 8] {
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&u32::from(self.slot).to_ne_bytes());
+        bytes[4..].copy_from_slice(&self.binds.to_ne_bytes());
+        bytes
+    }
 }
 
 impl Namespaces {
     /// Those pinned under `directory`; `None` where no program is at the sockets.
     pub fn open(directory: &Path) -> Result<Option<Self>> {
-        let slots = match sys::object_get(&directory.join("namespaces")) {
+        let spaces = match sys::object_get(&directory.join("namespaces")) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            slots => slots.map_err(Error::file("open", directory.join("namespaces")))?,
+            spaces => spaces.map_err(Error::file("open", directory.join("namespaces")))?,
         };
-        Ok(Some(Self { slots, cookies: open(directory, "cookies")? }))
+        Ok(Some(Self { spaces, cookies: open(directory, "cookies")? }))
     }
 
     /// Makes the namespace of `cookie` that of `slot`. From this moment its sockets bind by the rules.
     pub fn enter(&self, slot: u16, cookie: u64) -> Result<()> {
+        if self.cookie(slot)? == Some(cookie) && self.has(slot)? {
+            return Ok(());
+        }
         self.leave(slot)?;
         let (key, value) = (u32::from(slot).to_ne_bytes(), cookie.to_ne_bytes());
         sys::update(self.cookies.as_fd(), &key, &value).map_err(failed("note the network namespace of slot", slot))?;
-        sys::update(self.slots.as_fd(), &value, &key).map_err(failed("enter the network namespace of slot", slot))
+        sys::update(self.spaces.as_fd(), &value, &Space { slot, binds: 0 }.bytes())
+            .map_err(failed("enter the network namespace of slot", slot))
     }
 
     /// Forgets the namespace of `slot`: its sockets bind as if we were not there. Success when there is none.
@@ -38,8 +65,8 @@ impl Namespaces {
         let Some(cookie) = self.cookie(slot)? else { return Ok(()) };
         let fail = failed("forget the network namespace of slot", slot);
         // A namespace that another slot has meanwhile stays that one's.
-        if self.slot(cookie)? == Some(slot) {
-            match sys::delete(self.slots.as_fd(), &cookie.to_ne_bytes()) {
+        if self.is_of(cookie, slot)? {
+            match sys::delete(self.spaces.as_fd(), &cookie.to_ne_bytes()) {
                 Err(e) if e.raw_os_error() != Some(libc::ENOENT) => return Err(fail(e)),
                 _ => {}
             }
@@ -50,9 +77,20 @@ impl Namespaces {
     /// Do the sockets of the namespace that was entered for `slot` bind by the rules?
     pub fn has(&self, slot: u16) -> Result<bool> {
         match self.cookie(slot)? {
-            Some(cookie) => Ok(self.slot(cookie)? == Some(slot)),
+            Some(cookie) => self.is_of(cookie, slot),
             None => Ok(false),
         }
+    }
+
+    /// How often programs of the host asked for a port by its number, which is counted before they get it; `None` where the host's
+    /// sockets do not bind by the rules.
+    pub fn binds_of_host(&self) -> Result<Option<u32>> {
+        let Some(cookie) = self.cookie(HOST)? else { return Ok(None) };
+        Ok(self.space(cookie)?.map(|space| space.binds))
+    }
+
+    fn is_of(&self, cookie: u64, slot: u16) -> Result<bool> {
+        Ok(self.space(cookie)?.is_some_and(|space| space.slot == slot))
     }
 
     fn cookie(&self, slot: u16) -> Result<Option<u64>> {
@@ -62,10 +100,10 @@ impl Namespaces {
         Ok(Some(u64::from_ne_bytes(value)).filter(|cookie| *cookie != 0))
     }
 
-    fn slot(&self, cookie: u64) -> Result<Option<u16>> {
-        let mut value = [0u8; 4];
-        match sys::lookup(self.slots.as_fd(), &cookie.to_ne_bytes(), &mut value) {
-            Ok(()) => Ok(Some(u32::from_ne_bytes(value) as u16)),
+    fn space(&self, cookie: u64) -> Result<Option<Space>> {
+        let mut value = [0; 8];
+        match sys::lookup(self.spaces.as_fd(), &cookie.to_ne_bytes(), &mut value) {
+            Ok(()) => Ok(Some(Space::of(value))),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(e) => Err(Error::Bpf { doing: format!("look up the network namespace {cookie}"), why: e.to_string() }),
         }

@@ -10,10 +10,8 @@ use crate::host::record::Sockets;
 use crate::host::{HostRecord, cgroup2};
 use crate::net::Netns;
 use crate::net::netns::NetnsId;
+use crate::steer::namespaces::HOST;
 use crate::steer::{Namespaces, program};
-
-/// The slot that stands for the host.
-const HOST: u16 = 0;
 
 /// Is bind() to be judged in the namespace `here`? Not as a matter of course where that is one of several on a machine: the
 /// programs would see every process' sockets, also of those that have nothing to do with it.

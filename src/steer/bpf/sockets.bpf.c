@@ -2,7 +2,8 @@
  *
  * Who may bind a port: programs on a cgroup that see every bind() of the processes in it and below.
  *
- *   bind4, bind6            before the kernel binds   notes whether a datagram socket shares its port; refuses nothing
+ *   bind4, bind6            before the kernel binds   notes whether a datagram socket shares its port, and counts what the host
+ *                                                     binds; refuses nothing
  *   post_bind4, post_bind6  after the kernel bound    refuses a port that is somebody else's with EADDRINUSE
  *
  * A socket belongs to the network namespace in which it was made, and that namespace's cookie says whose it is: one set of
@@ -26,7 +27,13 @@
 #define SO_REUSEADDR 2
 #define SO_REUSEPORT 15
 
-/* Cookie of a network namespace -> slot. The kernel never gives a cookie out twice. Twice the slots: the entry of an ended
+/* Whose the sockets of a network namespace are. */
+struct space {
+	__u32 slot;
+	__u32 binds;		/* for the host alone: how often its programs asked for a port by its number */
+};
+
+/* Cookie of a network namespace -> space. The kernel never gives a cookie out twice. Twice the slots: the entry of an ended
  * container stays until its lease is taken back. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -34,7 +41,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__type(key, __u64);
-	__type(value, __u32);
+	__type(value, struct space);
 } namespaces SEC(".maps");
 
 /* slot -> cookie of its network namespace, 0 for none: by it user space finds the entry above */
@@ -50,7 +57,7 @@ struct {
 	__type(value, __u32);
 } shares SEC(".maps");
 
-static __always_inline __u32 *slot_of(__u64 cookie)
+static __always_inline struct space *space_of(__u64 cookie)
 {
 	return bpf_map_lookup_elem(&namespaces, &cookie);
 }
@@ -62,16 +69,21 @@ static __always_inline int option(struct bpf_sock_addr *ctx, int name)
 	return bpf_getsockopt(ctx, SOL_SOCKET, name, &value, sizeof(value)) == 0 && value;
 }
 
-/* Only containers' datagram sockets may share, so only theirs cost a note. A note is written at every bind: a socket whose bind
+/* The host's binds are counted before the kernel looks for the port: who finds the count as it was after ports were given to a
+ * container knows that no socket of the host took one of them meanwhile, and that none will.
+ *
+ * Only containers' datagram sockets may share, so only theirs cost a note. A note is written at every bind: a socket whose bind
  * was refused keeps the old one, and may have changed its options since. */
 static __always_inline int note(struct bpf_sock_addr *ctx)
 {
-	__u32 *slot, *noted, sharing;
+	struct space *space = space_of(bpf_get_netns_cookie(ctx));
+	__u32 *noted, sharing;
 
-	if (ctx->type != SOCK_DGRAM || !ctx->sk)
+	if (!space)
 		return ALLOW;
-	slot = slot_of(bpf_get_netns_cookie(ctx));
-	if (!slot || *slot == HOST)
+	if (space->slot == HOST && ctx->user_port)
+		__sync_fetch_and_add(&space->binds, 1);
+	if (space->slot == HOST || ctx->type != SOCK_DGRAM || !ctx->sk)
 		return ALLOW;
 	sharing = option(ctx, SO_REUSEADDR) || option(ctx, SO_REUSEPORT);
 	noted = bpf_sk_storage_get(&shares, ctx->sk, 0, sharing ? BPF_SK_STORAGE_GET_F_CREATE : 0);
@@ -118,19 +130,19 @@ static __always_inline int shared(struct bpf_sock *sk)
  * the namespace's own. That holds for containers alone: what the host sends to its lo reaches theirs. */
 static __always_inline int judge(struct bpf_sock *sk, int loopback)
 {
-	__u32 *slot = slot_of(bpf_get_netns_cookie(sk));
+	struct space *space = space_of(bpf_get_netns_cookie(sk));
 	__u32 port = sk->src_port, owner;
 	__u64 *word;
 
-	if (!slot)
+	if (!space)
 		return ALLOW;
 	word = bpf_map_lookup_elem(&ports, &port);
 	if (!word)
 		return ALLOW;
 	owner = (__u32)*word ? (__u32)*word : (__u32)(*word >> 32);
-	if (owner == *slot)
+	if (owner == space->slot)
 		return ALLOW;
-	if (*slot == HOST) {
+	if (space->slot == HOST) {
 		if (is_placeholder())
 			return ALLOW;
 	} else if (loopback || (!owner && sk->type == SOCK_DGRAM && shared(sk))) {
