@@ -47,6 +47,7 @@ mod reserved;
 mod runtimes;
 mod scale;
 mod serve;
+mod settings;
 mod shim;
 mod silent;
 mod sockets;

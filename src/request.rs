@@ -22,7 +22,7 @@ pub use names::Names;
 use crate::cpus::{CpuLimit, Cpus};
 use crate::error::{Error, Result};
 
-use crate::ports::{Block, BlockSize};
+use crate::ports::{Block, BlockSize, PortSet};
 use crate::rate::Limit;
 use crate::refusal::{one_line, quoted, unknown};
 use std::fmt;
@@ -84,6 +84,8 @@ pub struct Request {
     pub own_settings: Vec<String>,
     /// What its bundle has written into `ipv4/ip_local_port_range`, as its runtime would.
     pub port_range: Option<String>,
+    /// The same of `ipv4/ip_local_reserved_ports`, as far as that names ports.
+    pub reserved_ports: Option<PortSet>,
     /// Whether it certainly has no power over its network namespace, so that a limit may be kept inside. Not something
     /// that can be asked for: whoever reads the bundle knows.
     pub cannot_tamper: bool,
@@ -145,6 +147,7 @@ impl Request {
             labels,
             own_settings: Vec::new(),
             port_range: None,
+            reserved_ports: None,
             cannot_tamper: false,
             sandbox: false,
             powerless: false,

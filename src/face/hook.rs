@@ -82,6 +82,7 @@ pub(super) fn with_profile(profile: &Profile, mut annotations: Vec<(String, Stri
 pub(super) fn of_bundle(request: &mut Request, bundle: Bundle) {
     request.own_settings = bundle.own_settings;
     request.port_range = bundle.port_range;
+    request.reserved_ports = bundle.reserved_ports;
     request.bundle_cpus = bundle.cpus;
     request.cannot_tamper = bundle.tamper_proof;
     request.powerless = bundle.powerless;

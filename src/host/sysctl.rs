@@ -14,10 +14,11 @@ use super::procfs;
 use crate::error::{Error, Result};
 use crate::ports::{PortRange, PortSet};
 
-/// Host values a container starts with: a namespace begins with the kernel's defaults, not with what the operator
-/// tuned. The list is Mesos' (port_mapping isolator, pre-exec script) without the six settings that no kernel since
-/// 5.10 has per namespace (core/netdev_max_backlog, core/rmem_max, core/wmem_max, ipv4/neigh/default/gc_thresh1..3).
-pub const COPIED: [&str; 11] = [
+/// Host values a container starts with: a namespace begins with the kernel's defaults, not with what the operator, or systemd,
+/// tuned. Those of Mesos' list (port_mapping isolator, pre-exec script) but six that no kernel since 5.10 has per namespace
+/// (core/netdev_max_backlog, core/rmem_max, core/wmem_max, ipv4/neigh/default/gc_thresh1..3); then others that programs notice:
+/// what they may open, and how their connections behave.
+pub const COPIED: [&str; 23] = [
     "core/somaxconn",
     "ipv4/tcp_ecn",
     "ipv4/tcp_ecn_fallback",
@@ -29,7 +30,25 @@ pub const COPIED: [&str; 11] = [
     "ipv4/tcp_wmem",
     "ipv4/tcp_retries2",
     "ipv4/tcp_synack_retries",
+    "ipv4/ping_group_range",
+    UNPRIVILEGED,
+    "ipv4/ip_default_ttl",
+    "ipv4/tcp_fastopen",
+    "ipv4/tcp_fin_timeout",
+    "ipv4/tcp_mtu_probing",
+    "ipv4/tcp_notsent_lowat",
+    "ipv4/tcp_slow_start_after_idle",
+    "ipv4/tcp_syn_retries",
+    "ipv4/tcp_timestamps",
+    "ipv6/bindv6only",
+    "unix/max_dgram_qlen",
 ];
+
+/// The first port that is bound without CAP_NET_BIND_SERVICE.
+pub const UNPRIVILEGED: &str = "ipv4/ip_unprivileged_port_start";
+
+/// The setting of [`Settings::reserved_ports`].
+pub const RESERVED: &str = "ipv4/ip_local_reserved_ports";
 
 /// A setting and its value.
 pub type Setting = (String, String);
@@ -106,11 +125,8 @@ impl Settings<'_> {
 
     /// `ip_local_reserved_ports`: ports that the kernel never gives to such a connection.
     pub fn reserved_ports(&mut self) -> Result<PortSet> {
-        let text = self.read("ipv4/ip_local_reserved_ports")?.unwrap_or_default();
-        if text.is_empty() {
-            return Ok(PortSet::empty());
-        }
-        text.parse().map_err(|e| Error::Failed(format!("cannot understand ip_local_reserved_ports: {e}")))
+        let text = self.read(RESERVED)?.unwrap_or_default();
+        PortSet::of_kernel(&text).map_err(|e| Error::Failed(format!("cannot understand ip_local_reserved_ports: {e}")))
     }
 
     fn file(&mut self, key: &str, mode: OFlag, doing: &'static str) -> Result<Option<File>> {

@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::cpus::Cpus;
 use crate::error::{Error, Result};
 use crate::file;
+use crate::ports::PortSet;
 use crate::refusal::{one_line, quoted};
 
 /// What the bundle says about its container.
@@ -23,6 +24,8 @@ pub struct Bundle {
     pub own_settings: Vec<String>,
     /// What it sets `net.ipv4.ip_local_port_range` to, with one blank between the numbers.
     pub port_range: Option<String>,
+    /// What it sets `net.ipv4.ip_local_reserved_ports` to, unless the kernel would not take it.
+    pub reserved_ports: Option<PortSet>,
     /// Its CPUs by `linux.resources`: the quota if there is one, else the shares, 1024 to a CPU. A `cpu.max` under `unified`
     /// stands above the quota under `cpu`, since runtimes write it later.
     pub cpus: Option<Cpus>,
@@ -178,7 +181,7 @@ impl Spec {
         let hostname = self.hostname.map(|name| one_line(&name)).filter(|name| !name.is_empty());
         let linux = self.linux.unwrap_or_default();
         let cpus = linux.resources.and_then(|resources| resources.cpus());
-        let (mut own_settings, mut port_range) = (Vec::new(), None);
+        let (mut own_settings, mut port_range, mut reserved_ports) = (Vec::new(), None, None);
         for (key, value) in linux.sysctl.unwrap_or_default() {
             // sysctl(8): either separator, as long as it is the same throughout
             match key.replace('.', "/").strip_prefix("net/") {
@@ -186,13 +189,19 @@ impl Spec {
                     let words: Vec<&str> = value.as_str().unwrap_or_default().split_whitespace().collect();
                     port_range = Some(words.join(" "));
                 }
-                Some(setting) => own_settings.push(setting.to_owned()),
+                Some(setting) => {
+                    own_settings.push(setting.to_owned());
+                    if setting == "ipv4/ip_local_reserved_ports" {
+                        reserved_ports = value.as_str().and_then(|ports| PortSet::of_kernel(ports).ok());
+                    }
+                }
                 None => {}
             }
         }
         Bundle {
             own_settings,
             port_range,
+            reserved_ports,
             cpus,
             tamper_proof,
             powerless,
@@ -387,6 +396,16 @@ mod tests {
         assert_eq!(bundle(spec("net/core/somaxconn")).own_settings, ["core/somaxconn"]);
         let ranged = bundle(json!({"linux": {"sysctl": {"net/ipv4/ip_local_port_range": "32768\t33791"}}}));
         assert_eq!((ranged.own_settings.len(), ranged.port_range.as_deref()), (0, Some("32768 33791")));
+        let reserved = |ports: &str| {
+            let read = bundle(json!({"linux": {"sysctl": {"net.ipv4.ip_local_reserved_ports": ports}}}));
+            assert_eq!(read.own_settings, ["ipv4/ip_local_reserved_ports"]);
+            read.reserved_ports.map(|ports| ports.to_string())
+        };
+        for (text, ports) in [("0-33791,8\n", "8,1-33791"), ("", ""), ("0,7", "7"), ("0-0", "")] {
+            let ports: PortSet = ports.parse().unwrap();
+            assert_eq!(reserved(text), Some(ports.to_string()), "{text}");
+        }
+        assert_eq!(reserved("9-8"), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::limits;
 use super::step::{CpuStep, Furniture, Step};
 use crate::host::Given;
-use crate::host::sysctl::Setting;
+use crate::host::sysctl::{Setting, UNPRIVILEGED};
 use crate::lease::{Lease, Member, State, Terms};
 use crate::net::link::{Mac, own_mac};
 use crate::net::qdisc::Leaf;
@@ -171,7 +171,14 @@ pub const EPHEMERAL: &str = "ipv4/ip_local_port_range";
 /// Settings of the container's namespace.
 pub fn settings(block: Block, copied: &[Setting], own: &[String]) -> Vec<Setting> {
     let range = (EPHEMERAL.to_owned(), format!("{} {}", block.begin(), block.end()));
-    [range].into_iter().chain(common(copied, own)).collect()
+    let mut all: Vec<Setting> = [range].into_iter().chain(common(copied, own)).collect();
+    // A namespace cannot have ephemeral ports below that one (net/ipv4/sysctl_net_ipv4.c, ipv4_privileged_ports).
+    for (_, first) in all.iter_mut().filter(|(key, _)| key == UNPRIVILEGED) {
+        if first.parse::<u16>().is_ok_and(|first| first > block.begin()) {
+            *first = block.begin().to_string();
+        }
+    }
+    all
 }
 
 /// Those of [`settings`] that are the same whatever the block is. A small block lives from quick reuse: without
@@ -188,3 +195,22 @@ pub fn common(copied: &[Setting], own: &[String]) -> Vec<Setting> {
 
 /// Lets lo take packets that come from and go to local addresses, 127.0.0.0/8 among them, although another namespace sent them.
 pub const LO_TAKES: [&str; 2] = ["ipv4/conf/lo/accept_local", "ipv4/conf/lo/route_localnet"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::BlockSize;
+
+    #[test]
+    fn a_container_may_always_have_its_block_for_ephemeral_ports() {
+        let block = Block::new(32768, BlockSize::new(1024).unwrap()).unwrap();
+        for (host, inside) in [("0", "0"), ("1024", "1024"), ("32768", "32768"), ("32769", "32768"), ("65535", "32768")]
+        {
+            let copied = [(UNPRIVILEGED.to_owned(), host.to_owned())];
+            let all = settings(block, &copied, &[]);
+            assert_eq!(all[0], (EPHEMERAL.to_owned(), "32768 33791".to_owned()));
+            assert_eq!(all.last(), Some(&(UNPRIVILEGED.to_owned(), inside.to_owned())), "{host}");
+            assert!(!settings(block, &copied, &[UNPRIVILEGED.to_owned()]).iter().any(|(key, _)| key == UNPRIVILEGED));
+        }
+    }
+}

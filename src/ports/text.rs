@@ -55,6 +55,18 @@ impl FromStr for PortSet {
     }
 }
 
+impl PortSet {
+    /// Of a list as the kernel reads and writes it (`ip_local_reserved_ports`), to which 0 is a port as well.
+    pub fn of_kernel(list: &str) -> Result<Self, PortError> {
+        let ports = |item: &str| match item.trim().split_once('-') {
+            Some(("0", end)) => format!("1-{end}"),
+            _ => item.to_owned(),
+        };
+        let none = |item: &str| ["", "0", "0-0"].contains(&item);
+        list.split(',').map(str::trim).filter(|item| !none(item)).map(|item| ports(item).parse()).collect()
+    }
+}
+
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.begin() == self.end() {

@@ -334,6 +334,7 @@ impl<'a> Attach<'a> {
         self.wanted.request.fits(Some(lease.block))?;
         let wanted = settings(lease.block, &host.given.copied, &self.wanted.request.own_settings);
         survey.alone(&lease.device)?;
+        survey.connects(lease.block, self.wanted.request.reserved_ports.as_ref())?;
         lease.found = survey.found(&wanted);
         lease.given = host.given.generation;
         Ok(())

@@ -5,10 +5,8 @@ use super::HostSite;
 use super::keep;
 use crate::error::Result;
 use crate::host::record::Reserved;
-use crate::host::sysctl::{self, Proc};
+use crate::host::sysctl::{self, Proc, RESERVED};
 use crate::ports::PortSet;
-
-const KEY: &str = "ipv4/ip_local_reserved_ports";
 
 /// Brings the record in line with what is reserved now. `wanted` are the ports that we need; none on the way back.
 pub fn recall(site: &mut HostSite<'_>, wanted: &PortSet) -> Result<()> {
@@ -29,11 +27,11 @@ pub fn reserve(site: &mut HostSite<'_>, ports: &PortSet) -> Result<()> {
     if more.is_empty() {
         return Ok(());
     }
-    let before = sysctl::read(KEY)?.unwrap_or_default();
+    let before = sysctl::read(RESERVED)?.unwrap_or_default();
     let reserved = site.record.reserved.get_or_insert_with(|| Reserved { before, ..Reserved::default() });
     reserved.adding = more;
     site.save()?;
-    sysctl::write(KEY, &now.union(ports).to_string())?;
+    sysctl::write(RESERVED, &now.union(ports).to_string())?;
     if let Some(reserved) = &mut site.record.reserved {
         reserved.added = reserved.added.union(&std::mem::take(&mut reserved.adding));
     }
@@ -49,7 +47,7 @@ pub fn release(site: &mut HostSite<'_>, ports: &PortSet) -> Result<()> {
         // The kernel's own text may differ from ours in form, and an empty list is written as a line end.
         let before: PortSet = reserved.before.parse().unwrap_or_default();
         let text = if left == before { reserved.before.clone() } else { left.to_string() };
-        sysctl::write(KEY, &format!("{text}\n"))?;
+        sysctl::write(RESERVED, &format!("{text}\n"))?;
     }
     reserved.added = reserved.added.difference(ports);
     site.record.reserved.take_if(|reserved| reserved.added.is_empty());

@@ -2,13 +2,14 @@
 //! processor looks for sockets. What does not live here: the decision, and everything that is written ([`super::furnish`]).
 
 use super::pair::occupied;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::record::Changed;
 use crate::host::sysctl::{Proc, Setting};
 use crate::lease::record::Found;
 use crate::net::link::{self, LO};
 use crate::net::{Netlink, Netns, qdisc};
 use crate::plan::slice::{EPHEMERAL, LO_TAKES, common};
+use crate::ports::{Block, PortSet};
 
 /// What was found in a namespace.
 pub struct Survey {
@@ -22,6 +23,8 @@ pub struct Survey {
     own_ipv6: bool,
     /// The settings that a slice will have a say in.
     settings: Vec<Setting>,
+    /// Ports that its connections never get.
+    reserved: PortSet,
 }
 
 impl Survey {
@@ -40,8 +43,9 @@ impl Survey {
             for key in keys.filter(|key| !LO_TAKES.contains(&key.as_str())) {
                 settings.extend(here.read(&key)?.map(|value| (key, value)));
             }
+            let reserved = here.reserved_ports()?;
             let own_ipv6 = own.iter().any(|key| key.ends_with("disable_ipv6"));
-            Ok(Self { netlink, devices, lo_qdisc, own_ipv6, settings })
+            Ok(Self { netlink, devices, lo_qdisc, own_ipv6, settings, reserved })
         })
     }
 
@@ -53,6 +57,22 @@ impl Survey {
     /// Refuses a namespace that another network is in than that of a slice whose device is called `device`.
     pub fn alone(&self, device: &str) -> Result<()> {
         self.devices.iter().find(|other| *other != device).map_or(Ok(()), |other| Err(occupied(other)))
+    }
+
+    /// Refuses a namespace whose connections could get no port of `block`. `own`: what the container's bundle reserves, which is
+    /// written only after this by some runtimes.
+    pub fn connects(&self, block: Block, own: Option<&PortSet>) -> Result<()> {
+        if !own.unwrap_or(&self.reserved).contains_range(block.range()) {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "net.ipv4.ip_local_reserved_ports of the container",
+            format!(
+                "it reserves all of {}, the ports of the container's connections, which would get none; leave some of them out \
+                 of it",
+                block.range()
+            ),
+        ))
     }
 
     /// What `wanted` settings will replace, and what else is put back when the slice ends: recorded before anything is
