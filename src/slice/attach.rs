@@ -453,7 +453,7 @@ impl<'a> Attach<'a> {
     /// Makes a granted lease work, or gives it back.
     fn wire(mut self, lease: Lease, host: &Host, survey: Option<Survey>) -> Result<Lease> {
         let actions = self.actions(&lease, host);
-        let mut site = Site::of(&lease, host, &self.proc, &mut self.netlink);
+        let mut site = Site::of(&lease, host, &self.proc, &mut self.netlink).making();
         (site.fresh, site.container) = (true, self.netns);
         site.inner = survey.map(|survey| survey.netlink);
         let mut done = run::forward(&mut site, &actions);

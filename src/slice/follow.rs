@@ -207,7 +207,7 @@ impl<'a> Pass<'a> {
 
     /// Does it, and records it; `false` when somebody else works on the slice.
     fn bring(&mut self, lease: &Lease, actions: &[Action]) -> Result<bool> {
-        let mut site = Site::of(lease, self.host, &self.proc, &mut self.netlink);
+        let mut site = Site::of(lease, self.host, &self.proc, &mut self.netlink).making();
         site.pair = self.pairs.get(&lease.slot).cloned();
         if actions.iter().any(|action| matches!(action.step, Step::Furnish(_) | Step::Binds { .. })) {
             site.container = Some(self.holders.reach(&lease.netns, lease.netns_id)?);

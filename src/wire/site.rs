@@ -84,7 +84,12 @@ pub struct Site<'a> {
     pub doubtful: bool,
     /// What others made of the container's network behind us.
     pub others: Option<&'a Others>,
+    /// See [`Self::making`].
+    pub make: Option<Make>,
 }
+
+/// Carries out an action that makes, or mends, a part.
+pub type Make = fn(&mut Site<'_>, &Action) -> Result<()>;
 
 /// What plugins behind ours in a list made of the container's network, as the result of the whole list tells it: that is no
 /// damage.
@@ -115,7 +120,14 @@ impl<'a> Site<'a> {
             fresh: false,
             doubtful: false,
             others: None,
+            make: None,
         }
+    }
+
+    /// The same for whoever makes a slice or mends one. Programs that only change and end slices do without, and do not carry
+    /// what it takes.
+    pub fn making(self) -> Self {
+        Site { make: Some(make), ..self }
     }
 
     /// The same for a change to `goal`.
@@ -225,19 +237,30 @@ impl<'a> Site<'a> {
     }
 }
 
+fn make(site: &mut Site<'_>, Action { verb, step }: &Action) -> Result<()> {
+    match (verb, step) {
+        (_, Step::Pair { .. }) => pair::perform(site, step),
+        (_, Step::Guard { .. }) => guard::perform(site),
+        (Verb::Mend, Step::Furnish(furniture)) => refurnish::mend(site, furniture),
+        (_, Step::Furnish(furniture)) => furnish::perform(site, furniture),
+        (_, Step::Binds { slot }) => sockets::enter(site, *slot),
+        _ => Err(no_part(step)),
+    }
+}
+
+fn no_part(step: &Step) -> Error {
+    Error::Failed(format!("{step} is no part of a slice that could be made here"))
+}
+
 impl Carry for Site<'_> {
     fn act(&mut self, action: &Action) -> Result<()> {
         let Action { verb, step } = action;
         match (verb, step) {
             (Verb::Undo, Step::Pair { .. }) => pair::undo(self),
-            (_, Step::Pair { .. }) => pair::perform(self, step),
             (_, Step::Queue { .. }) => self.act_on_queue(*verb, step),
             // It goes with the pair.
             (Verb::Undo, Step::Guard { .. }) => Ok(()),
-            (_, Step::Guard { .. }) => guard::perform(self),
             (Verb::Undo, Step::Furnish(_)) => furnish::undo(self),
-            (Verb::Mend, Step::Furnish(furniture)) => refurnish::mend(self, furniture),
-            (_, Step::Furnish(furniture)) => furnish::perform(self, furniture),
             (Verb::Undo, Step::Segment { device, .. }) => {
                 if self.lease.stage == crate::lease::Stage::Changing {
                     return guard::segment(self, device, limits::LARGEST_PACKET);
@@ -249,12 +272,14 @@ impl Carry for Site<'_> {
             (Verb::Perform, Step::Slot { slot, flags, epoch }) => slot::perform(self, *slot, *flags, *epoch),
             (_, Step::Slot { slot, flags, .. }) => self.host.maps.set_flags(*slot, *flags),
             (Verb::Undo, Step::Binds { slot }) => sockets::leave(self, *slot),
-            (_, Step::Binds { slot }) => sockets::enter(self, *slot),
             (Verb::Undo, Step::Cpu(it)) => cpu::undo(it, self.doubtful),
             (_, Step::Cpu(it)) => cpu::perform(it),
             (Verb::Undo, Step::Steer { slot, ports }) => steer::undo(self, *slot, ports),
             (_, Step::Steer { slot, ports }) => steer::perform(self, *slot, ports),
-            _ => Err(Error::Failed(format!("{step} is no part of a slice"))),
+            _ => match self.make {
+                Some(make) => make(self, action),
+                None => Err(no_part(step)),
+            },
         }
     }
 
