@@ -16,9 +16,7 @@ mod value;
 pub use profile::{DEFAULT_PROFILE, Profile};
 
 use crate::error::{Error, Result};
-use crate::ports::BlockSize;
-use crate::ports::Pool;
-use crate::ports::{PortRange, PortSet};
+use crate::ports::{BlockSize, Pool, PortRange, PortSet};
 use crate::rate::{PerCpu, Rate, Size};
 use crate::refusal::{one_line, quoted, unknown};
 use serde::de::Visitor;
@@ -129,8 +127,7 @@ pub struct Config {
     pub serve_hosts: Vec<HostName>,
     /// Whether bind() is judged at the socket.
     pub socket_rules: SocketRules,
-    /// The cgroup whose processes, and those of the cgroups below, it is judged for; `None`: the root, all processes. Absolute; in
-    /// the file, "" is `None`.
+    /// The cgroup whose processes, and those below, it is judged for; `None`, in the file "": the root, all processes.
     #[serde(deserialize_with = "value::absolute_or_none", serialize_with = "value::or_empty")]
     pub socket_cgroup: Option<PathBuf>,
     /// Absolute; `None`: the journal and stderr. In the file, "" is `None`.
@@ -194,7 +191,7 @@ pub enum SocketRules {
     Auto,
     /// In every namespace, and a host whose kernel cannot is refused.
     Require,
-    /// No: it succeeds, and nothing is heard.
+    /// It succeeds, and nothing is heard.
     Off,
 }
 

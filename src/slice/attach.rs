@@ -167,8 +167,7 @@ impl<'a> Attach<'a> {
                     return self.wire(*lease, &host, surveyed.map(|surveyed| surveyed.survey)).map(Some);
                 }
                 Entered::Joined(turn) if self.is_outrun(turn.ports(), &host).unwrap_or(true) => {
-                    turn.take_back(&self.ledger, &host)?;
-                    self.look();
+                    self.begin_anew(*turn, &host)?;
                 }
                 Entered::Joined(turn) => {
                     let lease = turn.carry_out(&self.ledger, &host, &self.proc)?;

@@ -13,6 +13,7 @@ use crate::net::diag::{self, Holder};
 use crate::plan::host::bpf_directory;
 use crate::ports::PortSet;
 use crate::slice::run;
+use crate::slice::turn::Turn;
 use crate::slice::wanted::{assignable, span};
 use crate::steer::Namespaces;
 use crate::wire::Host;
@@ -99,6 +100,13 @@ impl Attach<'_> {
                 outrun.map(|_| Entered::Unlooked)
             }
         }
+    }
+
+    /// Takes back a turn that was outrun, and looks anew.
+    pub(super) fn begin_anew(&mut self, turn: Turn, host: &Host) -> Result<()> {
+        turn.take_back(&self.ledger, host)?;
+        self.look();
+        Ok(())
     }
 
     /// Did a socket of the host take one of `ports`, which are a slice's now, after the look? From that moment on none can. Where
