@@ -11,7 +11,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::find::{self, Mine};
-use super::sockets;
 use super::sys::{self, Kind};
 use crate::error::{Error, Result};
 
@@ -37,6 +36,12 @@ pub(super) const MAPS: [&str; 14] = [
     "devices",
 ];
 
+/// The programs at sockets, see `bpf/sockets.bpf.c`, in the order in which they are attached: post_bind reads what bind notes.
+pub(super) const SOCKET_NAMES: [&str; 4] = ["bind4", "bind6", "post_bind4", "post_bind6"];
+
+/// Maps of theirs alone.
+pub(super) const SOCKET_MAPS: [&str; 3] = ["namespaces", "cookies", "shares"];
+
 /// Maps that the kernel may lose without a container noticing: they tell for seconds where a part of a datagram, or an
 /// answer, goes; or setup fills them anew.
 const PASSING: [&str; 9] = [
@@ -46,9 +51,9 @@ const PASSING: [&str; 9] = [
     "aside",
     "echoes",
     "packets",
-    sockets::MAPS[0],
-    sockets::MAPS[1],
-    sockets::MAPS[2],
+    SOCKET_MAPS[0],
+    SOCKET_MAPS[1],
+    SOCKET_MAPS[2],
 ];
 
 /// Maps of older layouts that this one does without.
@@ -248,12 +253,12 @@ impl Programs {
 
 /// The programs of the data path and those at the sockets.
 fn all_names() -> impl Iterator<Item = &'static str> {
-    NAMES.into_iter().chain(sockets::NAMES)
+    NAMES.into_iter().chain(SOCKET_NAMES)
 }
 
 /// Their maps.
 fn all_maps() -> impl Iterator<Item = &'static str> {
-    MAPS.into_iter().chain(sockets::MAPS)
+    MAPS.into_iter().chain(SOCKET_MAPS)
 }
 
 /// How the pins of programs and of links begin; the others are maps.

@@ -10,17 +10,11 @@ use std::path::PathBuf;
 use aya::EbpfLoader;
 
 use super::find::{self, Mine};
-use super::pins::{self, Programs};
+use super::pins::{self, Programs, SOCKET_MAPS, SOCKET_NAMES};
 use super::program::Object;
 use super::shared::open;
 use super::sys::{self, Kind};
 use crate::error::{Error, Result};
-
-/// The programs by function name, in the order in which they are attached: post_bind reads what bind notes.
-pub(super) const NAMES: [&str; 4] = ["bind4", "bind6", "post_bind4", "post_bind6"];
-
-/// Maps of theirs alone.
-pub(super) const MAPS: [&str; 3] = ["namespaces", "cookies", "shares"];
 
 /// The hook of each program.
 const HOOKS: [u32; 4] =
@@ -38,15 +32,15 @@ impl Programs {
     pub fn load_sockets(&self) -> Result<()> {
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(self.directory());
-        let pinned = self.pin_beside(&OBJECT, &mut loader, &NAMES, |map| open(self.directory(), map));
-        pinned.inspect_err(|_| self.forget_programs_beside(&NAMES))?;
-        self.take_over(&NAMES)
+        let pinned = self.pin_beside(&OBJECT, &mut loader, &SOCKET_NAMES, |map| open(self.directory(), map));
+        pinned.inspect_err(|_| self.forget_programs_beside(&SOCKET_NAMES))?;
+        self.take_over(&SOCKET_NAMES)
     }
 
     /// Attaches them to a cgroup, each by a link that is pinned. A link that stands there gets the program that is pinned now, at
     /// one moment; one to another cgroup is taken off.
     pub fn attach_sockets(&self, cgroup: BorrowedFd<'_>, id: u64) -> Result<()> {
-        for (name, hook) in NAMES.into_iter().zip(HOOKS) {
+        for (name, hook) in SOCKET_NAMES.into_iter().zip(HOOKS) {
             let (program, pin) = (self.open(name)?, self.link_path(name));
             let fail = |e: io::Error| Error::Bpf { doing: format!("attach {name} to the cgroup"), why: e.to_string() };
             if let Some((Kind::Link, link)) = pins::pinned(&pin)? {
@@ -70,7 +64,7 @@ impl Programs {
     /// Are all of them attached as they are pinned, to the cgroup of this id, and do they read the map `ports` that is pinned?
     pub fn sockets_are_attached(&self, id: u64) -> Result<bool> {
         let (ports, book) = (self.map_id("ports")?, self.map_id("book")?);
-        for name in NAMES {
+        for name in SOCKET_NAMES {
             let link = sys::object_get(&self.link_path(name)).and_then(|link| sys::link_info(link.as_fd()));
             let program = sys::object_get(&self.path(name)).and_then(|program| sys::program_info(program.as_fd()));
             let (Ok(link), Ok(program)) = (link, program) else { return Ok(false) };
@@ -86,8 +80,8 @@ impl Programs {
     /// Are the links pinned that keep them attached, and the maps that tell them of containers? Asks for names alone: it is for
     /// every start of a container.
     pub fn sockets_are_pinned(&self) -> bool {
-        let maps = MAPS.iter().map(|map| self.directory().join(map));
-        NAMES.iter().map(|name| self.link_path(name)).chain(maps).all(|path| path.exists())
+        let maps = SOCKET_MAPS.iter().map(|map| self.directory().join(map));
+        SOCKET_NAMES.iter().map(|name| self.link_path(name)).chain(maps).all(|path| path.exists())
     }
 
     /// Is any of them pinned, or a map of theirs?
@@ -98,7 +92,7 @@ impl Programs {
     /// Takes them off the cgroup, also where somebody else holds a link, and unpins them and their maps. A link that is not ours
     /// by `mine` stays attached.
     pub fn remove_sockets(&self, mine: Mine<'_>) -> Result<()> {
-        for name in NAMES {
+        for name in SOCKET_NAMES {
             let doing = |e: io::Error| Error::Bpf { doing: format!("detach {name}"), why: e.to_string() };
             if let Some((Kind::Link, link)) = pins::pinned(&self.link_path(name))? {
                 let info = sys::link_info(link.as_fd()).map_err(doing)?;
@@ -107,17 +101,17 @@ impl Programs {
                 }
             }
         }
-        self.unpin_some(&NAMES, &MAPS)
+        self.unpin_some(&SOCKET_NAMES, &SOCKET_MAPS)
     }
 
     fn socket_pins(&self) -> impl Iterator<Item = PathBuf> {
-        let programs = NAMES.iter().flat_map(|name| [self.path(name), self.link_path(name)]);
-        programs.chain(MAPS.iter().map(|map| self.directory().join(map)))
+        let programs = SOCKET_NAMES.iter().flat_map(|name| [self.path(name), self.link_path(name)]);
+        programs.chain(SOCKET_MAPS.iter().map(|map| self.directory().join(map)))
     }
 
     /// Unpins their maps, so that [`Self::load_sockets`] makes new ones.
     pub fn forget_socket_maps(&self) -> Result<()> {
-        self.unpin_some(&[], &MAPS)
+        self.unpin_some(&[], &SOCKET_MAPS)
     }
 }
 

@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include "deliver.h"
+#include "leaving.h"
 
 #define QUOTE_V4 40		/* an IP header and that of TCP */
 #define QUOTE_V4_LONG 80	/* with all the options there may be */

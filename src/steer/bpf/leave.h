@@ -5,27 +5,10 @@
  */
 #pragma once
 
-#include "deliver.h"
+#include "answer.h"
 
 #define INET 2			/* AF_INET */
 #define INET6 10
-
-/* Of a packet that leaves, in one word: the offset of its transport header, and */
-#define L4(how) ((how) & 0xffff)
-#define IS_TCP 0x10000
-#define IS_V6 0x20000
-#define ASK 0x40000	/* it begins a conversation, or may: its sender wants to hear of a next hop that does not answer */
-#define MUTE 0x80000	/* an error itself, or to many: nobody is told what becomes of it */
-
-static __always_inline __u32 leaving(__u32 l4, __u32 tcp, __u32 more)
-{
-	return (l4 & 0xffff) | (tcp ? IS_TCP : 0) | more;
-}
-
-static __always_inline void left(__u32 n, struct __sk_buff *skb, __u32 how)
-{
-	sent(n, skb, L4(how), how & IS_TCP);
-}
 
 /* Out of the uplink to all, or to a group: no neighbour has that address, its MAC follows from it (RFC 1112 6.4, RFC 2464
  * 7). A copy for the sender's own group members is its own stack's to make; those elsewhere on this host get none. */
@@ -73,16 +56,6 @@ static __always_inline int to_group_v6(struct __sk_buff *skb, const struct host 
 	__builtin_memcpy(mac + 2, &dst->w[3], 4);
 	return to_group(skb, h, mac);
 }
-
-/* Bytes of the largest IP packet that `skb` becomes on the wire: a segment of it, where it is to be cut. */
-static __always_inline __u32 largest(struct __sk_buff *skb, __u32 l4, __u32 tcp)
-{
-	__u32 segment = skb->gso_size ? headers_of(skb, l4, tcp) + skb->gso_size : skb->len;
-
-	return (segment < skb->len ? segment : skb->len) - ETH_HLEN;
-}
-
-#include "answer.h"
 
 /* Is it in one of the networks that the FIB is asked for, although the gateway is known? */
 static __always_inline int beside_v4(const struct host *h, __u32 dst)
