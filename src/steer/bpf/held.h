@@ -83,15 +83,19 @@ static __always_inline int is_held(const struct held *way, __u64 digest, __u64 t
  * `n`. -1: it could not be made what it was. */
 static __noinline int send_held(struct __sk_buff *skb, struct host *h, __u32 n, struct held *way)
 {
-	__u32 bytes = skb->len - ETH_HLEN, key = SHARED;
+	__u32 bytes = skb->len - ETH_HLEN, key = SHARED, priority = skb->priority;
 	struct frame *first = bpf_map_lookup_elem(&aside, &key);
+	__u8 mac[ETH_ALEN];
 	int made;
 
-	if (!first || take(skb, first->bytes, bytes) < 0)
+	if (!first || bpf_skb_load_bytes(skb, 0, mac, sizeof(mac)) < 0 || take(skb, first->bytes, bytes) < 0)
 		return 0;
 	made = put(skb, way->bytes, way->len, LONGEST_V4);
 	if (!made && !way->writers)
 		copy_to_container(skb, h, n);
+	skb->priority = priority;
+	if (bpf_skb_store_bytes(skb, 0, mac, sizeof(mac), 0) < 0)
+		return -1;
 	return put(skb, first->bytes, bytes, 0);
 }
 
