@@ -63,16 +63,21 @@ fn what_only_a_rule_refuses_is_told() {
 #[test]
 fn a_neighbour_of_the_second_card_that_does_not_answer_is_told_after_the_hosts_time() {
     let two = two("two-silent", SOURCE_RULES);
-    for (from, to) in HOST.into_iter().zip(["10.88.0.77", "fd88::77"]) {
-        for from in [None, Some(from)] {
-            let patience = Duration::from_secs(6);
-            let (hosts, expected) = connect(&two.scene.host.ns, from, to, patience);
+    let patience = Duration::from_secs(6);
+    let ways = [(None, "10.88.0.77"), (Some(HOST[0]), "10.88.0.78"), (None, "fd88::77"), (Some(HOST[1]), "fd88::78")];
+    std::thread::scope(|scope| {
+        let told = ways.map(|(from, to)| {
+            let each =
+                [&two.scene.host.ns, &two.scene.a.ns].map(|ns| scope.spawn(move || connect(ns, from, to, patience)));
+            (from, to, each)
+        });
+        for (from, to, each) in told {
+            let [(hosts, expected), (inside, took)] = each.map(|thread| thread.join().expect("connect"));
             assert_eq!(hosts, Some(libc::EHOSTUNREACH), "the host itself");
-            let (inside, took) = connect(&two.scene.a.ns, from, to, patience);
             assert_eq!(inside, hosts, "{to} from {from:?}");
             assert!(took < expected + Duration::from_secs(1), "{to}: {took:?}, the host {expected:?}");
         }
-    }
+    });
 }
 
 /// How large a datagram gets through that must not be cut, sent again and again as programs do that look for it.
