@@ -54,13 +54,15 @@ fn a_setup_killed_at_every_step() {
 
 #[test]
 fn an_undo_killed_at_every_step() {
-    const UNDO: &Steps =
-        &[("unlink", 1), ("write", 1), ("rename", 1), ("umount2", 1), ("rmdir", 1), ("unlinkat", 1), ("flock", 1)];
+    // a pin of each program and map, one like the other
+    let pins = if long() { 1 } else { 3 };
+    let undo: &Steps =
+        &[("unlink", pins), ("write", 1), ("rename", 1), ("umount2", 1), ("rmdir", 1), ("unlinkat", 1), ("flock", 1)];
     let host = Host::with("crash-undo").unprepared().build();
     let before = Baseline::of(&host.ns);
     let ns = Ns::net_only("after a killed undo");
     let steps = at_every_step(
-        UNDO,
+        undo,
         |call, n| {
             host.portslice(["setup"]).ok();
             killed(&host, call, n, &["portslice", "setup", "--undo"], "")
