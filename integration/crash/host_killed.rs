@@ -55,7 +55,7 @@ fn a_setup_killed_at_every_step() {
 #[test]
 fn an_undo_killed_at_every_step() {
     // a pin of each program and map, one like the other
-    let pins = if long() { 1 } else { 3 };
+    let pins = if long() { 1 } else { 5 };
     let undo: &Steps =
         &[("unlink", pins), ("write", 1), ("rename", 1), ("umount2", 1), ("rmdir", 1), ("unlinkat", 1), ("flock", 1)];
     let host = Host::with("crash-undo").unprepared().build();
