@@ -59,7 +59,9 @@ fn come_back_when_their_file_system_was_unmounted() {
         busy.lives(way);
         busy.reached(&host, way);
         let lasting = |ids: Vec<(String, u64)>| -> Vec<_> {
-            ids.into_iter().filter(|(name, _)| !name.starts_with("fragments") && !name.starts_with("echo")).collect()
+            // some maps only tell for seconds where a part of a datagram, or an answer, goes
+            let passing = ["fragments", "echo", "held", "aside"];
+            ids.into_iter().filter(|(name, _)| !passing.iter().any(|start| name.starts_with(start))).collect()
         };
         assert_eq!(lasting(ids(&host, "map")), lasting(maps), "the maps are those that were");
         assert_eq!(stale(&host, &busy.containers), [] as [String; 0]);
