@@ -19,10 +19,11 @@ static __always_inline struct held_bucket *held_bucket(__u64 digest)
 	return bpf_map_lookup_elem(&held, &key);
 }
 
-/* Copies `bytes` of a packet, from its IP header on. Functions of their own: the verifier has to see the bounds of that number. */
+/* Copies `bytes` of a packet, from its IP header on. Functions of their own: the verifier has to see the bounds of that number,
+ * and before Linux 6.3 learns nothing of what it is not. */
 static __noinline int take(struct __sk_buff *skb, void *to, __u64 bytes)
 {
-	if (!bytes || bytes > HELD_BYTES)
+	if (bytes < sizeof(struct iphdr) || bytes > HELD_BYTES)
 		return -1;
 	return bpf_skb_load_bytes(skb, ETH_HLEN, to, bytes);
 }
@@ -31,7 +32,8 @@ static __noinline int take(struct __sk_buff *skb, void *to, __u64 bytes)
  * its transport header was, and no receiver looks at what is behind the end of an IP packet. */
 static __noinline int put(struct __sk_buff *skb, const void *from, __u64 bytes, __u64 least)
 {
-	if (!bytes || bytes > HELD_BYTES || bpf_skb_change_tail(skb, ETH_HLEN + (bytes > least ? bytes : least), 0) < 0)
+	if (bytes < sizeof(struct iphdr) || bytes > HELD_BYTES ||
+	    bpf_skb_change_tail(skb, ETH_HLEN + (bytes > least ? bytes : least), 0) < 0)
 		return -1;
 	return bpf_skb_store_bytes(skb, ETH_HLEN, from, bytes, BPF_F_RECOMPUTE_CSUM);
 }
