@@ -15,13 +15,13 @@ fn on(name: &str, host_lines: &str, peer_lines: &str) -> Option<Scene> {
     host.altered();
     for (ns, lines) in [(&host.ns, host_lines), (&host.peer, peer_lines)] {
         for line in lines.lines() {
-            let out =
-                host.run(["nsenter", &format!("--net={}", ns.path().display()), "sh", "-c", &format!("ip {line}")]);
-            if out.code != Some(0) && line.contains(" type ") {
-                println!("{name}: skipped: `ip {line}`: {}", out.stderr);
+            let out = ns.command("ip").args(line.split(' ')).output().expect("ip");
+            let said = String::from_utf8_lossy(&out.stderr);
+            if !out.status.success() && line.contains(" type ") {
+                println!("{name}: skipped: `ip {line}`: {said}");
                 return None;
             }
-            out.ok();
+            assert!(out.status.success(), "`ip {line}`: {said}");
         }
     }
     host.portslice(["setup"]).ok();
