@@ -139,7 +139,8 @@ impl Packet {
         matches!(self.start, Start::Raw(_)) && self.ip.len() > 1500
     }
 
-    /// Is it a piece of a datagram of IPv6, with headers before that of the fragment, or of a length that it cannot have?
+    /// Is it a piece of a datagram of IPv6, with headers before that of the fragment, or of a length that it cannot have? What
+    /// cannot hold the header of a fragment is one as well.
     pub fn is_faulty_piece(&self) -> bool {
         let byte = |at: usize| self.ip.get(at).copied().unwrap_or(0);
         let (mut next, mut at) = (byte(6), 40);
@@ -147,7 +148,8 @@ impl Packet {
             (next, at) = (byte(at), at + (usize::from(byte(at + 1)) + 1) * 8);
         }
         let odd = byte(at + 3) & 1 != 0 && byte(5) & 7 != 0;
-        byte(0) >> 4 == 6 && next == 44 && (at > 40 || odd) && (byte(at + 2) > 0 || byte(at + 3) > 0)
+        let cut = (usize::from(byte(4)) << 8 | usize::from(byte(5))) < at - 32;
+        byte(0) >> 4 == 6 && next == 44 && (cut || (at > 40 || odd) && (byte(at + 2) > 0 || byte(at + 3) > 0))
     }
 
     /// Has it an IPv4 address where one of IPv6 should be?
