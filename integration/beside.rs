@@ -6,6 +6,7 @@
 
 mod heard;
 mod packets;
+mod read;
 
 use crate::lab::*;
 use crate::model::ops::Random;
@@ -22,7 +23,7 @@ const ENOUGH: u32 = 100;
 
 /// Packets whose consequences may differ.
 type Known = (&'static str, fn(&Packet) -> bool);
-const DIFFERENT: [Known; 9] = [
+const DIFFERENT: [Known; 12] = [
     ("to a further address of the host a container speaks from that address", |packet| packet.is_to_further()),
     ("a raw packet larger than the link is cut: a container's own device takes larger ones", |packet| {
         packet.is_large()
@@ -32,8 +33,17 @@ const DIFFERENT: [Known; 9] = [
     ("nobody answers to the address of a whole network", |packet| packet.is_from("10.77.0.255")),
     ("nobody answers to ::", |packet| packet.is_from("::")),
     ("the first piece of an ICMP error need not tell whom it is about", |packet| packet.of_error),
-    ("datagrams to many reach the host alone, of all who wait at the port", |packet| packet.to_many),
     ("IPv4 written as IPv6 is nobody's address (RFC 4942 2.2)", |packet| packet.is_mapped()),
+    ("a frame for many that holds a packet for one is the host's (RFC 1122 3.3.6)", |packet| {
+        packet.has_many_macs() && !packet.is_to_many() && !packet.is_tcp()
+    }),
+    ("an ICMPv6 error that is sent to many is about nobody's packet", |packet| {
+        packet.is_v6() && packet.is_to_many() && packet.is_icmp()
+    }),
+    ("nobody answers from the address of a group", |packet| packet.is_v6() && packet.is_to_many() && packet.is_tcp()),
+    ("of a datagram for everybody in pieces, the first one alone tells whose it is", |packet| {
+        packet.is_to_many() && packet.is_piece()
+    }),
 ];
 
 #[test]

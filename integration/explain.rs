@@ -1,5 +1,6 @@
 //! Promise: `portslice explain` says of a packet what the data path then does with it.
 
+use crate::groups::members::Ear;
 use crate::lab::*;
 use std::net::{IpAddr, SocketAddr};
 
@@ -56,6 +57,32 @@ fn what_it_says_happens() {
         let refused = host.portslice(["explain", asked]);
         assert_eq!(refused.code, Some(code), "{refused}");
     }
+}
+
+#[test]
+fn of_what_is_for_a_group_it_names_who_gets_a_copy() {
+    let (host, a, b) = Host::with_two("explain-group");
+    let group: SocketAddr = "224.0.0.251:5353".parse().unwrap();
+    let first = |args: &[&str]| {
+        host.portslice([&["explain"], args, &["--json"]].concat()).ok().json()["packets"][0]["steps"][0].clone()
+    };
+    let question = "udp 10.77.0.1:5353 > 224.0.0.251:5353";
+    assert_eq!(first(&[question])["verdict"], "stack");
+    let ear = Ear::joined(&a.ns, "eth0", group);
+    let step = first(&[question]);
+    assert_eq!(step["verdict"], "copies", "{step}");
+    let copies = |id: &str| format!("a copy to each of {id}, and to the host's own stack");
+    assert!(step["text"].as_str().unwrap().starts_with(&copies(&a.id)), "{step}");
+    let (peer, marker) = (Ear::at(&host.peer, "wire", false, 5353), frame::marker());
+    peer.say(group, &marker);
+    assert!(ear.hears(&marker).is_some());
+    // what another container says to it, and what is for everybody
+    let packet = format!("udp :{} > {group}", b.ports[0]);
+    let step = first(&[&packet, "--from", &b.id]);
+    assert_eq!(step["verdict"], "group", "{step}");
+    assert!(step["text"].as_str().unwrap().ends_with(&format!("a copy to each of {}", a.id)), "{step}");
+    let step = first(&[&format!("udp 10.77.0.1:9 > 10.77.0.255:{}", b.ports[0])]);
+    assert!(step["text"].as_str().unwrap().starts_with(&copies(&b.id)), "{step}");
 }
 
 #[test]

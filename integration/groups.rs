@@ -1,5 +1,7 @@
 //! Promise: what a container sends to a group, to everybody, or to an address of the link leaves as the host's own would: with
-//! the MAC address that belongs to it, not with the gateway's.
+//! the MAC address that belongs to it, not with the gateway's. Who has joined a group hears it, wherever its sender is.
+
+pub mod members;
 
 use crate::lab::frame::{self, Mac};
 use crate::lab::tap::{self, Tap};

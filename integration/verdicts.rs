@@ -11,6 +11,7 @@ mod answer;
 mod case;
 mod compare;
 mod generate;
+mod groups;
 mod machine;
 mod places;
 

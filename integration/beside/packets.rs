@@ -101,13 +101,12 @@ pub enum Start {
 pub struct Packet {
     /// Where it comes from.
     pub start: Start,
-    to: Mac,
+    /// Whom its frame is for.
+    pub to: Mac,
     vlan: Option<u16>,
     kind: u16,
     /// From the IP header on; of a datagram that A's socket sends, what it carries.
     pub ip: Vec<u8>,
-    /// Is it for more than one, by its MAC or its IP address?
-    pub to_many: bool,
     /// Is it a piece of an ICMP error?
     pub of_error: bool,
 }
@@ -118,44 +117,6 @@ impl Packet {
         let to = if self.to == WIRE { own } else { self.to };
         let tag = self.vlan.map(|tag| [0x8100u16.to_be_bytes(), tag.to_be_bytes()].concat()).unwrap_or_default();
         [&to[..], &peer, &tag, &self.kind.to_be_bytes(), &self.ip].concat()
-    }
-
-    /// Is it from this address?
-    pub fn is_from(&self, address: &str) -> bool {
-        let version = self.ip.first().map(|byte| byte >> 4);
-        match address.parse().unwrap() {
-            IpAddr::V4(address) => version == Some(4) && self.ip.get(12..16) == Some(&address.octets()),
-            IpAddr::V6(address) => version == Some(6) && self.ip.get(8..24) == Some(&address.octets()),
-        }
-    }
-
-    /// Does A's socket send to the host's second address?
-    pub fn is_to_further(&self) -> bool {
-        matches!(self.start, Start::Socket(to) if to.ip() == IpAddr::from([10, 77, 0, 3]))
-    }
-
-    /// Does a raw socket send more at once than the link takes?
-    pub fn is_large(&self) -> bool {
-        matches!(self.start, Start::Raw(_)) && self.ip.len() > 1500
-    }
-
-    /// Is it a piece of a datagram of IPv6, with headers before that of the fragment, or of a length that it cannot have? What
-    /// cannot hold the header of a fragment is one as well.
-    pub fn is_faulty_piece(&self) -> bool {
-        let byte = |at: usize| self.ip.get(at).copied().unwrap_or(0);
-        let (mut next, mut at) = (byte(6), 40);
-        while matches!(next, 0 | 43 | 60) && at < self.ip.len() {
-            (next, at) = (byte(at), at + (usize::from(byte(at + 1)) + 1) * 8);
-        }
-        let odd = byte(at + 3) & 1 != 0 && byte(5) & 7 != 0;
-        let cut = (usize::from(byte(4)) << 8 | usize::from(byte(5))) < at - 32;
-        byte(0) >> 4 == 6 && next == 44 && (cut || (at > 40 || odd) && (byte(at + 2) > 0 || byte(at + 3) > 0))
-    }
-
-    /// Has it an IPv4 address where one of IPv6 should be?
-    pub fn is_mapped(&self) -> bool {
-        let mapped = |at: usize| self.ip.get(at..at + 12) == Some(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
-        self.ip.first().is_some_and(|byte| byte >> 4 == 6) && (mapped(8) || mapped(24))
     }
 }
 
@@ -249,17 +210,13 @@ impl Maker {
             };
             (Start::Raw(to), frame::ip(from, to, protocol, &payload))
         };
-        Packet { start, ip, to: WIRE, vlan: None, kind: frame::ethertype(to), to_many: false, of_error: false }
+        Packet { start, ip, to: WIRE, vlan: None, kind: frame::ethertype(to), of_error: false }
     }
 
     fn packet(&mut self, to: Mac, vlan: Option<u16>, kind: u16, mut ip: Vec<u8>) -> Packet {
         ip.truncate(1500);
-        let many = match ip.get(..40) {
-            Some(header) if header[0] >> 4 == 6 => header[24] == 0xff,
-            _ => ip.get(16..20).is_some_and(|to| to[0] >> 4 == 14 || to[3] == 255),
-        };
         let kind = if self.chance(99) { kind } else { self.random.pick(&[0x88cc, 0x0800, 0x86dd]) };
-        Packet { start: Start::Wire, to, vlan, kind, ip, to_many: many || to[0] & 1 != 0, of_error: false }
+        Packet { start: Start::Wire, to, vlan, kind, ip, of_error: false }
     }
 
     fn chance(&mut self, percent: u64) -> bool {

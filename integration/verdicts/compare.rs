@@ -3,10 +3,11 @@
 use super::answer;
 use super::case::{Episode, Sample};
 use super::machine::{Machine, Outcome, PRIORITY};
-use portslice::steer::model::packet::Packet;
-use portslice::steer::model::{Count, Decision, Hook, Memory, Verdict, World, decide};
+use portslice::steer::model::packet::{Content, Icmp, Packet};
+use portslice::steer::model::{Count, Decision, Hook, Memory, Verdict, Why, World, decide};
 use portslice::steer::{Counters, HostFacts, SlotEntry};
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 const UNSPEC: i32 = -1;
@@ -47,7 +48,8 @@ fn once(machine: &mut Machine, episode: &Episode) -> Option<Difference> {
         // Whatever reaches the shaper was read before, and its source is the container's.
         let frame = sample.frame(device);
         let looped = |packet: &Packet| packet.source.is_loopback() && packet.destination.is_loopback();
-        let was_passed = |packet: Packet| world.is_carried(packet.source) || looped(&packet);
+        let reports = |packet: &Packet| packet.content == Content::Icmp(Icmp::Group);
+        let was_passed = |packet: Packet| world.is_carried(packet.source) || looped(&packet) || reports(&packet);
         if sample.hook == Hook::Shaper && !frame.packet().is_some_and(was_passed) {
             continue;
         }
@@ -109,10 +111,16 @@ fn wanted(world: &World, device: u32, sample: &Sample, decision: &Decision, done
         _ => 0,
     };
     match &decision.verdict {
-        Verdict::Stack => wanted.action = UNSPEC,
+        Verdict::Stack => {
+            wanted.action = UNSPEC;
+            if decision.why == Why::HostsCopy {
+                wanted.mark = 0;
+            }
+        }
         Verdict::Drop => {
             wanted = Outcome { action: SHOT, counted: wanted.counted, ..done.clone() };
         }
+        Verdict::Copies(_) if decision.why == Why::Many => wanted.action = UNSPEC,
         Verdict::Copies(_) => {
             wanted.action = UNSPEC;
             wanted.bytes[..6].copy_from_slice(&world.host.mac);
@@ -125,9 +133,14 @@ fn wanted(world: &World, device: u32, sample: &Sample, decision: &Decision, done
                 _ => *limited,
             };
             to_container(world, *slot, *limited, walks, &mut wanted);
+            // what was kept for a first fragment goes before it, in copies, whose MAC and class it has by then
+            if decision.counts.len() > 1 && sample.hook == Hook::Wire {
+                wanted.bytes[..6].copy_from_slice(&world.host.mac);
+                wanted.priority = class(world, *slot);
+            }
         }
         Verdict::Host => wanted.bytes[..6].fill(0),
-        Verdict::Group => {
+        Verdict::Group { .. } => {
             let mac = group(&sample.bytes);
             wanted.bytes[..6].copy_from_slice(&mac);
             wanted.bytes[6..12].copy_from_slice(&world.host.mac);
@@ -150,17 +163,34 @@ fn wanted(world: &World, device: u32, sample: &Sample, decision: &Decision, done
         },
         Verdict::World { .. } | Verdict::Out => {}
     }
+    if let Some(IpAddr::V6(source)) = decision.source {
+        from(source, sample, &mut wanted.bytes, &done.bytes);
+    }
     if world.host.flags & HostFacts::FAIR != 0 {
         wanted.priority = flow(world, sender, &decision.verdict).unwrap_or(wanted.priority);
     }
     wanted
 }
 
+/// Lets a message of ICMPv6 come from another address. A checksum that was right or wrong stays so (RFC 1624); zero has two forms
+/// there, of which `done` has one.
+fn from(source: Ipv6Addr, sample: &Sample, bytes: &mut [u8], done: &[u8]) {
+    let at = sample.frame(0).packet().expect("a packet").transport + 2;
+    let sum = |bytes: &[u8]| bytes.chunks(2).map(|pair| u32::from(pair[0]) * 256 + u32::from(pair[1])).sum::<u32>();
+    let less = 8 * 0xffff - sum(&source.octets());
+    let new = (sum(&bytes[at..at + 2]) + sum(&bytes[22..38]) + less) % 0xffff;
+    bytes[22..38].copy_from_slice(&source.octets());
+    bytes[at..at + 2].copy_from_slice(&(new as u16).to_be_bytes());
+    if done.get(at..at + 2).is_some_and(|theirs| sum(theirs) % 0xffff == new) {
+        bytes[at..at + 2].copy_from_slice(&done[at..at + 2]);
+    }
+}
+
 /// The flow of a container at a root qdisc that shares the uplink fairly. Other devices have no such qdisc.
 fn flow(world: &World, sender: u16, verdict: &Verdict) -> Option<u32> {
     match verdict {
         Verdict::World { device } if *device != world.host.uplink => Some(0),
-        Verdict::World { .. } | Verdict::Group => Some(0x7073_0000 | u32::from(sender)),
+        Verdict::World { .. } | Verdict::Group { .. } => Some(0x7073_0000 | u32::from(sender)),
         _ => None,
     }
 }
@@ -168,14 +198,17 @@ fn flow(world: &World, sender: u16, verdict: &Verdict) -> Option<u32> {
 /// The class of an ingress limit is the packet's priority; a packet that walks through the veth needs the container's MAC, which
 /// one for the uplink has.
 fn to_container(world: &World, slot: u16, limited: bool, walks: bool, wanted: &mut Outcome) {
-    let class = if world.has(slot, SlotEntry::INGRESS_SECOND) { 0x10002 } else { 0 };
     if walks {
         wanted.bytes[..6].copy_from_slice(&world.host.mac);
         wanted.priority = 0x10000;
     }
     if limited {
-        wanted.priority = class;
+        wanted.priority = class(world, slot);
     }
+}
+
+fn class(world: &World, slot: u16) -> u32 {
+    if world.has(slot, SlotEntry::INGRESS_SECOND) { 0x10002 } else { 0 }
 }
 
 /// The MAC of a group of receivers (RFC 1112 6.4, RFC 2464 7), or everybody's.

@@ -1,7 +1,7 @@
 //! Random episodes: packets of every structure, honest, hostile and broken.
 
 use super::case::{Episode, SLOTS, Sample};
-use super::places;
+use super::{groups, places};
 use crate::lab::frame;
 use crate::model::ops::Random;
 use portslice::steer::SlotEntry;
@@ -93,8 +93,12 @@ pub struct Generator {
     asked: Vec<(IpAddr, u16)>,
     /// The id of the next packet, if that is to answer one of them.
     answer: Option<u16>,
+    /// The message of the next packet, if that is to report groups.
+    report: Option<Vec<u8>>,
     /// Percent of packets that are fragments.
     fragments: u64,
+    /// Percent that are to many.
+    many: u64,
     ids: u64,
 }
 
@@ -106,7 +110,9 @@ impl Generator {
             begun: Vec::new(),
             asked: Vec::new(),
             answer: None,
+            report: None,
             fragments: 0,
+            many: 0,
             ids: 0,
         }
     }
@@ -116,6 +122,7 @@ impl Generator {
         self.begun.clear();
         self.asked.clear();
         self.fragments = self.random.pick(&[0, 10, 30, 80]);
+        self.many = self.random.pick(&[5, 20, 80]);
         self.ids = self.random.pick(&[3, 40]);
         let flags = std::array::from_fn(|_| FLAGS.iter().filter(|_| self.chance(40)).sum());
         let place = self.random.below(places::PLACES as u64) as usize;
@@ -127,7 +134,7 @@ impl Generator {
         let hook = self.hook();
         let strange = self.chance(if hook == Hook::Wire { 15 } else { 2 });
         let v6 = self.chance(50);
-        let (from, to) = self.ends(hook, v6);
+        let (from, to) = self.way(hook, v6);
         let packet = self.packet(hook, from, to, 0);
         let kind =
             if self.chance(98) { frame::ethertype(to) } else { self.random.pick(&[0x0806, 0x8100, 0x88cc, 0x100]) };
@@ -136,7 +143,9 @@ impl Generator {
             Hook::Wire if strange => places::BESIDE,
             _ => places::MAC,
         };
-        let target = if self.chance(92) {
+        let target = if hook == Hook::Wire && (to.is_multicast() || self.is_broadcast(to)) && self.chance(85) {
+            groups::mac(to)
+        } else if self.chance(92) {
             own
         } else {
             self.random.pick(&[[0xff; 6], [0; 6], [0x02, 9, 9, 9, 9, 9], [1, 0, 0x5e, 0, 0, 1]])
@@ -157,7 +166,7 @@ impl Generator {
         let mark = match hook {
             Hook::Shaper => self.random.pick(&[1, 2, 3, 4, 5, 6, 0, 4096]) | self.random.pick(&[0, 0, 1, 2, 5]) << 16,
             Hook::ContainerLo(_) => self.random.pick(&[0, 0, 0, 0, 0, 0, 3, KEPT]),
-            _ => self.random.pick(&[0, 0, 3]),
+            _ => self.random.pick(&[0, 0, 0, 0, 0, 0, 3, 3, 3, KEPT]),
         };
         let vlan = if self.chance(4) { Some(self.random.pick(&[0, 0x2000, 5, 0xffff])) } else { None };
         Sample { hook, bytes, vlan, mark, segments, strange }
@@ -177,6 +186,39 @@ impl Generator {
 
     fn address(&mut self, v6: bool) -> IpAddr {
         let text = if v6 { self.random.pick(&V6) } else { self.random.pick(&V4) };
+        text.parse().unwrap()
+    }
+
+    /// Whom a packet is from, and for.
+    fn way(&mut self, hook: Hook, v6: bool) -> (IpAddr, IpAddr) {
+        let (from, to) = self.ends(hook, v6);
+        if !matches!(hook, Hook::Wire | Hook::Container(_) | Hook::Shaper) {
+            return (from, to);
+        }
+        if !self.chance(self.many) {
+            return (from, to);
+        }
+        let from = self.speaker(hook, from, v6);
+        if self.chance(60) {
+            return (from, groups::many(&mut self.random, v6));
+        }
+        let (to, message) = groups::report(&mut self.random, v6);
+        self.answer = None;
+        self.report = Some(message);
+        (from, to)
+    }
+
+    /// Who may speak to many.
+    fn speaker(&mut self, hook: Hook, other: IpAddr, v6: bool) -> IpAddr {
+        if self.chance(15) {
+            return other;
+        }
+        let text = match (hook, v6) {
+            (Hook::Wire, false) => "10.77.0.1",
+            (Hook::Wire, true) => "fe80::1",
+            (_, false) => "10.77.0.2",
+            (_, true) => self.random.pick(&["fd77::2", "fd77::2", "fd77::2", "::", places::LINK]),
+        };
         text.parse().unwrap()
     }
 
@@ -252,8 +294,15 @@ impl Generator {
 
     /// A transport header and what follows.
     fn transport(&mut self, hook: Hook, from: IpAddr, to: IpAddr, depth: u32) -> (u8, Vec<u8>) {
+        if depth == 0
+            && let Some(message) = self.report.take()
+        {
+            return (if to.is_ipv6() { 58 } else { 2 }, message);
+        }
         let (source, target) = (self.port(hook), self.random.pick(&[0, 1]));
         let target = if target == 0 { self.port(hook) } else { self.port(Hook::Wire) };
+        let shared = groups::shared_port(&mut self.random);
+        let (source, target) = if to.is_multicast() && self.chance(60) { (shared, shared) } else { (source, target) };
         let size = self.random.pick(&[0, 0, 8, 30, 64, 1440, 1460, 1472, 1480, 2500]) as usize;
         let payload = vec![0x11; if depth > 0 { size.min(8) } else { size }];
         match if self.answer.is_some() { 13 } else { self.random.below(20) } {
@@ -410,6 +459,10 @@ impl Generator {
                 }
             }
         }
+    }
+
+    fn is_broadcast(&self, to: IpAddr) -> bool {
+        to == IpAddr::V4(Ipv4Addr::BROADCAST) || to == IpAddr::V4(Ipv4Addr::new(10, 77, 0, 255))
     }
 
     fn chance(&mut self, percent: u64) -> bool {

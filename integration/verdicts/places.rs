@@ -15,6 +15,8 @@ pub const MAC: Mac = [0x02, 0x11, 0x22, 0x33, 0x44, 0x55];
 pub const BESIDE: Mac = [0x02, 0x66, 0x22, 0x33, 0x44, 0x66];
 /// Ports that are kept for somebody, but not steered.
 pub const RESERVED: &str = "31900-31909";
+/// The uplink's address on its link.
+pub const LINK: &str = "fe80::2";
 /// Ports that sockets in the container wait at, of nobody's.
 pub const LISTENING: [u16; 2] = [40_123, 8_080];
 /// A port that only the host could have.
@@ -141,6 +143,11 @@ pub fn world(place: usize, devices: &Devices) -> World {
     if matches!(place, 4 | 8) {
         host.flags |= HostFacts::FAIR | HostFacts::PEER_FROM_LO;
     }
+    // one place has no address of the link
+    if v6 && place != 2 {
+        host.v6_link = octets(LINK);
+    }
+    world.kept = RESERVED.parse::<PortSet>().unwrap().iter().collect();
     for slot in super::case::SLOTS {
         world.ports.extend(ports(slot).iter().map(|port| (port, slot)));
         world.listening.extend(LISTENING.iter().flat_map(|port| [(slot, 6, *port), (slot, 17, *port)]));

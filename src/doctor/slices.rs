@@ -124,6 +124,7 @@ fn why_host(step: &Step) -> &'static str {
         Step::Load { .. } => "what the programs are found by is gone: containers cannot start or end",
         Step::Hook { program: "from_lo", .. } => "the host does not reach its containers",
         Step::Hook { .. } => "nothing from outside reaches containers",
+        Step::Allmulti { .. } => "containers may not hear the groups that they join",
         Step::Fair { .. } => "one container's traffic can crowd out the others'",
         Step::Shaper => "limited containers cannot send",
         Step::Sockets { .. } => "bind() of a port that is somebody else's succeeds, and nothing ever comes to it",

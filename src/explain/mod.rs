@@ -14,8 +14,12 @@ use serde::Serialize;
 
 use self::question::Question;
 use crate::error::{Error, Result};
+use crate::net::link::Mac;
 use crate::steer::model::packet::Frame;
-use crate::steer::model::{Count, Decision, Hook, Memory, Verdict, World, decide};
+use crate::steer::model::{Count, Decision, Hook, Memory, Verdict, World, decide, is_group};
+
+/// For whom frames are that are for more than one; that of each group is like it in what decides.
+const TO_MANY: Mac = [0xff; 6];
 
 /// What slots and devices are called.
 #[derive(Clone, Debug, Default)]
@@ -89,9 +93,10 @@ pub fn explain(world: &World, names: &Names, question: &Question, from: Option<u
     };
     let mut explained = Explained { packet: question.to_string(), from: sender, steps: Vec::new() };
     let (mut hook, mut mark) = (hook, 0);
-    let mut memory = Memory::default();
+    let mut memory = Memory::of(world);
     while let Some(at) = hook {
         let macs = match at {
+            Hook::Wire if is_group(world, destination) => (TO_MANY, [2, 0, 0, 0, 0, 1]),
             Hook::Wire => (world.mac(came_by).unwrap_or_default(), [2, 0, 0, 0, 0, 1]),
             Hook::Container(_) if explained.steps.is_empty() => ([2, 0, 0, 0, 0, 1], world.host.mac),
             _ => Default::default(),
@@ -126,6 +131,10 @@ fn own_address(world: &World, v6: bool) -> Result<IpAddr> {
 impl Names {
     fn lease(&self, slot: u16) -> String {
         self.leases.get(&slot).cloned().unwrap_or_else(|| format!("slot {slot} (no lease)"))
+    }
+
+    fn leases(&self, slots: &[u16]) -> String {
+        slots.iter().map(|slot| self.lease(*slot)).collect::<Vec<_>>().join(", ")
     }
 
     fn host(&self, device: u32) -> String {

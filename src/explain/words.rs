@@ -16,7 +16,7 @@ pub(super) fn verdict(verdict: &Verdict) -> &'static str {
         Verdict::Host => "host",
         Verdict::World { .. } => "world",
         Verdict::Answered(_) => "answered",
-        Verdict::Group => "group",
+        Verdict::Group { .. } => "group",
         Verdict::Shaper { .. } => "shaper",
         Verdict::Out => "out",
         Verdict::Lo => "lo",
@@ -30,16 +30,19 @@ pub(super) fn told(names: &Names, hook: Hook, decision: &Decision, question: &Qu
     let what = match &decision.verdict {
         Verdict::Stack if inside => "stays in the container".into(),
         Verdict::Stack => "to the host's own stack".into(),
-        Verdict::Copies(slots) => {
-            let names: Vec<String> = slots.iter().map(|slot| names.lease(*slot)).collect();
-            format!("a copy to each of {}, and to the host's own stack", names.join(", "))
-        }
+        Verdict::Copies(slots) => format!("a copy to each of {}, and to the host's own stack", names.leases(slots)),
         Verdict::Drop => "dropped".into(),
         Verdict::Container { slot, limited: false } => format!("into {}", names.lease(*slot)),
         Verdict::Container { slot, limited: true } => format!("into {}, behind its ingress limit", names.lease(*slot)),
         Verdict::Host => "to the host, by its lo".into(),
         Verdict::World { device } => format!("out of {}, by the host's routes", names.host(*device)),
-        Verdict::Group => "out of the uplink to all of a group".into(),
+        Verdict::Group { copies, host } => {
+            let copies = if copies.is_empty() { None } else { Some(format!("to each of {}", names.leases(copies))) };
+            let copies: Vec<String> =
+                copies.into_iter().chain(host.then(|| "to the host's own stack".into())).collect();
+            let more = if copies.is_empty() { String::new() } else { format!(", a copy {}", copies.join(", and ")) };
+            format!("out of the uplink to all of a group{more}")
+        }
         Verdict::Answered(told) => format!("dropped, and the sender is told {}", answer(*told)),
         Verdict::Shaper { .. } => "waits for its turn behind the egress limit".into(),
         Verdict::Out => "leaves the container".into(),
@@ -65,6 +68,8 @@ fn why(decision: &Decision, question: &Question) -> String {
         Why::FirstFragment => "the first part of its datagram went there".into(),
         Why::Quoted => "it is about a packet from there".into(),
         Why::Asked => "they asked for this echo".into(),
+        Why::Many => "they have joined its group, or the port is theirs and it is for everybody".into(),
+        Why::HostsCopy => "a container sent it to many".into(),
         Why::NobodyAsked => "no container asked for this echo".into(),
         Why::Own | Why::Loopback => String::new(),
     }

@@ -48,10 +48,13 @@ pub fn read(netlink: &mut Netlink, uplink: &Link, local: &[Local], routes: &[Rou
     Ok(found)
 }
 
-/// The routes that lead out of the uplink and the devices beside it, and those that refuse.
+/// The routes that lead to one, out of the uplink and the devices beside it, and those that refuse.
 pub fn passable(routes: Vec<Route>, uplink: &Link, beside: &[Beside]) -> Vec<Route> {
     let known = |link: u32| link == uplink.index || beside.iter().any(|device| device.link.index == link);
-    routes.into_iter().filter(|r| is_from_afar(r) && (r.kind.refuses() || known(r.link))).collect()
+    routes
+        .into_iter()
+        .filter(|r| is_from_afar(r) && (r.kind.refuses() || (r.kind.is_unicast() && known(r.link))))
+        .collect()
 }
 
 /// Does a route count, of so many?

@@ -11,7 +11,7 @@ use super::sysctl::Proc;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::net::Netlink;
-use crate::net::address::{self, Address};
+use crate::net::address;
 use crate::net::link::{self, Link, Mac};
 use crate::net::route::{self, Route};
 use crate::ports::{PortRange, PortSet};
@@ -32,6 +32,8 @@ pub struct Facts {
     pub addresses: Vec<IpAddr>,
     /// How many more it has.
     pub uncarried: usize,
+    /// The uplink's own IPv6 address on its link, which only what neighbours tell each other comes from.
+    pub link_local: Option<IpAddr>,
     /// The addresses that the host takes for its own and containers do not carry, loopback ones not counted.
     pub others: Vec<IpAddr>,
     /// The host's other devices that containers' packets may leave or come in by, as far as addresses and routes name them.
@@ -61,8 +63,8 @@ impl Facts {
             ));
         }
         let mac = uplink.mac.filter(|_| uplink.ethernet).unwrap_or(NO_ONES_MAC);
-        let own: Vec<IpAddr> =
-            address::of_link(netlink, uplink.index)?.into_iter().filter(Address::is_lasting).map(|a| a.ip).collect();
+        let of_uplink = address::of_link(netlink, uplink.index)?;
+        let own: Vec<IpAddr> = of_uplink.iter().filter(|a| a.is_lasting()).map(|a| a.ip).collect();
         if own.is_empty() {
             return Err(Error::unsupported(
                 format!("uplink {} has no global address", uplink.name),
@@ -95,6 +97,7 @@ impl Facts {
             uplink,
             mac,
             addresses,
+            link_local: of_uplink.iter().find(|a| a.is_of_link()).map(|a| a.ip),
             others,
         })
     }

@@ -9,7 +9,7 @@ use super::Facts;
 use super::beside::MANY_ROUTES;
 use super::sysctl::Setting;
 use crate::net::link::Mac;
-use crate::net::route::{InnerRoute, Kind, Route};
+use crate::net::route::{self, InnerRoute, Kind, Route};
 
 /// What every container of this host is given alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +64,7 @@ fn inner_routes(facts: &Facts) -> Vec<InnerRoute> {
             routes.push(inner);
         }
     }
+    routes.extend(broadcast_route(facts));
     if facts.policy {
         routes.extend([false, true].into_iter().filter_map(|v6| last_route(facts, v6)));
     }
@@ -83,6 +84,14 @@ fn inner_route(facts: &Facts, route: &Route) -> Option<InnerRoute> {
         mtu: if refuses { 0 } else { route.mtu.unwrap_or(mtu).min(mtu) },
         kind: route.kind,
     })
+}
+
+/// Without it what is for everybody on the link would be nobody's inside.
+fn broadcast_route(facts: &Facts) -> Option<InnerRoute> {
+    let Some(IpAddr::V4(own)) = facts.primary(false) else { return None };
+    let destination = route::broadcast(&facts.routes, own)?;
+    let (source, mtu) = (Some(own.into()), facts.uplink.mtu);
+    Some(InnerRoute { destination: destination.into(), prefix: 32, source, metric: 0, mtu, kind: Kind::Broadcast })
 }
 
 fn last_route(facts: &Facts, v6: bool) -> Option<InnerRoute> {
@@ -118,6 +127,7 @@ mod tests {
             mac: Mac::default(),
             addresses: vec![ip("10.0.0.2"), ip("fd00::2"), ip("10.1.0.2")],
             uncarried: 0,
+            link_local: None,
             others: Vec::new(),
             beside: vec![
                 Beside { link: link(3, 9000), addresses: vec![ip("10.1.0.2")] },
@@ -158,6 +168,7 @@ mod tests {
         let facts = Facts { policy: true, ..facts(vec![route("10.0.0.0", 24, 2)]) };
         let expected = [
             "Unicast 10.0.0.0/24 10.0.0.2 1500 0",
+            "Broadcast 10.0.0.255/32 10.0.0.2 1500 0",
             "Unicast 0.0.0.0/0 10.0.0.2 9000 4294967294",
             "Unicast ::/0 fd00::2 9000 4294967294",
         ];
@@ -168,6 +179,7 @@ mod tests {
     fn of_very_many_routes_the_default_ones_count() {
         let networks = (0..100).map(|i| route(&format!("10.{i}.0.0"), 16, 2));
         let facts = facts(networks.chain([route("0.0.0.0", 0, 2)]).collect());
-        assert_eq!(said(&facts), ["Unicast 0.0.0.0/0 10.0.0.2 1500 0"]);
+        let expected = ["Unicast 0.0.0.0/0 10.0.0.2 1500 0", "Broadcast 10.0.255.255/32 10.0.0.2 1500 0"];
+        assert_eq!(said(&facts), expected);
     }
 }

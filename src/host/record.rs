@@ -110,6 +110,8 @@ pub struct HostRecord {
     pub frameless: bool,
     /// The devices beside it (by index) that have a filter of ours.
     pub sides: Vec<u32>,
+    /// The uplink that takes in what is sent to any group because of us; 0 where it did so before.
+    pub allmulti: u32,
     /// The device that the host's routes are asked from; 0 where that is not needed.
     pub fib: u32,
     /// Hooked through tcx; otherwise through clsact.

@@ -24,6 +24,11 @@ pub struct Address {
 }
 
 impl Address {
+    /// Is it one of IPv6 that every device has for what it tells its neighbours?
+    pub fn is_of_link(&self) -> bool {
+        matches!(self.ip, IpAddr::V6(ip) if ip.is_unicast_link_local()) && !self.passing
+    }
+
     /// May connections rely on it, to whatever place?
     pub fn is_lasting(&self) -> bool {
         self.global && !self.passing

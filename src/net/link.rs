@@ -66,6 +66,8 @@ pub struct Link {
     pub segment: u32,
     /// Administratively up.
     pub up: bool,
+    /// Does it take in what is sent to any group?
+    pub allmulti: bool,
     /// Is it an Ethernet device, not lo (which has an all-zero Ethernet address)?
     pub ethernet: bool,
     /// Have its packets no header of the link before them: a tunnel, a VPN, a modem?
@@ -152,6 +154,12 @@ pub fn set_mac(index: u32, name: &str, mac: Mac) -> Request {
 /// Brings a link up.
 pub fn up(index: u32, name: &str) -> Request {
     change(format!("bring up link {name}"), index, LinkFlags::Up, LinkFlags::Up, vec![])
+}
+
+/// Lets a link take in what is sent to any group, or no longer.
+pub fn take_all_groups(index: u32, name: &str, on: bool) -> Request {
+    let flags = if on { LinkFlags::Allmulti } else { LinkFlags::empty() };
+    change(format!("change the flag ALLMULTI of link {name}"), index, flags, LinkFlags::Allmulti, vec![])
 }
 
 /// Brings a link up without ARP and neighbour discovery: the other end knows where everything goes.
@@ -382,6 +390,7 @@ fn decode(body: &[u8]) -> Option<Link> {
     // PPP, RAWIP, TUNNEL, TUNNEL6, SIT, IPGRE, IP6GRE, NONE
     const BARE: [u16; 8] = [512, 519, 768, 769, 776, 778, 823, 0xfffe];
     const UP: u32 = 1;
+    const ALLMULTI: u32 = 0x200;
     let word = |bytes: &[u8]| bytes.get(..4).map_or(0, |b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
     let header = body.get(..HEADER)?;
     let kind = u16::from_ne_bytes([header[2], header[3]]);
@@ -392,6 +401,7 @@ fn decode(body: &[u8]) -> Option<Link> {
         mtu: 0,
         segment: 0,
         up: word(&header[8..]) & UP != 0,
+        allmulti: word(&header[8..]) & ALLMULTI != 0,
         ethernet: kind == ETHERNET,
         bare: BARE.contains(&kind),
         loopback: kind == LOOPBACK,

@@ -33,6 +33,8 @@ pub enum Kind {
     Unreachable,
     /// Its sender is said to be forbidden it: EACCES.
     Prohibit,
+    /// It is for everybody on the link.
+    Broadcast,
 }
 
 impl Kind {
@@ -42,6 +44,7 @@ impl Kind {
             RouteType::BlackHole => Kind::Blackhole,
             RouteType::Unreachable => Kind::Unreachable,
             RouteType::Prohibit => Kind::Prohibit,
+            RouteType::Broadcast => Kind::Broadcast,
             _ => return None,
         })
     }
@@ -52,16 +55,18 @@ impl Kind {
             Kind::Blackhole => RouteType::BlackHole,
             Kind::Unreachable => RouteType::Unreachable,
             Kind::Prohibit => RouteType::Prohibit,
+            Kind::Broadcast => RouteType::Broadcast,
         }
     }
 
     /// Does the route lead nowhere?
     pub fn refuses(self) -> bool {
-        self != Kind::Unicast
+        matches!(self, Kind::Blackhole | Kind::Unreachable | Kind::Prohibit)
     }
 
-    fn is_unicast(&self) -> bool {
-        !self.refuses()
+    /// Does the route lead to one?
+    pub fn is_unicast(&self) -> bool {
+        *self == Kind::Unicast
     }
 }
 
@@ -153,6 +158,18 @@ pub fn all(netlink: &mut Netlink) -> Result<Vec<Route>> {
 /// The routes of the main table that leave through a link, and those that refuse; both families.
 pub fn of_link(netlink: &mut Netlink, link: u32) -> Result<Vec<Route>> {
     Ok(all(netlink)?.into_iter().filter(|route| route.link == link || route.kind.refuses()).collect())
+}
+
+/// The broadcast address of the network that `own` is in. Networks of one or two addresses have none (RFC 3021).
+pub fn broadcast(routes: &[Route], own: Ipv4Addr) -> Option<Ipv4Addr> {
+    let on_link = |r: &&Route| r.gateway.is_none() && r.kind.is_unicast() && (1..=30).contains(&r.prefix);
+    routes.iter().filter(on_link).find_map(|r| match r.destination {
+        IpAddr::V4(network) => {
+            let mask = u32::MAX << (32 - r.prefix);
+            (own.to_bits() & mask == network.to_bits()).then(|| Ipv4Addr::from_bits(network.to_bits() | !mask))
+        }
+        IpAddr::V6(_) => None,
+    })
 }
 
 /// An address that the host takes for its own.
@@ -347,5 +364,24 @@ fn ip(address: RouteAddress) -> Option<IpAddr> {
         RouteAddress::Inet(ip) => Some(ip.into()),
         RouteAddress::Inet6(ip) => Some(ip.into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broadcast_addresses() {
+        let ip = |text: &str| text.parse::<Ipv4Addr>().unwrap();
+        let on_link = |text: &str, prefix| {
+            let destination = text.parse().unwrap();
+            let kind = Kind::Unicast;
+            [Route { kind, destination, prefix, link: 2, gateway: None, source: None, metric: 0, mtu: None }]
+        };
+        assert_eq!(broadcast(&on_link("10.0.0.0", 24), ip("10.0.0.2")), Some(ip("10.0.0.255")));
+        assert_eq!(broadcast(&on_link("10.0.0.0", 24), ip("10.1.0.2")), None);
+        assert_eq!(broadcast(&on_link("10.0.0.2", 31), ip("10.0.0.2")), None, "two addresses, both hosts");
+        assert_eq!(broadcast(&on_link("10.0.0.1", 32), ip("10.0.0.2")), None, "a route to the gateway alone");
     }
 }

@@ -85,6 +85,9 @@ pub fn host(config: &Config, facts: &Facts, wanted: &Wanted) -> Vec<Step> {
         Step::Hook { program: entry(facts.uplink.ethernet), index, device: device.clone() },
         Step::Hook { program: "from_lo", index: LO, device: "lo".into() },
     ]);
+    if facts.uplink.ethernet {
+        steps.push(Step::Allmulti { index, device: device.clone() });
+    }
     steps.extend(wanted.sides.iter().map(side));
     if asks_fib(facts) {
         steps.push(Step::Fib);
@@ -110,10 +113,17 @@ fn side(link: &Link) -> Step {
 pub fn outdated(record: &HostRecord, facts: &Facts, sides: &[Link]) -> Vec<Step> {
     let stale = record.sides.iter().filter(|index| !sides.iter().any(|link| link.index == **index));
     let mut steps: Vec<Step> = stale.map(|index| gone_side(*index)).collect();
+    if record.allmulti != 0 && record.allmulti != facts.uplink.index {
+        steps.push(gone_allmulti(record));
+    }
     if record.fib != 0 && !asks_fib(facts) {
         steps.push(Step::Fib);
     }
     steps
+}
+
+fn gone_allmulti(record: &HostRecord) -> Step {
+    Step::Allmulti { index: record.allmulti, device: "the uplink".into() }
 }
 
 fn gone_side(index: u32) -> Step {
@@ -178,6 +188,9 @@ pub fn done(config: &Config, record: &HostRecord, concerned: bool) -> Vec<Step> 
         Step::Hook { program: entry(!record.frameless), index: record.uplink, device: "the uplink".into() },
         Step::Hook { program: "from_lo", index: LO, device: "lo".into() },
     ]);
+    if record.allmulti != 0 {
+        steps.push(gone_allmulti(record));
+    }
     steps.extend(record.sides.iter().map(|index| gone_side(*index)));
     steps.push(Step::Fib);
     if record.fair != 0 {

@@ -1,9 +1,9 @@
 //! What the data path must know of the host: addresses, next hops, what the kernel is able to.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use crate::host::{Facts, HostRecord};
-use crate::net::route::Route;
+use crate::net::route::{self, Route};
 use crate::steer::HostFacts;
 use crate::steer::layout::{BESIDE_V4, BESIDE_V6};
 
@@ -44,7 +44,7 @@ pub fn host_facts(facts: &Facts, made: Made) -> HostFacts {
     let count = |v6: bool| facts.addresses.iter().chain(&facts.others).filter(|ip| ip.is_ipv6() == v6).count();
     if let Some(IpAddr::V4(ip)) = facts.primary(false) {
         host.v4[0] = ip.octets();
-        host.v4_broadcast = broadcast(&facts.routes, ip).map_or([0; 4], |ip| ip.octets());
+        host.v4_broadcast = route::broadcast(&facts.routes, ip).map_or([0; 4], |ip| ip.octets());
         if count(false) == 1 {
             host.flags |= HostFacts::ONE_V4;
         }
@@ -59,6 +59,7 @@ pub fn host_facts(facts: &Facts, made: Made) -> HostFacts {
     }
     if let Some(IpAddr::V6(ip)) = facts.primary(true) {
         host.v6[0] = ip.octets();
+        host.v6_link = v6(facts.link_local);
         if count(true) == 1 {
             host.flags |= HostFacts::ONE_V6;
         }
@@ -104,19 +105,6 @@ fn next_hop(routes: &[Route], uplink: u32, v6: bool, most: usize) -> Option<Next
         return None;
     }
     Some(NextHop { network: (Some(network.destination), network.prefix), gateway, beside })
-}
-
-/// The broadcast address of the network that `own` is in. Networks of one or two addresses have none (RFC 3021).
-fn broadcast(routes: &[Route], own: Ipv4Addr) -> Option<Ipv4Addr> {
-    routes.iter().filter(|r| r.gateway.is_none() && !r.kind.refuses() && (1..=30).contains(&r.prefix)).find_map(|r| {
-        match r.destination {
-            IpAddr::V4(network) => {
-                let mask = u32::MAX << (32 - r.prefix);
-                (own.to_bits() & mask == network.to_bits()).then(|| Ipv4Addr::from_bits(network.to_bits() | !mask))
-            }
-            IpAddr::V6(_) => None,
-        }
-    })
 }
 
 fn v4(ip: Option<IpAddr>) -> [u8; 4] {
@@ -199,15 +187,5 @@ mod tests {
         let refuses = Route { kind: Kind::Prohibit, link: 0, ..route("0.0.0.0", 0, 0, None) };
         assert_eq!(hop(&[&on_link, &refuses, &worse]), None);
         assert_eq!(hop(&[&on_link, &route("0.0.0.0", 0, 2, Some("fd00::1"))]), None, "IPv4 by way of IPv6");
-    }
-
-    #[test]
-    fn broadcast_addresses() {
-        let ip = |text: &str| text.parse::<Ipv4Addr>().unwrap();
-        let on_link = |text: &str, prefix| [route(text, prefix, 2, None)];
-        assert_eq!(broadcast(&on_link("10.0.0.0", 24), ip("10.0.0.2")), Some(ip("10.0.0.255")));
-        assert_eq!(broadcast(&on_link("10.0.0.0", 24), ip("10.1.0.2")), None);
-        assert_eq!(broadcast(&on_link("10.0.0.2", 31), ip("10.0.0.2")), None, "two addresses, both hosts");
-        assert_eq!(broadcast(&on_link("10.0.0.1", 32), ip("10.0.0.2")), None, "a route to the gateway alone");
     }
 }

@@ -68,6 +68,13 @@ pub enum Step {
         /// Have its frames an Ethernet header?
         ethernet: bool,
     },
+    /// The uplink takes in what is sent to any group: which ones containers join, its filter is not told.
+    Allmulti {
+        /// Its index.
+        index: u32,
+        /// Its name.
+        device: String,
+    },
     /// The device that the data path asks the host's routes from.
     Fib,
     /// A root qdisc of the uplink with a flow for each container.
@@ -226,9 +233,10 @@ impl Action {
             (Verb::Undo, Step::Reserve { .. }) => ("release", "released"),
             (Verb::Undo, Step::Setting { .. } | Step::Cpu(_)) => ("restore", "restored"),
             (Verb::Undo, Step::Steer { .. }) => ("withdraw", "withdrew"),
+            (Verb::Undo, Step::Allmulti { .. }) => ("clear", "cleared"),
             (Verb::Undo, _) => ("remove", "removed"),
             (_, Step::Reserve { .. }) => ("reserve", "reserved"),
-            (_, Step::Setting { .. }) => ("set", "set"),
+            (_, Step::Setting { .. } | Step::Allmulti { .. }) => ("set", "set"),
             (_, Step::Steer { .. }) => ("steer", "steered"),
             (Verb::Mend, _) => ("mend", "mended"),
             (Verb::Perform, Step::Keep { .. }) => ("write", "wrote"),
@@ -299,6 +307,7 @@ impl fmt::Display for Step {
             Step::Setting { key, value } => write!(f, "setting net.{} = {value}", key.replace('/', ".")),
             Step::Hook { program, device, .. } => write!(f, "program {program} on {device}"),
             Step::Side { device, ethernet, .. } => write!(f, "program {} on {device}", entry(*ethernet)),
+            Step::Allmulti { device, .. } => write!(f, "flag ALLMULTI of {device}"),
             Step::Fib => f.write_str("device portslice-fib"),
             Step::Fair { device, .. } => write!(f, "root qdisc of {device} with a flow for each container"),
             Step::Sockets { cgroup: None, .. } => f.write_str("programs that judge bind() on the root cgroup"),

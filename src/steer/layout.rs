@@ -11,7 +11,7 @@ pub const MAX_ADDRESSES: usize = 16_384;
 
 /// Raised when a map's layout changes: programs of two layouts cannot share maps. A value may only grow at its end, and zero
 /// there has to mean what was before: [`super::convert`] copies what stands in the older maps.
-pub const LAYOUT: u32 = 6 + RAISED;
+pub const LAYOUT: u32 = 7 + RAISED;
 
 /// The layouts whose maps this version takes over.
 pub const LAYOUTS: Known = Known { oldest: 3, newest: LAYOUT };
@@ -62,6 +62,8 @@ pub struct HostFacts {
     pub v4_beside: [[[u8; 4]; 2]; BESIDE_V4],
     /// The same for IPv6.
     pub v6_beside: [[[u8; 16]; 2]; BESIDE_V6],
+    /// The uplink's own address on its link; all zeros for none.
+    pub v6_link: [u8; 16],
 }
 
 /// How many of `v4_beside` there are (`BESIDE_V4`).
@@ -134,7 +136,7 @@ pub struct Counters {
     pub drops: [u64; REASONS.len()],
 }
 
-const _: () = assert!(size_of::<HostFacts>() == 104 + 8 + 8 * BESIDE_V4 + 32 * BESIDE_V6);
+const _: () = assert!(size_of::<HostFacts>() == 104 + 8 + 8 * BESIDE_V4 + 32 * BESIDE_V6 + 16);
 const _: () = assert!(size_of::<SlotEntry>() == 16);
 const _: () = assert!(size_of::<Counters>() == 8 * (4 + REASONS.len()));
 
@@ -152,6 +154,7 @@ impl HostFacts {
         bytes[104..108].copy_from_slice(&self.fib.to_ne_bytes());
         bytes[112..176].copy_from_slice(self.v4_beside.as_flattened().as_flattened());
         bytes[176..304].copy_from_slice(self.v6_beside.as_flattened().as_flattened());
+        bytes[304..320].copy_from_slice(&self.v6_link);
         bytes
     }
 
@@ -172,6 +175,7 @@ impl HostFacts {
             pad2: 0,
             v4_beside: std::array::from_fn(|i| [word(112 + 8 * i), word(116 + 8 * i)]),
             v6_beside: std::array::from_fn(|i| [address(176 + 32 * i), address(192 + 32 * i)]),
+            v6_link: address(304),
         }
     }
 }
@@ -195,6 +199,7 @@ mod tests {
             pad2: 0,
             v4_beside: std::array::from_fn(|i| [[i as u8; 4], [255; 4]]),
             v6_beside: std::array::from_fn(|i| [[i as u8; 16], [255; 16]]),
+            v6_link: [9; 16],
         };
         assert_eq!(HostFacts::of_bytes(&facts.bytes()), facts);
     }

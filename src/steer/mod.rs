@@ -2,10 +2,10 @@
 //!
 //! `bpf/` decides per packet whose it is, and at bind() whose a port is. [`program`] loads and pins it once per boot and version and hooks it to the uplink
 //! and lo; [`maps`] is the way to say who owns which port, [`book`] keeps the lease records in the kernel, [`tenants`] says
-//! who has which slot, and [`find`] finds all of that where no pin leads to it; [`pins`] says whose the pins are and makes
-//! missing ones again; [`model`] says in Rust what the programs decide. [`sockets`] attaches what judges bind() to a cgroup,
-//! [`namespaces`] tells it whose a socket is. What does not live here: who gets which port ([`crate::lease`]), and the devices
-//! that the programs hang on ([`crate::net`]).
+//! who has which slot, [`joined`] who is in which group, and [`find`] finds all of that where no pin leads to it; [`pins`] says
+//! whose the pins are and makes missing ones again; [`model`] says in Rust what the programs decide. [`sockets`] attaches what
+//! judges bind() to a cgroup, [`namespaces`] tells it whose a socket is. What does not live here: who gets which port
+//! ([`crate::lease`]), and the devices that the programs hang on ([`crate::net`]).
 
 mod convert;
 mod shared;
@@ -13,6 +13,7 @@ mod sys;
 
 pub mod book;
 pub mod find;
+pub mod joined;
 pub mod layout;
 pub mod maps;
 pub mod model;
@@ -23,6 +24,7 @@ pub mod sockets;
 pub mod tenants;
 
 pub use book::Book;
+pub use joined::Joined;
 pub use layout::{Counters, HostFacts, MAX_SLOTS, SlotEntry};
 pub use maps::{Maps, Owner};
 pub use namespaces::Namespaces;

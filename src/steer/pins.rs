@@ -19,7 +19,7 @@ pub(super) const NAMES: [&str; 8] =
     ["from_wire", "from_tunnel", "from_lo", "from_container", "after_shaper", "host_flow", "inner_lo", "inner_eth"];
 
 /// The maps by name, see `bpf/maps.h`.
-pub(super) const MAPS: [&str; 14] = [
+pub(super) const MAPS: [&str; 16] = [
     "ports",
     "slots",
     "host",
@@ -31,6 +31,8 @@ pub(super) const MAPS: [&str; 14] = [
     "fragments_in",
     "held",
     "aside",
+    "joined",
+    "groups",
     "book",
     "tenants",
     "devices",
@@ -42,15 +44,17 @@ pub(super) const SOCKET_NAMES: [&str; 4] = ["bind4", "bind6", "post_bind4", "pos
 /// Maps of theirs alone.
 pub(super) const SOCKET_MAPS: [&str; 3] = ["namespaces", "cookies", "shares"];
 
-/// Maps that the kernel may lose without a container noticing: they tell for seconds where a part of a datagram, or an
-/// answer, goes; or setup fills them anew.
-const PASSING: [&str; 9] = [
+/// Maps that the kernel may lose and older layouts lack: they tell for seconds where a part of a datagram, or an answer, goes;
+/// or who is in a group, which is reported again; or setup fills them anew.
+const PASSING: [&str; 11] = [
     "fragments_in",
     "fragments_out",
     "held",
     "aside",
     "echoes",
     "packets",
+    "joined",
+    "groups",
     SOCKET_MAPS[0],
     SOCKET_MAPS[1],
     SOCKET_MAPS[2],

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::host::{Facts, HostRecord};
 use crate::lease::Ledger;
 use crate::net::Netlink;
-use crate::net::link::Link;
+use crate::net::link::{self, Link};
 use crate::plan::host::bpf_directory;
 use crate::plan::{Action, Step, Verb};
 use crate::steer::{Book, Programs};
@@ -67,6 +67,7 @@ impl<'a> HostSite<'a> {
             Step::Hook { program, index, .. } => *index != 0 && self.programs.open(program).is_ok(),
             Step::Side { .. } => true,
             Step::Fib => fib::find(self.netlink, self.record.instance)?.is_some(),
+            Step::Allmulti { .. } => self.record.allmulti != 0,
             Step::Fair { .. } => self.record.fair != 0,
             Step::Shaper => shaper::find(self.netlink, self.record.instance)?.is_some(),
             Step::Sockets { .. } => self.programs.has_sockets(),
@@ -103,6 +104,18 @@ impl Carry for HostSite<'_> {
             Step::Hook { program, index, device } => hook::perform(self, program, *index, device),
             Step::Side { index, .. } if undo => hook::remove_side(self, *index),
             Step::Side { index, device, ethernet } => hook::put_side(self, *index, device, *ethernet),
+            Step::Allmulti { index, .. } if undo => {
+                if link::at(self.netlink, *index)?.is_some() {
+                    self.netlink.send(link::take_all_groups(*index, "that was the uplink", false))?;
+                }
+                self.record.allmulti = 0;
+                Ok(())
+            }
+            Step::Allmulti { index, device } => {
+                self.record.allmulti = *index;
+                self.save()?;
+                self.netlink.send(link::take_all_groups(*index, device, true))
+            }
             Step::Fib if undo => {
                 fib::remove(self.netlink, self.record.instance)?;
                 self.record.fib = 0;
@@ -144,6 +157,7 @@ impl Carry for HostSite<'_> {
             Step::Load { version } => programs::is_loaded(self, version)?,
             Step::Hook { program, index, .. } => hook::is_there(self, program, *index)?,
             Step::Side { index, ethernet, .. } => hook::has_side(self, *index, *ethernet)?,
+            Step::Allmulti { index, .. } => link::at(self.netlink, *index)?.is_some_and(|link| link.allmulti),
             Step::Fib => {
                 let found = fib::find(self.netlink, self.record.instance)?;
                 found.is_some() && found == Some(self.record.fib) && fib::is_asked()?

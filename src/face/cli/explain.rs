@@ -11,11 +11,12 @@ use crate::explain::question::Question;
 use crate::explain::{Explained, Names, explain};
 use crate::lease::{Lease, Ledger};
 use crate::net::{Netlink, Netns, diag, link, route};
+use crate::plan::host::bpf_directory;
 use crate::ports::PortRange;
 use crate::slice::ready::peek;
-use crate::steer::Owner;
 use crate::steer::model::World;
 use crate::steer::model::world::Path;
+use crate::steer::{Joined, Owner};
 
 /// TCP and UDP.
 const PROTOCOLS: [u8; 2] = [6, 17];
@@ -39,6 +40,10 @@ pub fn run(config: &Config, asked: &str, from: Option<&str>, json: bool) -> Resu
     };
     let sender = from.map(|text| named(config, text)).transpose()?.map(|(lease, _)| lease);
     let mut world = World::of(&host.maps)?;
+    let joined = Joined::open(&bpf_directory(&config.state_dir))?;
+    for (slot, entry) in &world.slots {
+        world.joined.extend(joined.groups(*slot, entry.epoch)?.into_iter().map(|group| (*slot, group)));
+    }
     let names = names(config, &mut world)?;
     sender.iter().try_for_each(|lease| listen(&mut world, lease))?;
     let slot = sender.map(|lease| lease.slot);

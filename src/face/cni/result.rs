@@ -49,9 +49,9 @@ pub fn result(attached: &Attached<'_>, network: &Network) -> Value {
 }
 
 impl<'a> Attached<'a> {
-    /// The specification has no words for a route that refuses.
+    /// The specification has no words for a route that refuses, or leads to everybody.
     fn leading(&self) -> impl Iterator<Item = &'a InnerRoute> {
-        self.routes.iter().filter(|route| !route.kind.refuses())
+        self.routes.iter().filter(|route| route.kind.is_unicast())
     }
 }
 

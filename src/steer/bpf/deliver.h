@@ -11,6 +11,8 @@
 #define SHARED 0		/* key of single-entry maps */
 #define HOST 0			/* its slot */
 
+#define KEEP 0x70736c6f		/* mark: a program here gave this to the device, and must not take it again */
+
 #define CLASSIFIER(name) SEC("classifier") int name(struct __sk_buff *skb __attribute__((unused)))
 #ifdef TEST_FORMAT	/* a build that plays another version (build.rs): every program has an instruction of its own */
 #define PROGRAM(name)                                                                              \

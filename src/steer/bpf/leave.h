@@ -6,56 +6,11 @@
 #pragma once
 
 #include "answer.h"
+#include "group.h"
 
 #define INET 2			/* AF_INET */
 #define INET6 10
 
-/* Out of the uplink to all, or to a group: no neighbour has that address, its MAC follows from it (RFC 1112 6.4, RFC 2464
- * 7). A copy for the sender's own group members is its own stack's to make; those elsewhere on this host get none. */
-static __always_inline int to_group(struct __sk_buff *skb, const struct host *h, const __u8 *group)
-{
-	__u8 macs[2 * ETH_ALEN];
-
-	__builtin_memcpy(macs, group, ETH_ALEN);
-	__builtin_memcpy(macs + ETH_ALEN, h->mac, ETH_ALEN);
-	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0) < 0)
-		return DROP;
-	return bpf_redirect(h->uplink, 0);
-}
-
-static __always_inline int is_group_v4(const struct host *h, __u32 dst)
-{
-	return (dst && dst == h->v4_broadcast) || dst == 0xffffffff || (dst & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000);
-}
-
-static __always_inline int to_group_v4(struct __sk_buff *skb, const struct host *h, __u32 dst)
-{
-	__u8 mac[ETH_ALEN] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
-	__u32 low = bpf_ntohl(dst);
-
-	if (low >> 28 == 0xe) {
-		mac[0] = 0x01;
-		mac[1] = 0x00;
-		mac[2] = 0x5e;
-		mac[3] = low >> 16 & 0x7f;
-		mac[4] = low >> 8;
-		mac[5] = low;
-	}
-	return to_group(skb, h, mac);
-}
-
-static __always_inline int is_group_v6(const union addr *dst)
-{
-	return (dst->w[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
-}
-
-static __always_inline int to_group_v6(struct __sk_buff *skb, const struct host *h, const union addr *dst)
-{
-	__u8 mac[ETH_ALEN] = {0x33, 0x33};
-
-	__builtin_memcpy(mac + 2, &dst->w[3], 4);
-	return to_group(skb, h, mac);
-}
 
 /* Is it in one of the networks that the FIB is asked for, although the gateway is known? */
 static __always_inline int beside_v4(const struct host *h, __u32 dst)
@@ -213,7 +168,7 @@ static __always_inline int to_world_v4(struct __sk_buff *skb, const struct host 
 		skb->priority = UPLINK_FLOW(n);
 	if (is_group_v4(h, dst)) {
 		left(n, skb, how);
-		return to_group_v4(skb, h, dst);
+		return to_many(skb, n, 0);
 	}
 	if (!is_known_v4(h, dst))
 		return by_routes(skb, h, n, how);
@@ -233,7 +188,7 @@ static __always_inline int to_world_v6(struct __sk_buff *skb, const struct host 
 		skb->priority = UPLINK_FLOW(n);
 	if (is_group_v6(dst)) {
 		left(n, skb, how);
-		return to_group_v6(skb, h, dst);
+		return to_many(skb, n, 1);
 	}
 	if (!is_known_v6(h, dst) && !is_link_local(dst))
 		return by_routes(skb, h, n, how);
@@ -242,11 +197,6 @@ static __always_inline int to_world_v6(struct __sk_buff *skb, const struct host 
 		return by_device(skb, h->uplink);
 	__builtin_memcpy(nh.ipv6_nh, &h->v6_gw, sizeof(h->v6_gw));
 	return bpf_redirect_neigh(h->uplink, &nh, sizeof(nh), 0);
-}
-
-static __always_inline int is_group(const struct host *h, const struct packet *p)
-{
-	return p->v6 ? is_group_v6(&p->dst) : is_group_v4(h, p->dst.w[3]);
 }
 
 /* Is it certain that it goes out of the uplink? Then what is larger than that takes is refused before it waits its turn. */

@@ -35,6 +35,9 @@
 #define HELD_BUCKETS 32
 #define HELD_WAYS 8
 #define HELD_BYTES 9216
+#define JOINS 32		/* groups that a container may have joined */
+#define GROUP_BUCKETS 1024
+#define GROUP_MEMBERS 64	/* of a group, who get copies */
 #define ECHO_BUCKETS 1024	/* of (remote, id) pairs */
 #define ECHO_WAYS 64		/* containers that are remembered in each, and so get one answer */
 #define ECHO_LIFETIME 40	/* units of 2^28 ns: how long an answer may take. ping waits 10 s */
@@ -122,6 +125,7 @@ struct host {
 	/* Where the FIB is asked although the gateway is known. Unused ones are a network that nothing is in. */
 	struct network_v4 v4_beside[BESIDE_V4];
 	struct network_v6 v6_beside[BESIDE_V6];
+	union addr v6_link;	/* the uplink's own address on its link; all zeros: it has none */
 };
 
 struct slot {			/* of slot 0: only ifindex, of the shaper */
@@ -199,9 +203,20 @@ struct echo_bucket {
 	struct echo_way way[ECHO_WAYS];
 };
 
+struct joined {			/* what a container has joined */
+	__u32 epoch;		/* of its lease */
+	__u32 pad;
+	union addr group[JOINS];	/* all zeros: none */
+};
+
+struct group_bucket {		/* slot, which of its groups << 16, epoch of its lease << 32; 0: nobody */
+	__u64 way[GROUP_MEMBERS];
+};
+
 /* maps.rs asserts the same sizes */
-_Static_assert(sizeof(struct host) == 304, "struct host");
+_Static_assert(sizeof(struct host) == 320, "struct host");
 _Static_assert(sizeof(struct slot) == 16, "struct slot");
+_Static_assert(sizeof(struct joined) == 8 + 16 * JOINS && JOINS == 32, "struct joined");
 _Static_assert(sizeof(struct counters) == 8 * (4 + REASONS), "struct counters");
 
 ARRAY(slots, MAX_SLOTS, struct slot, 0);
@@ -212,6 +227,8 @@ ARRAY(fragments_out, MAX_SLOTS, struct fragment_cells, 0);
 ARRAY(fragments_in, FRAGMENT_BUCKETS + 1, struct fragment_bucket, 0);
 ARRAY(held, HELD_BUCKETS, struct held_bucket, 0);
 ARRAY(echoes, ECHO_BUCKETS, struct echo_bucket, 0);
+ARRAY(joined, MAX_SLOTS, struct joined, 0);
+ARRAY(groups, GROUP_BUCKETS, struct group_bucket, 0);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -24,7 +24,7 @@
 #define FRAG_FIRST 1
 #define FRAG_LATER 2
 
-enum icmp_kind { ICMP_OTHER, ICMP_ERROR, ICMP_TOO_BIG, ICMP_ASK, ICMP_ANSWER, ICMP_LINK };
+enum icmp_kind { ICMP_OTHER, ICMP_ERROR, ICMP_TOO_BIG, ICMP_ASK, ICMP_ANSWER, ICMP_LINK, ICMP_GROUP };
 
 struct packet {
 	union addr src, dst;
@@ -112,7 +112,9 @@ static __always_inline __u8 icmp_kind(__u8 v6, __u8 type, __u8 code)
 			return ICMP_ASK;
 		if (type == 129)
 			return ICMP_ANSWER;
-		if ((type >= 130 && type <= 137) || type == 143)
+		if ((type >= 130 && type <= 132) || type == 143)
+			return ICMP_GROUP;
+		if (type >= 133 && type <= 137)
 			return ICMP_LINK;
 		return ICMP_OTHER;
 	}

@@ -22,15 +22,25 @@
 
 #define VLAN_ID 0x0fff
 
-#define KEEP 0x70736c6f		/* mark: a program here gave this to the device, and must not take it again */
-
 enum origin { FROM_WIRE, FROM_LO, FROM_TUNNEL };
+
+static __always_inline int is_tagged(const struct __sk_buff *skb)
+{
+	return skb->vlan_present && skb->vlan_tci & VLAN_ID;
+}
 
 /* Is a frame from the wire not the uplink's? One for another MAC, or for many, is dropped by the host's stack, so it has
  * to get there. A tagged one belongs to a VLAN device of the host; a tag of VLAN 0 is but a priority. */
 static __always_inline int not_for_uplink(const struct __sk_buff *skb)
 {
-	return skb->pkt_type != 0 /* PACKET_HOST */ || (skb->vlan_present && skb->vlan_tci & VLAN_ID);
+	return skb->pkt_type != 0 /* PACKET_HOST */ || is_tagged(skb);
+}
+
+/* Does the host's stack take a frame from the wire that holds a packet to many? Some bridges and access points send such a packet to
+ * each receiver by his own MAC. */
+static __always_inline int takes_of_many(const struct __sk_buff *skb)
+{
+	return skb->pkt_type != 3 /* PACKET_OTHERHOST */ && !is_tagged(skb);
 }
 
 /* Whom a packet on its way in is for. */
@@ -109,7 +119,7 @@ static __noinline int out_of_tunnel(struct __sk_buff *skb, struct host *h, __u32
 	return to_container(skb, h, n, p->end - 8 + ETH_HLEN, p->proto == PROTO_TCP);
 }
 
-/* Everything but plain TCP and UDP on its way in, from a device of the host or from host lo. */
+/* Everything but plain TCP and UDP to one on its way in, from a device of the host or from host lo. */
 static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 {
 	struct host *h = host_facts();
@@ -122,8 +132,11 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 	if (!h || !p || parse_any(skb, origin == FROM_TUNNEL ? 0 : ETH_HLEN, v6, p) < 0 ||
 	    (origin == FROM_LO && v6 && is_mapped(&p->src)))
 		return PASS;
-	if (host_address(&p->dst) != ADDRESS_CARRIED && !(origin == FROM_LO && (is_loopback(&p->dst) || host_address(&p->dst))))
+	if (host_address(&p->dst) != ADDRESS_CARRIED && !(origin == FROM_LO && (is_loopback(&p->dst) || host_address(&p->dst)))) {
+		if (origin == FROM_WIRE && takes_of_many(skb))
+			from_many(skb, h, p);
 		return PASS;
+	}
 	if (origin != FROM_LO) {
 		if (not_for_uplink(skb))
 			return PASS;
@@ -180,7 +193,7 @@ PROGRAM(from_wire)
 			return inbound(skb, 0, FROM_WIRE);
 		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]));
 		if (!slot || host_address_v4(h, ip->daddr) != ADDRESS_CARRIED || not_for_uplink(skb))
-			return PASS;
+			return is_group_v4(h, ip->daddr) ? inbound(skb, 0, FROM_WIRE) : PASS;
 		if (martian_v4(h, ip->saddr))
 			return DROP;
 		return to_container(skb, h, slot, L4_V4, ip->protocol == PROTO_TCP);
@@ -192,11 +205,9 @@ PROGRAM(from_wire)
 		if (!ip)
 			return inbound(skb, 1, FROM_WIRE);
 		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]));
-		if (!slot)
-			return PASS;
 		__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
-		if (host_address_v6(h, &dst) != ADDRESS_CARRIED || not_for_uplink(skb))
-			return PASS;
+		if (!slot || host_address_v6(h, &dst) != ADDRESS_CARRIED || not_for_uplink(skb))
+			return is_group_v6(&dst) ? inbound(skb, 1, FROM_WIRE) : PASS;
 		__builtin_memcpy(&src, &ip->saddr, sizeof(src));
 		if (martian_v6(h, &src))
 			return DROP;
@@ -326,7 +337,7 @@ static __noinline int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 		return drop(slot, R_MALFORMED);
 	looped = is_loopback(&p->dst);
 	local = looped || host_address(&p->dst);
-	if (is_loopback(&p->src) ? !looped : host_address(&p->src) != ADDRESS_CARRIED)
+	if (is_loopback(&p->src) ? !looped : host_address(&p->src) != ADDRESS_CARRIED && !is_of_nobody(p))
 		return drop(slot, R_SOURCE_ADDRESS);
 
 	if (p->frag == FRAG_LATER) {
@@ -335,15 +346,18 @@ static __noinline int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 			return drop(slot, R_FRAGMENT);
 		to = why;
 	} else if (has_ports(p->proto)) {
-		if (port_slot(p->sport) != slot)
+		if (port_slot(p->sport) != slot && !shares_port(slot, s->epoch))
 			return drop(slot, R_SOURCE_PORT);
 		to = port_slot(p->dport);
+	} else if (p->icmp == ICMP_GROUP || (p->proto == PROTO_IGMP && !v6)) {
+		if (!report(skb, slot, s->epoch, !oversize(skb, h, p->end - 8, 0)))
+			return drop(slot, R_NEIGHBOR);
 	} else if (p->proto == (v6 ? PROTO_ICMP6 : PROTO_ICMP)) {
 		why = check_icmp(skb, p, slot, &to);
 		if (why >= 0)
 			return drop(slot, why);
 	} else {
-		return drop(slot, p->proto == PROTO_IGMP ? R_NEIGHBOR : R_PROTOCOL);
+		return drop(slot, R_PROTOCOL);
 	}
 
 	if (local) {
@@ -406,14 +420,13 @@ PROGRAM(from_container)
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = plain_v4(data, end);
 
-		if (!ip || host_address_v4(h, ip->saddr) != ADDRESS_CARRIED || v4_is_loopback(ip->daddr))
+		if (!ip || host_address_v4(h, ip->saddr) != ADDRESS_CARRIED || v4_is_loopback(ip->daddr) ||
+		    port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
 			return outbound(skb, slot, 0);
 		here = host_address_v4(h, ip->daddr);
 		if (!here && (oversize(skb, h, L4_V4, ip->protocol == PROTO_TCP) ||
 			      ((!(h->flags & HOST_NEXTHOP_V4) || !h->v4_gw) && !h->fib)))
 			return outbound(skb, slot, 0);
-		if (port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
-			return drop(slot, R_SOURCE_PORT);
 		if (here)
 			return plainly_to_this_host(skb, s, slot, ((__be16 *)(ip + 1))[1], L4_V4, ip->protocol == PROTO_TCP);
 		if (s->flags & SLOT_SHAPED)
@@ -428,14 +441,13 @@ PROGRAM(from_container)
 			return outbound(skb, slot, 1);
 		__builtin_memcpy(&src, &ip->saddr, sizeof(src));
 		__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
-		if (host_address_v6(h, &src) != ADDRESS_CARRIED || is_loopback(&dst) || is_mapped(&dst))
+		if (host_address_v6(h, &src) != ADDRESS_CARRIED || is_loopback(&dst) || is_mapped(&dst) ||
+		    port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
 			return outbound(skb, slot, 1);
 		here = host_address_v6(h, &dst);
 		if (!here && (oversize(skb, h, L4_V6, ip->nexthdr == PROTO_TCP) ||
 			      ((!(h->flags & HOST_NEXTHOP_V6) || !h->v6_gw.d[0]) && !h->fib)))
 			return outbound(skb, slot, 1);
-		if (port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
-			return drop(slot, R_SOURCE_PORT);
 		if (here)
 			return plainly_to_this_host(skb, s, slot, ((__be16 *)(ip + 1))[1], L4_V6, ip->nexthdr == PROTO_TCP);
 		if (s->flags & SLOT_SHAPED)

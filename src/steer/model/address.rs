@@ -17,7 +17,7 @@ pub fn is_written_as_ipv6(ip: IpAddr) -> bool {
 /// Does it name many receivers?
 pub fn is_group(world: &World, ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(v4) => v4.is_multicast() || is_broadcast(world, v4),
+        IpAddr::V4(v4) => v4.is_multicast() || is_broadcast(world, ip),
         IpAddr::V6(v6) => v6.is_multicast(),
     }
 }
@@ -37,7 +37,8 @@ pub fn is_link_local(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(v6) if Ipv6Addr::segments(&v6)[0] & 0xffc0 == 0xfe80)
 }
 
-fn is_broadcast(world: &World, v4: Ipv4Addr) -> bool {
+/// Is it for everybody on the uplink's network?
+pub fn is_broadcast(world: &World, ip: IpAddr) -> bool {
     let of_network = Ipv4Addr::from(world.host.v4_broadcast);
-    v4 == Ipv4Addr::BROADCAST || (v4 == of_network && !of_network.is_unspecified())
+    ip == Ipv4Addr::BROADCAST || (ip == of_network && !of_network.is_unspecified())
 }

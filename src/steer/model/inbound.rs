@@ -1,24 +1,22 @@
 //! Packets for the host's addresses: from the wire, and from processes of the host by its lo.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::address::{is_loopback, is_martian};
+use super::address::{is_group, is_loopback, is_martian};
 use super::memory::{Receiver, Tenant};
 use super::packet::{Content, ETHERNET, Frame, Icmp, Kind, Packet, Part};
 use super::size::on_the_wire;
 use super::world::World;
-use super::{Count, Decision, Memory, Size, Verdict, Why};
+use super::{Count, Decision, KEPT, Memory, Size, Verdict, Why, groups};
 use crate::steer::layout::SlotEntry;
 
 /// Bytes of an IPv4 header with all options.
 const LONGEST_V4: usize = 60;
-/// Of a VLAN tag: which network. 0 is this one, with a priority.
-const VLAN_ID: u16 = 0x0fff;
 
 /// Whatever is not a container's goes on to the host's stack. A host takes a packet for any of its addresses by any of its devices.
 pub fn from_wire(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Duration) -> Decision {
-    let ours = frame.destination() == world.mac(frame.device);
-    let ours = ours && frame.vlan.is_none_or(|tag| tag & VLAN_ID == 0);
+    let ours = frame.destination() == world.mac(frame.device) && frame.is_of_the_link();
     from_outside(world, memory, frame, now, Way::Wire { ours })
 }
 
@@ -33,7 +31,13 @@ fn from_outside(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Dura
         Err(why) => return Decision::of(Verdict::Stack, why),
     };
     if !world.is_carried(packet.destination) {
-        return Decision::of(Verdict::Stack, Why::Elsewhere);
+        // Some bridges and access points send what is for many to each receiver by his own MAC.
+        let taken = way == (Way::Wire { ours: true }) || (way == (Way::Wire { ours: false }) && frame.is_to_many());
+        return if taken && frame.device == world.host.uplink && is_group(world, packet.destination) {
+            to_many(world, memory, frame, &packet)
+        } else {
+            Decision::of(Verdict::Stack, Why::Elsewhere)
+        };
     }
     if way == (Way::Wire { ours: false }) {
         return Decision::of(Verdict::Stack, Why::OtherFrame);
@@ -46,6 +50,27 @@ fn from_outside(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Dura
         return Decision::of(if of_container { Verdict::Drop } else { Verdict::Stack }, Why::Martian);
     }
     arrival.deliver(memory, receiver, why)
+}
+
+/// By the uplink, whose groups containers are in. The host's stack gets it in any case.
+fn to_many(world: &World, memory: &Memory, frame: &Frame<'_>, packet: &Packet) -> Decision {
+    if frame.mark == KEPT {
+        return Decision::of(Verdict::Stack, Why::HostsCopy);
+    }
+    // Who has no address yet speaks to everybody from 0.0.0.0.
+    let martian = is_martian(world, packet.source) && packet.source != Ipv4Addr::UNSPECIFIED;
+    let slots = if martian { Vec::new() } else { groups::receivers(world, memory, packet, None) };
+    if slots.is_empty() {
+        return Decision::of(Verdict::Stack, Why::Elsewhere);
+    }
+    copies(slots, Why::Many, frame, packet)
+}
+
+/// A copy to each of these, and to the host.
+fn copies(slots: Vec<u16>, why: Why, frame: &Frame<'_>, packet: &Packet) -> Decision {
+    let size = on_the_wire(frame, packet);
+    let counts = slots.iter().map(|slot| (*slot, Count::Received(size))).collect();
+    Decision { counts, ..Decision::of(Verdict::Copies(slots), why) }
 }
 
 /// The same for what processes of the host send to the host.
@@ -186,8 +211,6 @@ impl Arrival<'_> {
         if slots.is_empty() {
             return Decision::of(Verdict::Stack, Why::NobodyAsked);
         }
-        let size = on_the_wire(self.frame, &self.packet);
-        let counts = slots.iter().map(|slot| (*slot, Count::Received(size))).collect();
-        Decision { verdict: Verdict::Copies(slots), why: Why::Asked, counts }
+        copies(slots, Why::Asked, self.frame, &self.packet)
     }
 }

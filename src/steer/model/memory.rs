@@ -1,12 +1,14 @@
-//! What is remembered between packets: where a datagram's first part went, and who asked for echoes.
+//! What is remembered between packets: where a datagram's first part went, who asked for echoes, and who joined which group.
 //!
 //! The programs remember the same in tables of a fixed size, where a flood pushes out its own; this memory forgets by age
 //! alone. Times are those of any clock that only goes forward.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::World;
+use super::groups::Change;
 use super::packet::{Fragment, Packet};
 
 /// How long an echo may take to be answered. ping waits 10 s.
@@ -25,6 +27,9 @@ const DATAGRAM: usize = 65_535;
 const LARGEST_HELD: usize = 9216;
 /// First fragments that a container's lo remembers. Nobody is harmed by those: what leaves lo is looked at once more.
 const LEFT_LO: usize = 8;
+
+/// Groups that a container may have joined, that of all hosts among them.
+const JOINS: usize = 32;
 
 /// A container, for as long as its lease lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +63,7 @@ pub struct Memory {
     held: Vec<(Datagram, usize, Duration)>,
     sending: BTreeMap<u16, Vec<Sending>>,
     left: BTreeMap<u16, VecDeque<Sending>>,
+    joined: BTreeMap<u16, (u32, BTreeSet<IpAddr>)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +105,36 @@ impl Sending {
 }
 
 impl Memory {
+    /// That of a host whose containers have joined groups before.
+    pub fn of(world: &World) -> Self {
+        let mut memory = Self::default();
+        for (slot, group) in &world.joined {
+            memory.reports(world.tenant(*slot), &[(*group, true)]);
+        }
+        memory
+    }
+
+    /// A container reports groups that it joined or left. That holds until it reports otherwise, or ends: there may be nobody on
+    /// the link who asks again. What it joins beyond its share is not noted.
+    pub fn reports(&mut self, by: Tenant, changes: &[Change]) {
+        let (epoch, groups) = self.joined.entry(by.slot).or_default();
+        if *epoch != by.epoch {
+            (*epoch, *groups) = (by.epoch, BTreeSet::new());
+        }
+        for (group, joins) in changes {
+            if !joins {
+                groups.remove(group);
+            } else if groups.len() < JOINS {
+                groups.insert(*group);
+            }
+        }
+    }
+
+    /// Has a container joined a group?
+    pub fn has_joined(&self, by: Tenant, group: IpAddr) -> bool {
+        self.joined.get(&by.slot).is_some_and(|(epoch, groups)| *epoch == by.epoch && groups.contains(&group))
+    }
+
     /// A container asked for an echo.
     pub fn asked(&mut self, by: Tenant, whom: IpAddr, id: u16, now: Duration) {
         self.asked.retain(|old| now - old.at < ANSWERED && (old.by.slot, old.whom, old.id) != (by.slot, whom, id));

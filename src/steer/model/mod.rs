@@ -3,9 +3,10 @@
 //! It follows from the conversation (both addresses, both ports, where it came in) and from what the maps say of the host, never
 //! from how the programs in `bpf/` find it out: those take short cuts, and this is what they are compared with. [`packet`] reads
 //! a frame, [`memory`] is what is remembered between two, [`world`] what the maps say; `inbound`, `outbound` and `inside` decide,
-//! one file for each side of a container, and `way` by which way a packet leaves the host. What does not live here: words for people ([`crate::explain`]).
+//! one file for each side of a container, `groups` who gets what is for many, and `way` by which way a packet leaves the host. What does not live here: words for people ([`crate::explain`]).
 
 mod address;
+mod groups;
 mod inbound;
 mod inside;
 pub mod memory;
@@ -18,9 +19,11 @@ pub mod world;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::layout::REASONS;
+pub use address::is_group;
 pub use inside::KEPT;
 pub use memory::Memory;
 use memory::Tenant;
@@ -86,8 +89,13 @@ pub enum Verdict {
     },
     /// Nowhere, and the sender is told, by an ICMP error from the host's own address.
     Answered(Told),
-    /// Out of the uplink to a group of receivers, or to all.
-    Group,
+    /// Out of the uplink to a group of receivers, or to all, those on this host among them.
+    Group {
+        /// The containers that get a copy.
+        copies: Vec<u16>,
+        /// Do processes of the host get one?
+        host: bool,
+    },
     /// To the shaper, where it waits for its container's turn. `to`: the slot it is for, 0 for the host or the world.
     Shaper {
         /// Its slot.
@@ -97,6 +105,16 @@ pub enum Verdict {
     Out,
     /// To the container's lo.
     Lo,
+}
+
+impl Verdict {
+    /// The containers that get a copy.
+    pub fn copies(&self) -> &[u16] {
+        match self {
+            Verdict::Copies(slots) | Verdict::Group { copies: slots, .. } => slots,
+            _ => &[],
+        }
+    }
 }
 
 /// What the sender of a packet is told that does not leave the host.
@@ -133,6 +151,10 @@ pub enum Why {
     Quoted,
     /// They asked for this echo.
     Asked,
+    /// It is for a group that they are in, or for everybody, and its port is theirs.
+    Many,
+    /// It is what a container sent to many: the host's copy.
+    HostsCopy,
     /// Nobody asked for this echo.
     NobodyAsked,
     /// Its container has no device any more.
@@ -218,11 +240,13 @@ pub struct Decision {
     pub why: Why,
     /// What is counted, by slot.
     pub counts: Vec<(u16, Count)>,
+    /// The address that it goes on from, where that is another one.
+    pub source: Option<IpAddr>,
 }
 
 impl Decision {
     fn of(verdict: Verdict, why: Why) -> Self {
-        Self { verdict, why, counts: Vec::new() }
+        Self { verdict, why, counts: Vec::new(), source: None }
     }
 
     fn counting(mut self, slot: u16, count: Count) -> Self {
@@ -242,7 +266,7 @@ pub fn decide(world: &World, memory: &mut Memory, hook: Hook, frame: &Frame<'_>,
         Hook::Tunnel => inbound::from_tunnel(world, memory, frame, now),
         Hook::HostLo => inbound::from_lo(world, memory, frame, now),
         Hook::Container(slot) => outbound::from_container(world, memory, slot, frame, now),
-        Hook::Shaper => outbound::after_shaper(world, frame),
+        Hook::Shaper => outbound::after_shaper(world, memory, frame),
         Hook::ContainerLo(slot) => inside::from_lo(world, memory, slot, frame, now),
         Hook::ContainerDevice => inside::from_device(frame),
     }

@@ -1,14 +1,15 @@
 //! Packets that a container sends: what it may send, and where that goes.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use super::address::is_loopback;
+use super::address::{is_group, is_loopback};
 use super::inbound::to_container;
-use super::packet::{Content, Frame, IGMP, Icmp, Kind, Packet, Part};
+use super::packet::{Content, Frame, Icmp, Kind, Packet, Part};
 use super::size::on_the_wire;
 use super::way::{self, Refused};
 use super::world::World;
-use super::{Count, Decision, Memory, Refusal, Size, Verdict, Why};
+use super::{Count, Decision, Memory, Refusal, Size, Verdict, Why, groups};
 use crate::net::link::Mac;
 use crate::steer::layout::{MAX_SLOTS, SlotEntry};
 
@@ -32,15 +33,17 @@ pub fn from_container(world: &World, memory: &mut Memory, slot: u16, frame: &Fra
         Err(refused) => return refused.by(world, slot),
     };
     let spared = world.is_local(packet.destination) && world.has(slot, SlotEntry::SPARE_LOCAL);
-    if world.has(slot, SlotEntry::SHAPED) && !spared {
-        return Decision::of(Verdict::Shaper { to }, Why::Own);
-    }
-    departure.leave(to)
+    let decision = if world.has(slot, SlotEntry::SHAPED) && !spared {
+        Decision::of(Verdict::Shaper { to }, Why::Own)
+    } else {
+        departure.leave(memory, to)
+    };
+    Decision { source: departure.source(), ..decision }
 }
 
 /// What waited for its turn. Whose it is and, for what has no port, whom it is for stands in its mark; the port may have another
 /// owner by now.
-pub fn after_shaper(world: &World, frame: &Frame<'_>) -> Decision {
+pub fn after_shaper(world: &World, memory: &Memory, frame: &Frame<'_>) -> Decision {
     let (slot, marked) = (frame.mark as u16, (frame.mark >> 16) as u16);
     if slot == 0 || slot >= MAX_SLOTS || world.slot(slot).ifindex == 0 {
         return Decision::of(Verdict::Drop, Why::Inert);
@@ -50,7 +53,7 @@ pub fn after_shaper(world: &World, frame: &Frame<'_>) -> Decision {
         Content::Ports { destination, .. } => world.owner(destination).unwrap_or(0),
         _ => marked,
     };
-    Departure { world, slot, frame, packet }.leave(to)
+    Departure { world, slot, frame, packet }.leave(memory, to)
 }
 
 /// The packet of a frame that a container may send: with its own MAC, for no VLAN, and IP.
@@ -97,28 +100,36 @@ impl Departure<'_> {
         if let Content::Icmp(Icmp::Ask(id)) = packet.content {
             memory.asked(by, packet.destination, id, now);
         }
+        if groups::is_about_groups(packet) {
+            memory.reports(by, &groups::reported(frame, packet).unwrap_or_default());
+        }
         Ok(to)
     }
 
     /// Whom the packet is for (0: the host, or the world), by what it says itself.
     fn may_be_sent(&self, memory: &mut Memory, now: Duration) -> Result<u16, Refusal> {
-        let Self { world, slot, ref packet, .. } = *self;
+        let Self { world, slot, frame, ref packet } = *self;
         let by = world.tenant(slot);
         let looped = is_loopback(packet.destination);
         let own = if is_loopback(packet.source) { looped } else { world.is_carried(packet.source) };
+        // A stack without an address of the link reports from none.
+        let own = own || (packet.source.is_unspecified() && packet.content == Content::Icmp(Icmp::Group));
         if !own {
             return Err(Refusal::SourceAddress);
         }
         let to = match (packet.part, packet.content) {
             (Part::Later(part), _) => memory.follows(by, packet, &part, now).ok_or(Refusal::Fragment)?,
             (_, Content::Ports { source, destination }) => {
-                if world.owner(source) != Some(slot) {
+                let shared = || groups::is_shared_port(world, packet) && memory.has_joined(by, packet.destination);
+                if world.owner(source) != Some(slot) && !shared() {
                     return Err(Refusal::SourcePort);
                 }
                 world.owner(destination).unwrap_or(0)
             }
+            _ if groups::is_about_groups(packet) => {
+                groups::reported(frame, packet).map(|_| 0).ok_or(Refusal::Neighbor)?
+            }
             (_, Content::Icmp(icmp)) => self.may_tell(icmp)?,
-            _ if packet.protocol == IGMP => return Err(Refusal::Neighbor),
             _ => return Err(Refusal::Protocol),
         };
         if looped && to == 0 && !world.has(slot, SlotEntry::HOST_LOOPBACK) {
@@ -134,7 +145,7 @@ impl Departure<'_> {
         let too_big = match icmp {
             Icmp::Ask(_) => return Ok(0),
             Icmp::Answer(_) => return Err(Refusal::Echo),
-            Icmp::Link => return Err(Refusal::Neighbor),
+            Icmp::Link | Icmp::Group => return Err(Refusal::Neighbor),
             Icmp::Other => return Err(Refusal::Icmp),
             Icmp::Error { too_big } => too_big,
         };
@@ -152,11 +163,23 @@ impl Departure<'_> {
         Ok(world.owner(source).unwrap_or(0))
     }
 
+    /// The address that it goes on from, if that is not its own: a report has to come from one of the link (RFC 3810 5.2.13), which
+    /// a container does not have.
+    fn source(&self) -> Option<IpAddr> {
+        let of_link = Ipv6Addr::from(self.world.host.v6_link);
+        let reports = self.packet.content == Content::Icmp(Icmp::Group);
+        (reports && !of_link.is_unspecified()).then_some(of_link.into())
+    }
+
     /// Where a packet goes that may leave its container.
-    fn leave(&self, to: u16) -> Decision {
+    fn leave(&self, memory: &Memory, to: u16) -> Decision {
         let Self { world, slot, frame, ref packet } = *self;
-        let sent = (slot, Count::Sent(on_the_wire(frame, packet)));
-        let mut decision = if !world.is_local(packet.destination) {
+        let size = on_the_wire(frame, packet);
+        let mut decision = if is_group(world, packet.destination) {
+            let verdict = groups::leave(world, memory, packet, slot);
+            let counts = verdict.copies().iter().map(|slot| (*slot, Count::Received(size))).collect();
+            Decision { counts, ..Decision::of(verdict, Why::Own) }
+        } else if !world.is_local(packet.destination) {
             match way::by_routes(world, frame, packet) {
                 Ok(way) => Decision::of(way, Why::Own),
                 Err(refused) => return refused.by(world, slot),
@@ -169,7 +192,7 @@ impl Departure<'_> {
             let container = if to == 0 { None } else { to_container(world, to, true, frame, packet) };
             container.map_or(Decision::of(Verdict::Host, Why::Own), |decision| Decision { why, ..decision })
         };
-        decision.counts.insert(0, sent);
+        decision.counts.insert(0, (slot, Count::Sent(size)));
         decision
     }
 }

@@ -83,6 +83,17 @@ impl Frame<'_> {
         array(self.bytes, 0)
     }
 
+    /// Is it for more than one MAC? Not one of a VLAN.
+    pub fn is_to_many(&self) -> bool {
+        self.bytes.first().is_some_and(|first| first & 1 != 0) && self.is_of_the_link()
+    }
+
+    /// Does it belong to no VLAN? A tag of VLAN 0 is but a priority.
+    pub fn is_of_the_link(&self) -> bool {
+        const VLAN_ID: u16 = 0x0fff;
+        self.vlan.is_none_or(|tag| tag & VLAN_ID == 0)
+    }
+
     /// The MAC it is from.
     pub fn source(&self) -> Option<Mac> {
         array(self.bytes, 6)
@@ -186,8 +197,10 @@ pub enum Icmp {
         /// Does it lower a path's MTU?
         too_big: bool,
     },
-    /// What neighbours on a link tell each other: neighbour discovery, multicast listeners.
+    /// What neighbours on a link tell each other: neighbour discovery.
     Link,
+    /// Who listens to which groups, and who asks that.
+    Group,
     /// Anything else.
     Other,
 }
@@ -309,6 +322,11 @@ impl Packet {
         self.protocol == if self.is_v6() { ICMP_V6 } else { ICMP }
     }
 
+    /// Has its protocol ports? A later fragment's, too, which does not show them.
+    pub fn is_of_ports(&self) -> bool {
+        has_ports(self.protocol)
+    }
+
     /// The packet that an ICMP error quotes, in the same frame. `None` for one that is cut short, or tells nobody's ports.
     pub fn quoted(&self, frame: &Frame<'_>) -> Option<Packet> {
         let at = self.transport + 8;
@@ -356,7 +374,8 @@ fn icmp_v6(kind: u8, _code: u8, id: u16) -> Icmp {
         2 => Icmp::Error { too_big: true },
         128 => Icmp::Ask(id),
         129 => Icmp::Answer(id),
-        130..=137 | 143 => Icmp::Link,
+        130..=132 | 143 => Icmp::Group,
+        133..=137 => Icmp::Link,
         _ => Icmp::Other,
     }
 }

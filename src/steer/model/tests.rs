@@ -281,3 +281,63 @@ fn a_host_is_reached_by_each_of_its_devices() {
     assert_eq!(seen(other).verdict, INTO_1);
     assert_eq!(seen(MAC).why, Why::OtherFrame, "the uplink's is not its own");
 }
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
+const ROUTERS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 2);
+
+/// A container says in IGMP version 2 that it is in a group (0x16), or leaves it (0x17).
+fn says(kind: u8, to: Ipv4Addr, group: Ipv4Addr) -> Vec<u8> {
+    ip(HOST, to, 2, 0, &[&[kind, 0, 0, 0][..], &group.octets()].concat())
+}
+
+fn group(copies: &[u16], host: bool) -> Verdict {
+    Verdict::Group { copies: copies.to_vec(), host }
+}
+
+#[test]
+fn who_has_joined_a_group_hears_it_wherever_its_sender_is() {
+    let mut bench = Bench::new();
+    let question = udp((PEER, 5353), (GROUP, 5353));
+    assert_eq!(bench.sees(Hook::Wire, &question).why, Why::Elsewhere);
+    assert_eq!(bench.goes(Hook::Container(1), &says(0x16, GROUP, GROUP)), group(&[], false));
+    assert_eq!(bench.goes(Hook::Wire, &question), Verdict::Copies(vec![1]));
+    assert_eq!(bench.goes(Hook::Container(2), &udp((HOST, 31_010), (GROUP, 5353))), group(&[1], false));
+    let shared = udp((HOST, 5353), (GROUP, 5353));
+    assert_eq!(bench.goes(Hook::Container(1), &shared), group(&[], false));
+    bench.refuses(2, &shared, Refusal::SourcePort);
+    bench.world.kept.insert(5353);
+    bench.refuses(1, &shared, Refusal::SourcePort);
+    assert_eq!(bench.goes(Hook::Container(1), &says(0x17, ROUTERS, GROUP)), group(&[], false));
+    assert_eq!(bench.goes(Hook::Wire, &question), Verdict::Stack);
+}
+
+#[test]
+fn a_report_is_for_its_group_and_ends_with_its_container() {
+    let mut bench = Bench::new();
+    bench.refuses(1, &says(0x16, ROUTERS, GROUP), Refusal::Neighbor);
+    bench.refuses(1, &says(0x16, PEER, PEER), Refusal::Neighbor);
+    bench.refuses(1, &says(0x11, GROUP, GROUP), Refusal::Neighbor);
+    bench.goes(Hook::Container(1), &says(0x16, GROUP, GROUP));
+    bench.world.slots.entry(1).and_modify(|slot| slot.epoch += 1);
+    assert_eq!(bench.goes(Hook::Wire, &udp((PEER, 5353), (GROUP, 5353))), Verdict::Stack);
+    for last in 0..100 {
+        let other = Ipv4Addr::new(239, 0, 0, last);
+        bench.goes(Hook::Container(1), &says(0x16, other, other));
+    }
+    let heard =
+        |last: &u8| bench.goes(Hook::Wire, &udp((PEER, 9), (Ipv4Addr::new(239, 0, 0, *last), 9))) != Verdict::Stack;
+    assert_eq!((0..100).filter(heard).count(), 31, "one more is that of all hosts");
+}
+
+#[test]
+fn what_is_for_everybody_is_for_the_owner_of_its_port() {
+    let mut bench = Bench::new();
+    let all = Ipv4Addr::new(10, 0, 0, 255);
+    for (from, to) in [(PEER, all), (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST), (PEER, Ipv4Addr::new(224, 0, 0, 1))] {
+        assert_eq!(bench.goes(Hook::Wire, &udp((from, 9), (to, 31_000))), Verdict::Copies(vec![1]), "{to}");
+    }
+    assert_eq!(bench.goes(Hook::Wire, &udp((PEER, 9), (all, 22))), Verdict::Stack);
+    assert_eq!(bench.goes(Hook::Wire, &udp((HOST, 9), (all, 31_000))), Verdict::Stack, "the host itself, by the wire");
+    assert_eq!(bench.goes(Hook::Container(2), &udp((HOST, 31_010), (all, 31_000))), group(&[1], true));
+    assert_eq!(bench.goes(Hook::Container(1), &udp((HOST, 31_000), (all, 31_000))), group(&[], true), "not its own");
+}

@@ -40,15 +40,14 @@ pub fn by_facts(world: &World, frame: &Frame<'_>, packet: &Packet) -> Result<(),
 /// Where a packet leaves, or whether the routes refuse it, which are asked now if the facts say nothing.
 pub fn by_routes(world: &World, frame: &Frame<'_>, packet: &Packet) -> Result<Verdict, Refused> {
     let ip = packet.destination;
-    if is_group(world, ip) {
-        return Ok(Verdict::Group);
-    }
     if world.host.fib == 0 || is_certain(world, ip) {
         return Ok(Verdict::World { device: world.host.uplink });
     }
     let unreachable = |told| Err(refused(world, packet, Refusal::Unreachable, told));
     let Some(path) = world.path(ip) else { return unreachable(Told::NoRoute) };
     match path.kind {
+        // To all on the link of another device: no program forwards that.
+        Kind::Broadcast => unreachable(Told::NoRoute),
         Kind::Unicast => fits(world, frame, packet, path.mtu).map(|()| Verdict::World { device: path.device }),
         Kind::Blackhole => Err(Refusal::Unreachable.into()),
         Kind::Unreachable => unreachable(Told::Unreachable),

@@ -43,6 +43,8 @@ pub struct World {
     pub beside: BTreeMap<u32, Mac>,
     /// Slots by the port that is steered to them.
     pub ports: BTreeMap<u16, u16>,
+    /// Ports that somebody has without that anything is steered there.
+    pub kept: BTreeSet<u16>,
     /// Slots in service.
     pub slots: BTreeMap<u16, SlotEntry>,
     /// The devices of slots, as long as they exist.
@@ -51,16 +53,23 @@ pub struct World {
     pub addresses: BTreeMap<IpAddr, Holder>,
     /// Ports by protocol that sockets inside wait at for anybody, by slot.
     pub listening: BTreeSet<(u16, u8, u16)>,
+    /// Groups that containers have joined before the first packet, by slot.
+    pub joined: BTreeSet<(u16, IpAddr)>,
 }
 
 impl World {
-    /// What the maps say now. What sockets wait at stands in no map.
+    /// What the maps say now. What sockets wait at stands in no map, and what is joined in one of the programs' own.
     pub fn of(maps: &Maps) -> Result<Self> {
         let carried = |carried| if carried { Holder::Containers } else { Holder::Host };
         let addresses = maps.addresses()?.into_iter().map(|(ip, by_all)| (ip, carried(by_all))).collect();
         let mut world = World { host: maps.host()?, addresses, ..World::default() };
-        let steered = |port| maps.owner(port).filter(|owner| owner.steered).map(|owner| (port, owner.slot));
-        world.ports = (0..=u16::MAX).filter_map(steered).collect();
+        for (port, owner) in (0..=u16::MAX).filter_map(|port| Some((port, maps.owner(port)?))) {
+            if owner.steered {
+                world.ports.insert(port, owner.slot);
+            } else {
+                world.kept.insert(port);
+            }
+        }
         for slot in world.ports.values().copied().collect::<BTreeSet<_>>() {
             world.slots.insert(slot, maps.slot(slot)?);
             world.devices.extend(maps.device(slot)?.map(|device| (slot, device)));
