@@ -48,7 +48,11 @@ fn once(machine: &mut Machine, episode: &Episode) -> Option<Difference> {
         // Whatever reaches the shaper was read before, and its source is the container's.
         let frame = sample.frame(device);
         let looped = |packet: &Packet| packet.source.is_loopback() && packet.destination.is_loopback();
-        let reports = |packet: &Packet| packet.content == Content::Icmp(Icmp::Group);
+        let reports = |packet: &Packet| {
+            packet.content == Content::Icmp(Icmp::Group)
+                && packet.destination.is_multicast()
+                && (packet.source.is_unspecified() || packet.source == link(&world))
+        };
         let was_passed = |packet: Packet| world.is_carried(packet.source) || looped(&packet) || reports(&packet);
         if sample.hook == Hook::Shaper && !frame.packet().is_some_and(was_passed) {
             continue;
@@ -133,11 +137,6 @@ fn wanted(world: &World, device: u32, sample: &Sample, decision: &Decision, done
                 _ => *limited,
             };
             to_container(world, *slot, *limited, walks, &mut wanted);
-            // what was kept for a first fragment goes before it, in copies, whose MAC and class it has by then
-            if decision.counts.len() > 1 && sample.hook == Hook::Wire {
-                wanted.bytes[..6].copy_from_slice(&world.host.mac);
-                wanted.priority = class(world, *slot);
-            }
         }
         Verdict::Host => wanted.bytes[..6].fill(0),
         Verdict::Group { .. } => {
@@ -172,6 +171,11 @@ fn wanted(world: &World, device: u32, sample: &Sample, decision: &Decision, done
     wanted
 }
 
+/// The address of the host on the uplink's link, by which containers report.
+fn link(world: &World) -> IpAddr {
+    IpAddr::from(world.host.v6_link)
+}
+
 /// Lets a message of ICMPv6 come from another address. A checksum that was right or wrong stays so (RFC 1624); zero has two forms
 /// there, of which `done` has one.
 fn from(source: Ipv6Addr, sample: &Sample, bytes: &mut [u8], done: &[u8]) {
@@ -203,12 +207,8 @@ fn to_container(world: &World, slot: u16, limited: bool, walks: bool, wanted: &m
         wanted.priority = 0x10000;
     }
     if limited {
-        wanted.priority = class(world, slot);
+        wanted.priority = if world.has(slot, SlotEntry::INGRESS_SECOND) { 0x10002 } else { 0 };
     }
-}
-
-fn class(world: &World, slot: u16) -> u32 {
-    if world.has(slot, SlotEntry::INGRESS_SECOND) { 0x10002 } else { 0 }
 }
 
 /// The MAC of a group of receivers (RFC 1112 6.4, RFC 2464 7), or everybody's.
