@@ -112,7 +112,7 @@ static __always_inline int answer_v6(struct __sk_buff *skb, __u32 n, __u32 code,
 	return send_back(skb, n);
 }
 
-static __noinline int answer(struct __sk_buff *skb, __u32 n, __u32 how, __u32 code, __u32 mtu)
+APART int answer(struct __sk_buff *skb, __u32 n, __u32 how, __u32 code, __u32 mtu)
 {
 	if (how & MUTE)
 		return DROP;

@@ -26,9 +26,6 @@
 #define ALLOW_NEW_SOURCES 5
 #define RECORDS 32		/* of one report that are looked at; Linux tells of changes, which are few */
 
-/* Looked at by the verifier once, whoever calls it: so its arguments are numbers, and it finds the packet that was parsed itself. */
-#define APART __attribute__((noinline))
-
 #define SHARED_PORTS 1024	/* what a process without privileges may bind begins here */
 
 static __always_inline int is_multicast_v4(__u32 v4)
@@ -454,11 +451,11 @@ static __always_inline void group_mac(const struct packet *p, __u8 *mac)
  * sockets. */
 APART int to_many(struct __sk_buff *skb, __u32 n, __u32 v6)
 {
-	struct packet *p = packet(OUTER);
+	struct packet *p = parse(skb, ETH_HLEN, v6, OUTER);
 	struct host *h = host_facts();
 	__u8 macs[2 * ETH_ALEN];
 
-	if (!h || !p || parse(skb, ETH_HLEN, v6, p) < 0)
+	if (!h || !p)
 		return DROP;
 	group_mac(p, macs);
 	__builtin_memcpy(macs + ETH_ALEN, h->mac, ETH_ALEN);

@@ -38,7 +38,7 @@ static __noinline int put(struct __sk_buff *skb, const void *from, __u64 bytes, 
 	return bpf_skb_store_bytes(skb, ETH_HLEN, from, bytes, BPF_F_RECOMPUTE_CSUM);
 }
 
-static __noinline int hold(struct __sk_buff *skb, __u64 digest)
+APART int hold(struct __sk_buff *skb, __u64 digest)
 {
 	__u64 t = bpf_ktime_get_ns(), best = 0;
 	struct held_bucket *b = held_bucket(digest);
@@ -102,12 +102,13 @@ static __noinline int send_held(struct __sk_buff *skb, struct host *h, __u32 n, 
 }
 
 /* The first fragment of a datagram: what of it came before goes along, if it is for container `n`; the host, 0, has it already. */
-static __noinline int bring_held(struct __sk_buff *skb, struct host *h, __u32 n, __u64 digest)
+APART int bring_held(struct __sk_buff *skb, __u32 n, __u64 digest)
 {
 	struct held_bucket *b = held_bucket(digest);
+	struct host *h = host_facts();
 	__u64 t = bpf_ktime_get_ns();
 
-	if (!b)
+	if (!b || !h)
 		return 0;
 #pragma unroll
 	for (int i = 0; i < HELD_WAYS; i++) {

@@ -60,19 +60,19 @@ PROGRAM(inner_lo)
 	}
 	if (port && port_slot(bpf_ntohs(port[1])) == slot)
 		return PASS;
-	p = packet(OUTER);
-	if (!p || parse(skb, ETH_HLEN, v6, p) < 0)
+	p = parse(skb, ETH_HLEN, v6, OUTER);
+	if (!p)
 		return PASS;
 	if (p->frag == FRAG_LATER)
-		return fragment_leaves_lo(slot, s->epoch, p) ? bpf_redirect(s->inner, 0) : PASS;
+		return fragment_leaves_lo(slot, s->epoch) ? bpf_redirect(s->inner, 0) : PASS;
 	whose = p;
 	if (is_error(p)) {
 		__u16 sport;
 		union addr src;
 
 		/* about a packet that one of its own sockets sent: look it up the other way round */
-		whose = packet(QUOTED);
-		if (!whose || parse(skb, p->end, v6, whose) < 0 || whose->frag == FRAG_LATER)
+		whose = parse(skb, p->end, v6, QUOTED);
+		if (!whose || whose->frag == FRAG_LATER)
 			return PASS;
 		src = whose->src;
 		sport = whose->sport;
@@ -86,7 +86,7 @@ PROGRAM(inner_lo)
 	if (is_loopback(&whose->dst) && !(s->flags & SLOT_HOST_LOOPBACK) && !port_slot(whose->dport))
 		return PASS;
 	if (p->frag)
-		fragment_left_lo(slot, s->epoch, p, port_slot(whose->dport));
+		fragment_left_lo(slot, s->epoch, port_slot(whose->dport));
 	return bpf_redirect(s->inner, 0);
 }
 

@@ -102,7 +102,7 @@ static __always_inline int question(struct __sk_buff *skb, __u32 how, struct bpf
 
 /* Where the host's routes lead, of which there are more than the uplink's: the FIB is asked for each packet, with rules, several
  * next hops and all. */
-static __noinline int by_fib(struct __sk_buff *skb, __u32 n, __u32 how)
+APART int by_fib(struct __sk_buff *skb, __u32 n, __u32 how)
 {
 	struct bpf_redir_neigh nh = {};
 	struct host *h = host_facts();

@@ -47,6 +47,9 @@ struct {
 	__type(value, struct packet);
 } packets SEC(".maps");
 
+/* Looked at by the verifier once, whoever calls it: so its arguments are numbers, and it finds the packet itself. */
+#define APART __attribute__((noinline))
+
 #define OUTER 0
 #define QUOTED 1
 
@@ -172,13 +175,15 @@ static __always_inline void fragment_v6(struct __sk_buff *skb, struct packet *p,
 		   (p->frag_off || (p->frag_len >= 24 && !is_extension(p->proto)));
 }
 
-/* Fills `p` from the IP header at `off`. Returns 0, or -1 when the header is cut short or contradicts itself. The source may be an
- * IPv4 address written as IPv6: parse() is for all who do not take it for a martian. */
-static __noinline int parse_any(struct __sk_buff *skb, __u32 off, __u32 v6, struct packet *p)
+/* Fills packet `which` from the IP header at `off`. Returns 0, or -1 when the header is cut short or contradicts itself. */
+APART int read_headers(struct __sk_buff *skb, __u32 off, __u32 v6, __u32 which)
 {
+	struct packet *p = packet(which);
 	__u32 start = off;
 	__u8 head[8];
 
+	if (!p)
+		return -1;
 	p->v6 = !!v6;
 	p->frag = p->more = 0;
 	p->frag_id = p->frag_off = p->frag_len = 0;
@@ -266,7 +271,16 @@ static __noinline int parse_any(struct __sk_buff *skb, __u32 off, __u32 v6, stru
 	return 0;
 }
 
-static __always_inline int parse(struct __sk_buff *skb, __u32 off, __u32 v6, struct packet *p)
+/* Packet `which`, filled; 0 where there is no sound one. The source may be an IPv4 address written as IPv6. */
+static __always_inline struct packet *parse_any(struct __sk_buff *skb, __u32 off, __u32 v6, __u32 which)
 {
-	return parse_any(skb, off, v6, p) < 0 || (v6 && is_mapped(&p->src)) ? -1 : 0;
+	return read_headers(skb, off, v6, which) < 0 ? 0 : packet(which);
+}
+
+/* The same for all who do not take such a source for a martian. */
+static __always_inline struct packet *parse(struct __sk_buff *skb, __u32 off, __u32 v6, __u32 which)
+{
+	struct packet *p = parse_any(skb, off, v6, which);
+
+	return p && !(v6 && is_mapped(&p->src)) ? p : 0;
 }

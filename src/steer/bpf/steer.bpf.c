@@ -60,9 +60,9 @@ static __always_inline void all_who_asked(struct receiver *r, const union addr *
 /* Whom an ICMP error concerns: the sender of the packet it quotes. */
 static __noinline int of_quoted(struct __sk_buff *skb, struct packet *p, struct receiver *r)
 {
-	struct packet *inner = packet(QUOTED);
+	struct packet *inner = parse(skb, p->end, p->v6, QUOTED);
 
-	if (!inner || parse(skb, p->end, p->v6, inner) < 0 || inner->frag == FRAG_LATER)
+	if (!inner || inner->frag == FRAG_LATER)
 		return 0;
 	if (!is_loopback(&inner->src) && host_address(&inner->src) != ADDRESS_CARRIED)
 		return 0;
@@ -73,11 +73,11 @@ static __noinline int of_quoted(struct __sk_buff *skb, struct packet *p, struct 
 	return 0;
 }
 
-static __noinline int copy_to_asker(struct __sk_buff *skb, struct host *h, struct echo_way *way, __u32 tag)
+APART int copy_to_asker(struct __sk_buff *skb, __u32 n)
 {
-	__u32 n = echo_asker(way, tag);
+	struct host *h = host_facts();
 
-	return n && n < MAX_SLOTS ? copy_to_container(skb, h, n) : PASS;
+	return h && n < MAX_SLOTS ? copy_to_container(skb, h, n) : PASS;
 }
 
 /* Puts an Ethernet header before a packet that has none: the container's device is one of Ethernet. */
@@ -92,17 +92,22 @@ static __noinline int frame(struct __sk_buff *skb, struct host *h)
 }
 
 /* An answer, or an error about a question: as on one host, all who asked so get it, and the host, which may have asked too. */
-static __noinline int to_askers(struct __sk_buff *skb, struct host *h, struct receiver *r, __u32 origin)
+static __noinline int to_askers(struct __sk_buff *skb, __u32 to, __u32 tag, __u32 origin)
 {
-	struct echo_bucket *b = echo_bucket(r->to);
+	struct echo_bucket *b = echo_bucket(to);
+	struct host *h = host_facts();
 
-	if (!b || now() - b->newest > ECHO_LIFETIME)
+	if (!b || !h || now() - b->newest > ECHO_LIFETIME)
 		return PASS;
 	if (origin == FROM_TUNNEL && frame(skb, h) < 0)
 		return DROP;
 #pragma unroll
-	for (int i = 0; i < ECHO_WAYS; i++)
-		copy_to_asker(skb, h, &b->way[i], r->epoch);
+	for (int i = 0; i < ECHO_WAYS; i++) {
+		__u32 n = echo_asker(&b->way[i], tag);
+
+		if (n)
+			copy_to_asker(skb, n);
+	}
 	if (origin != FROM_TUNNEL)
 		return PASS;
 	/* the device takes the header off again */
@@ -124,13 +129,12 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 {
 	struct host *h = host_facts();
 	struct receiver r = {};
-	struct packet *p = packet(OUTER);
+	struct packet *p = parse_any(skb, origin == FROM_TUNNEL ? 0 : ETH_HLEN, v6, OUTER);
 	__u32 martian = 0;
 	__u64 digest = 0;
 	struct slot *s;
 
-	if (!h || !p || parse_any(skb, origin == FROM_TUNNEL ? 0 : ETH_HLEN, v6, p) < 0 ||
-	    (origin == FROM_LO && v6 && is_mapped(&p->src)))
+	if (!h || !p || (origin == FROM_LO && v6 && is_mapped(&p->src)))
 		return PASS;
 	if (host_address(&p->dst) != ADDRESS_CARRIED && !(origin == FROM_LO && (is_loopback(&p->dst) || host_address(&p->dst)))) {
 		if (origin == FROM_WIRE && takes_of_many(skb))
@@ -161,13 +165,13 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 			return PASS;
 		if (p->frag == FRAG_FIRST)
 			fragment_came(digest, r.to, r.epoch);
-		return to_askers(skb, h, &r, origin);
+		return to_askers(skb, r.to, r.epoch, origin);
 	}
 	if (martian)
 		return r.to ? DROP : PASS;
 	if (p->frag == FRAG_FIRST)
 		fragment_came(digest, s ? r.to : HOST, s ? s->epoch : 0);
-	if (p->frag == FRAG_FIRST && origin == FROM_WIRE && bring_held(skb, h, s ? r.to : HOST, digest) < 0)
+	if (p->frag == FRAG_FIRST && origin == FROM_WIRE && bring_held(skb, s ? r.to : HOST, digest) < 0)
 		return DROP;
 	if (!s || r.to >= MAX_SLOTS)
 		return PASS;
@@ -272,7 +276,7 @@ PROGRAM(from_lo)
 static __noinline int check_icmp(struct __sk_buff *skb, struct packet *p, __u32 slot, __u32 *to)
 {
 	__u32 local = is_loopback(&p->dst) || host_address(&p->dst);
-	struct packet *inner = packet(QUOTED);
+	struct packet *inner;
 
 	if (p->icmp == ICMP_ASK)
 		return -1;
@@ -286,7 +290,8 @@ static __noinline int check_icmp(struct __sk_buff *skb, struct packet *p, __u32 
 		return R_ICMP;
 	/* An error may only be about a packet that was sent to this container: from where the error goes, to an address
 	 * that containers carry, to one of its own ports. */
-	if (!inner || parse(skb, p->end, p->v6, inner) < 0 || inner->frag == FRAG_LATER || !has_ports(inner->proto) ||
+	inner = parse(skb, p->end, p->v6, QUOTED);
+	if (!inner || inner->frag == FRAG_LATER || !has_ports(inner->proto) ||
 	    port_slot(inner->dport) != slot || !same(&inner->src, &p->dst))
 		return R_ICMP;
 	if (is_loopback(&inner->dst) ? !local : host_address(&inner->dst) != ADDRESS_CARRIED)
@@ -296,7 +301,7 @@ static __noinline int check_icmp(struct __sk_buff *skb, struct packet *p, __u32 
 }
 
 /* A packet to this host that container `slot` may send, and whose turn it is: to container `to`, or to the host itself. */
-static __noinline int deliver_locally(struct __sk_buff *skb, __u32 slot, __u32 to, __u32 l4, __u32 tcp)
+APART int deliver_locally(struct __sk_buff *skb, __u32 slot, __u32 to, __u32 l4, __u32 tcp)
 {
 	struct host *h = host_facts();
 	int done;
@@ -323,17 +328,17 @@ static __noinline int deliver(struct __sk_buff *skb, __u32 slot, struct packet *
 }
 
 /* Everything but plain TCP and UDP to the world that container `slot` sends, and every check it has to pass. */
-static __noinline int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
+APART int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 {
 	struct host *h = host_facts();
 	struct slot *s = slot_of(slot);
-	struct packet *p = packet(OUTER);
+	struct packet *p = parse(skb, ETH_HLEN, v6, OUTER);
 	__u32 to = 0, local, looped;
 	int why;
 
-	if (!h || !s || !p)
+	if (!h || !s)
 		return DROP;
-	if (parse(skb, ETH_HLEN, v6, p) < 0)
+	if (!p)
 		return drop(slot, R_MALFORMED);
 	looped = is_loopback(&p->dst);
 	local = looped || host_address(&p->dst);
@@ -341,7 +346,7 @@ static __noinline int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 		return drop(slot, R_SOURCE_ADDRESS);
 
 	if (p->frag == FRAG_LATER) {
-		why = fragment_follows(slot, s->epoch, p);
+		why = fragment_follows(slot, s->epoch);
 		if (why < 0)
 			return drop(slot, R_FRAGMENT);
 		to = why;
@@ -373,10 +378,10 @@ static __noinline int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 			return too_big(skb, slot, leaving_slowly(h, p), h->mtu);
 	}
 	/* What is remembered went: nothing follows, or answers, what a wall kept. */
-	if (p->frag == FRAG_FIRST && fragment_begins(slot, s->epoch, p, to) < 0)
+	if (p->frag == FRAG_FIRST && fragment_begins(slot, s->epoch, to) < 0)
 		return drop(slot, R_FRAGMENT);
 	if (p->icmp == ICMP_ASK)
-		echo_asked(slot, s->epoch, &p->dst, p->sport);
+		echo_asked(slot, s->epoch);
 	if (s->flags & SLOT_SHAPED && !(local && s->flags & SLOT_SPARE_LOCAL))
 		return to_shaper(skb, s, slot, to);
 	return deliver(skb, slot, p, to);
@@ -486,8 +491,8 @@ PROGRAM(after_shaper)
 			return to_world_v6(skb, h, slot, leaving_plainly(ip->nexthdr, ip + 1, end, 1), &dst);
 		}
 	}
-	p = packet(OUTER);
-	if (!p || parse(skb, ETH_HLEN, v6, p) < 0)
+	p = parse(skb, ETH_HLEN, v6, OUTER);
+	if (!p)
 		return drop(slot, R_MALFORMED);
 	/* a port may have got another owner while the packet waited */
 	if (has_ports(p->proto) && p->frag != FRAG_LATER)

@@ -113,14 +113,19 @@ static __noinline __u64 echo_place(const struct echo_way *way, __u32 n, __u32 ta
 	return place(own & is_same(way->tag, tag), free, own, age);
 }
 
-/* Notes that container `n` asks `remote` under `id`. */
-static __noinline int echo_asked(__u32 n, __u32 epoch, const union addr *remote, __u32 id)
+/* Notes that container `n` asks for an echo. */
+APART int echo_asked(__u32 n, __u32 epoch)
 {
-	__u64 digest = echo_digest(remote, id), best = 0;
-	struct echo_bucket *b = echo_bucket(digest);
+	struct packet *p = packet(OUTER);
+	struct echo_bucket *b;
 	struct echo_way *way;
+	__u64 digest, best = 0;
 	__u32 t = now();
 
+	if (!p)
+		return 0;
+	digest = echo_digest(&p->dst, p->sport);
+	b = echo_bucket(digest);
 	if (!b)
 		return 0;
 #pragma unroll
@@ -137,7 +142,7 @@ static __noinline int echo_asked(__u32 n, __u32 epoch, const union addr *remote,
 }
 
 /* The container that asked, by one place of a bucket; 0: none. */
-static __always_inline __u32 echo_asker(const struct echo_way *way, __u32 tag)
+static __noinline __u32 echo_asker(const struct echo_way *way, __u32 tag)
 {
 	struct slot *s;
 
@@ -190,14 +195,16 @@ static __always_inline void fragment_open(struct fragment_cell *c, __u32 epoch, 
 /* A first fragment of container `n` that goes to `to`: its later ones follow it, and no longer an older datagram's. -1: it
  * must not go, since too much that this container began is unfinished. Two processors may take one cell; then one datagram of this
  * container is lost, which is why each begins its search elsewhere. */
-static __noinline int fragment_begins(__u32 n, __u32 epoch, const struct packet *p, __u32 to)
+APART int fragment_begins(__u32 n, __u32 epoch, __u32 to)
 {
-	__u64 t = bpf_ktime_get_ns(), bytes = p->frag_len, older = 0, best = 0;
+	__u64 t = bpf_ktime_get_ns(), bytes, older = 0, best = 0;
 	__u32 first = bpf_get_smp_processor_id();
 	struct fragment_cells *b = fragment_cells(n);
+	struct packet *p = packet(OUTER);
 
-	if (!b)
+	if (!b || !p)
 		return -1;
+	bytes = p->frag_len;
 #pragma unroll
 	for (int i = 0; i < FRAGMENT_CELLS; i++) {
 		__u64 says = cell_says(&b->cell[i], epoch, p, t);
@@ -216,14 +223,16 @@ static __noinline int fragment_begins(__u32 n, __u32 epoch, const struct packet 
 
 /* Where a later fragment of container `n` goes: where the first one of its datagram went. -1: there was none, or it is not
  * the next part, or more would be unfinished than may be. A sender's stack sends the parts in their order. */
-static __noinline int fragment_follows(__u32 n, __u32 epoch, const struct packet *p)
+APART int fragment_follows(__u32 n, __u32 epoch)
 {
-	__u64 t = bpf_ktime_get_ns(), bytes = p->frag_len, best = 0;
 	struct fragment_cells *b = fragment_cells(n);
+	__u64 t = bpf_ktime_get_ns(), bytes, best = 0;
+	struct packet *p = packet(OUTER);
 	struct fragment_cell *c;
 
-	if (!b)
+	if (!b || !p)
 		return -1;
+	bytes = p->frag_len;
 #pragma unroll
 	for (int i = 0; i < FRAGMENT_CELLS; i++) {
 		__u64 says = cell_says(&b->cell[i], epoch, p, t);
@@ -245,12 +254,13 @@ static __noinline int fragment_follows(__u32 n, __u32 epoch, const struct packet
 
 /* A first fragment of container `n` leaves its lo for `to`. Nobody is harmed by what is unfinished here: from_container sees
  * the same packets. */
-static __noinline int fragment_left_lo(__u32 n, __u32 epoch, const struct packet *p, __u32 to)
+APART int fragment_left_lo(__u32 n, __u32 epoch, __u32 to)
 {
 	struct fragment_cells *b = fragment_cells(n);
 	__u64 t = bpf_ktime_get_ns(), best = 0;
+	struct packet *p = packet(OUTER);
 
-	if (!b)
+	if (!b || !p)
 		return 0;
 #pragma unroll
 	for (int i = 0; i < FRAGMENT_LOOPED; i++)
@@ -260,12 +270,13 @@ static __noinline int fragment_left_lo(__u32 n, __u32 epoch, const struct packet
 }
 
 /* Did the first fragment of a later one leave lo? */
-static __noinline int fragment_leaves_lo(__u32 n, __u32 epoch, const struct packet *p)
+APART int fragment_leaves_lo(__u32 n, __u32 epoch)
 {
 	struct fragment_cells *b = fragment_cells(n);
 	__u64 t = bpf_ktime_get_ns(), any = 0;
+	struct packet *p = packet(OUTER);
 
-	if (!b)
+	if (!b || !p)
 		return 0;
 #pragma unroll
 	for (int i = 0; i < FRAGMENT_LOOPED; i++)
@@ -296,7 +307,7 @@ static __noinline __u64 fragment_place(const struct fragment_way *way, __u64 tag
 
 /* A first fragment came that goes to `to`, 0 the host: its later ones follow it, and no longer an older datagram's. `epoch`
  * is that of the slot, or the tag of an answer. */
-static __noinline int fragment_came(__u64 digest, __u32 to, __u32 epoch)
+APART int fragment_came(__u64 digest, __u32 to, __u32 epoch)
 {
 	struct fragment_bucket *b = fragment_bucket(digest);
 	__u64 t = bpf_ktime_get_ns(), best = 0;
