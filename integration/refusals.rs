@@ -20,7 +20,7 @@ fn refused(what: &str, out: &Output, code: i32, says: &[&str]) {
     for text in says {
         assert!(out.stderr.contains(text), "{what}: should say {text:?}: {out}");
     }
-    assert!(out.stderr.len() < 1400, "{what}: {} bytes are no line for an operator: {out}", out.stderr.len());
+    assert!(out.stderr.len() < 1200, "{what}: {} bytes are no line for an operator: {out}", out.stderr.len());
     assert!(out.stdout.is_empty(), "{what}: said something on stdout: {out}");
 }
 

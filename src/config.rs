@@ -18,7 +18,7 @@ pub use profile::{DEFAULT_PROFILE, Profile};
 use crate::error::{Error, Result};
 use crate::ports::{BlockSize, Pool, PortRange, PortSet};
 use crate::rate::{PerCpu, Rate, Size};
-use crate::refusal::{one_line, quoted, unknown};
+use crate::refusal::{one_line, quoted, unknown, unknown_of_many};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -287,7 +287,8 @@ impl Config {
         let known = keys();
         let unknown_keys = places.iter().filter(|place| !known.contains(&place.key.as_str()));
         if let Some(place) = unknown_keys.min_by_key(|place| place.at) {
-            return Err(file.refuse(place.at, &place.key, unknown("key", &place.key, &known)));
+            let why = unknown_of_many("key", &place.key, &known, "config/portslice.toml of portslice shows them all");
+            return Err(file.refuse(place.at, &place.key, why));
         }
         // Lists and tables are read by hand: what a derived reader of each would add, every hook would have to carry.
         let refuse = |misread: Misread| file.refuse(misread.at, &misread.key, misread.why);

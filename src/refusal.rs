@@ -20,13 +20,27 @@ pub fn one_line(text: &str) -> String {
     cut(parts.join(" ").chars().flat_map(legible), 300)
 }
 
-/// Why the unknown `name` is refused: the nearest of `known` if one is near enough to have been meant, else all of
-/// them. `noun` says what the names are: `key`.
+/// Why the unknown `name` is refused: which of `known` may have been meant, else all of them. `noun` says what the names
+/// are: `key`.
 pub fn unknown(noun: &str, name: &str, known: &[&str]) -> String {
-    match nearest(name, known) {
-        Some(near) => format!("unknown {noun}; did you mean {near}?"),
-        None => format!("unknown {noun}; known are {}", known.join(", ")),
+    unknown_of_many(noun, name, known, &format!("known are {}", known.join(", ")))
+}
+
+/// The same where the known names are too many for one line: `explained` says where they stand.
+pub fn unknown_of_many(noun: &str, name: &str, known: &[&str], explained: &str) -> String {
+    let begun = begun(name, known);
+    let meant = if begun.is_empty() { Vec::from_iter(nearest(name, known)) } else { begun };
+    match meant.is_empty() {
+        true => format!("unknown {noun}; {explained}"),
+        false => format!("unknown {noun}; did you mean {}?", meant.join(" or ")),
     }
+}
+
+/// The known names whose first words are `name`, if they are so few that it says something.
+fn begun<'a>(name: &str, known: &[&'a str]) -> Vec<&'a str> {
+    let begins = |known: &&str| known.strip_prefix(name).is_some_and(|rest| rest.starts_with(['-', '_']));
+    let begun: Vec<&str> = known.iter().copied().filter(begins).collect();
+    if begun.len() <= 4 { begun } else { Vec::new() }
 }
 
 /// The known name that `name` is most likely a misspelling of: at most a third of its letters differ, and two in a
@@ -121,5 +135,10 @@ mod tests {
         assert_eq!(nearest(&"é".repeat(100_000), &known), None);
         assert_eq!(nearest("ports", &[]), None);
         assert_eq!(unknown("key", "zzz", &["a", "b"]), "unknown key; known are a, b");
+        let rates = ["egress-rate-limit", "egress-rate-floor", "ports"];
+        let meant = "unknown key; did you mean egress-rate-limit or egress-rate-floor?";
+        assert_eq!(unknown_of_many("key", "egress-rate", &rates, "see there"), meant);
+        assert_eq!(unknown_of_many("key", "po", &rates, "see there"), "unknown key; see there");
+        assert_eq!(unknown_of_many("key", "abc", &["abc-defgh"; 5], "see there"), "unknown key; see there");
     }
 }
