@@ -5,7 +5,11 @@
 //! host: for IPv6 it ends the default routes that routers announced. So there is a device for nothing else. It is never up, and
 //! no packet ever comes in by it.
 //!
-//! A new device takes over from `net.ipv6.conf.default` whether it forwards; writing its own setting is what ends those routes.
+//! A new device takes over from `net.ipv6.conf.default` whether it forwards, so that is set while ours is made, and devices that
+//! others make at the same moment are given back what they would have had. There is no way around it: writing `forwarding` of any
+//! one device ends those routes on all of them (`addrconf_fixup_forwarding`, net/ipv6/addrconf.c), netlink can set it for IPv4
+//! alone (`inet6_set_link_af`), and a device that comes from a namespace with other defaults begins anew with those of the one
+//! it comes to (`addrconf_notify`).
 
 use crate::error::{Error, Result};
 use crate::host::sysctl::Proc;
