@@ -2,6 +2,7 @@
 //! nobody else on the machine.
 
 use super::ns::Ns;
+use super::wait::eventually;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use std::fs::{self, File};
@@ -54,7 +55,11 @@ fn mounted(host: &Ns, dir: &Path) -> PathBuf {
 extern "C" fn leave() {
     let Some(open) = ABOVE.lock().ok().and_then(|mut above| above.take()) else { return };
     let above = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
-    let left = fs::write(above.join("cgroup.procs"), "0").and_then(|()| fs::remove_dir(above.join(name())));
+    let remove = || fs::remove_dir(above.join(name()));
+    let left = fs::write(above.join("cgroup.procs"), "0").and_then(|()| {
+        // A thread that is ending is not moved, and is in the way until it has ended.
+        if eventually(|| remove().is_ok()) { Ok(()) } else { remove() }
+    });
     if let Err(e) = left {
         eprintln!("the cgroup {} is left behind: {e}", name());
     }
