@@ -8,14 +8,13 @@ use super::places;
 use portslice::net::route::Kind;
 use portslice::steer::model::world::Holder;
 use portslice::steer::model::{Hook, Verdict, World};
+use portslice::steer::sys::{object_get, update};
 use portslice::steer::{Counters, Maps, Programs, SlotEntry};
 use std::collections::{BTreeMap, HashSet};
-use std::ffi::CString;
 use std::io;
 use std::mem::Discriminant;
 use std::net::{TcpListener, UdpSocket};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 
@@ -85,17 +84,19 @@ impl Machine {
         let programs = Programs::at(directory);
         let jumps = sys::program_array(PROGRAMS.len() as u32).expect("a map of programs");
         for (index, name) in PROGRAMS.iter().enumerate() {
-            sys::enter(&jumps, index as u32, &programs.open(name).expect("program")).expect("enter a program");
+            let program = programs.open(name).expect("program");
+            let (key, value) = ((index as u32).to_ne_bytes(), program.as_raw_fd().to_ne_bytes());
+            update(jumps.as_fd(), &key, &value).expect("enter a program");
         }
         let entry = sys::load(&entry_code(jumps.as_raw_fd())).expect("load the entry");
         let listen = |port: &u16| (TcpListener::bind(("::", *port)).unwrap(), UdpSocket::bind(("::", *port)).unwrap());
         let sockets = places::LISTENING.iter().map(listen).unzip();
-        let arriving = sys::pinned(&directory.join("fragments_in")).expect("a map of fragments");
+        let arriving = object_get(&directory.join("fragments_in")).expect("a map of fragments");
         Machine {
             maps,
             entry,
             arriving,
-            held: sys::pinned(&directory.join("held")).expect("a map of fragments"),
+            held: object_get(&directory.join("held")).expect("a map of fragments"),
             epoch: 0,
             counters: BTreeMap::new(),
             devices,
@@ -267,9 +268,7 @@ mod sys {
     use super::*;
 
     const MAP_CREATE: libc::c_long = 0;
-    const MAP_UPDATE: libc::c_long = 2;
     const PROG_LOAD: libc::c_long = 5;
-    const OBJ_GET: libc::c_long = 7;
     const PROG_TEST_RUN: libc::c_long = 10;
     const MAP_UPDATE_BATCH: libc::c_long = 26;
     const SCHED_CLS: u32 = 3;
@@ -310,16 +309,6 @@ mod sys {
 
     #[repr(C)]
     #[derive(Default)]
-    struct Element {
-        map: u32,
-        pad: u32,
-        key: u64,
-        value: u64,
-        flags: u64,
-    }
-
-    #[repr(C)]
-    #[derive(Default)]
     struct Load {
         kind: u32,
         count: u32,
@@ -347,14 +336,6 @@ mod sys {
 
     #[repr(C)]
     #[derive(Default)]
-    struct Object {
-        path: u64,
-        fd: u32,
-        flags: u32,
-    }
-
-    #[repr(C)]
-    #[derive(Default)]
     struct Batch {
         in_batch: u64,
         out_batch: u64,
@@ -363,12 +344,6 @@ mod sys {
         count: u32,
         map: u32,
         flags: [u64; 2],
-    }
-
-    pub fn pinned(path: &Path) -> io::Result<OwnedFd> {
-        let path = CString::new(path.as_os_str().as_bytes())?;
-        let mut attr = Object { path: path.as_ptr() as u64, ..Object::default() };
-        opened(bpf(OBJ_GET, &mut attr)?)
     }
 
     /// Fills the first entries of an array with zeros.
@@ -384,13 +359,6 @@ mod sys {
     pub fn program_array(entries: u32) -> io::Result<OwnedFd> {
         let mut attr = Create { kind: PROG_ARRAY, key_size: 4, value_size: 4, max_entries: entries };
         opened(bpf(MAP_CREATE, &mut attr)?)
-    }
-
-    pub fn enter(array: &OwnedFd, index: u32, program: &OwnedFd) -> io::Result<()> {
-        let fd = program.as_raw_fd() as u32;
-        let (key, value) = (&raw const index as u64, &raw const fd as u64);
-        let mut attr = Element { map: array.as_raw_fd() as u32, key, value, ..Element::default() };
-        bpf(MAP_UPDATE, &mut attr).map(drop)
     }
 
     pub fn load(code: &[u64]) -> io::Result<OwnedFd> {

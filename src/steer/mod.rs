@@ -9,7 +9,6 @@
 
 mod convert;
 mod shared;
-mod sys;
 
 pub mod book;
 pub mod find;
@@ -21,6 +20,7 @@ pub mod namespaces;
 pub mod pins;
 pub mod program;
 pub mod sockets;
+pub mod sys;
 pub mod tenants;
 
 pub use book::Book;
