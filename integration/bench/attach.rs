@@ -3,6 +3,7 @@
 //! One simulated host with its programs loaded, one run. Namespaces are made before the clock starts, for both.
 
 mod cni;
+mod crowded;
 mod follow;
 mod holder;
 mod judge;
@@ -11,6 +12,7 @@ mod product;
 mod timed;
 
 use cni::Chain;
+use crowded::Crowded;
 use holder::Holder;
 use judge::{Failure, Row, SERIES, Table, best_of_series, lower_quartile, median};
 use net::{Netns, host_and_peer, private_ground};
@@ -40,6 +42,7 @@ struct Bench {
     product: Product,
     chain: Chain,
     bundle: String,
+    crowded: Crowded,
 }
 
 /// Milliseconds of every run, by what was done.
@@ -60,6 +63,8 @@ struct Series {
     sync: [f64; 2],
     /// The service with some fifty slices, and with a thousand.
     follow: [f64; 2],
+    /// The prestart hook where the host has thousands of addresses, to where it has as many as containers carry.
+    crowded: f64,
     doctor: Vec<f64>,
 }
 
@@ -87,7 +92,12 @@ impl Bench {
             json!({"ociVersion": "1.0.2", "linux": {"resources": {}}}).to_string(),
         )?;
         let chain = Chain::new(Path::new("/run/cni"));
-        let bench = Bench { product: Product::for_host("attach")?, chain, bundle: bundle.to_owned() };
+        let bench = Bench {
+            product: Product::for_host("attach")?,
+            chain,
+            bundle: bundle.to_owned(),
+            crowded: Crowded::prepare()?,
+        };
         bench.cli(&["setup"])?;
         Ok(bench)
     }
@@ -95,7 +105,7 @@ impl Bench {
     /// What is measured happens many times in a row, with the namespaces made before and taken down after all of it:
     /// the kernel takes a namespace down in the background for some tenths of a second, in everybody's way.
     fn series(&self) -> Result<Table, Failure> {
-        let mut series = Series::default();
+        let mut series = Series { crowded: self.crowded.compare(&self.bundle)?, ..Series::default() };
         self.hooks(&mut series)?;
         self.plugin(&mut series)?;
         self.live(&mut series)?;
@@ -271,6 +281,7 @@ impl Bench {
             at_most("prestart hook, a 15th of CNI ADD", prestart, add / 15.0, &ms),
             at_most("poststop hook", poststop, 1.5 * slowness, &ms),
             at_most("our CNI ADD, 1.5 prestart hooks by turns", our_add, 1.5 * beside, &ms),
+            at_most("prestart hook, 5000 addresses to 256", series.crowded, 6.0, &|x| format!("{x:.2}x")),
             shown("our CNI DEL of a live namespace", our_del),
             at_most("detach of a live namespace, a 4th of CNI DEL", detach, del / 4.0, &ms),
             shown("CNI ADD (bridge, tuning, bandwidth, portmap)", add),

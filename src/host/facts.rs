@@ -1,5 +1,6 @@
 //! What the host looks like at this moment, read once per verb.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 
@@ -83,7 +84,8 @@ impl Facts {
             ));
         }
         let mut others: Vec<IpAddr> = local.into_iter().map(|local| local.ip).collect();
-        others.retain(|ip| !ip.is_loopback() && !addresses.contains(ip));
+        let known: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+        others.retain(|ip| !ip.is_loopback() && !known.contains(ip));
         let policy = routes.len() > beside::MANY_ROUTES || route::has_policy(netlink)?;
         let mut settings = proc.here();
         Ok(Self {

@@ -259,9 +259,7 @@ impl Maps {
         if sys::lookup(self.host.as_fd(), &0u32.to_ne_bytes(), &mut now).is_err() || now != facts.bytes() {
             return Ok(false);
         }
-        let wanted = kinds(carried, others)?;
-        Ok(wanted.iter().all(|(address, kind)| self.has_address(address, *kind))
-            && self.known_addresses()?.len() == wanted.len())
+        Ok(self.known_addresses()? == kinds(carried, others)?)
     }
 
     /// Tells the programs what the host looks like. Writes only what differs.
@@ -271,11 +269,10 @@ impl Maps {
         };
         let wanted = kinds(carried, others)?;
         // Room first. Addresses before the facts: while they are being added the old facts still say "look them up".
-        let (known, stale): (Vec<_>, Vec<_>) =
-            self.known_addresses()?.into_iter().partition(|address| wanted.contains_key(address));
-        let crowded = known.len() + stale.len() + wanted.len() > MAX_ADDRESSES;
+        let known = self.known_addresses()?;
+        let crowded = known.len() + wanted.len() > MAX_ADDRESSES;
         let forget = || {
-            for address in &stale {
+            for address in known.keys().filter(|address| !wanted.contains_key(*address)) {
                 let _ = sys::delete(self.addresses.as_fd(), address);
             }
         };
@@ -283,7 +280,7 @@ impl Maps {
             forget();
         }
         for (address, kind) in &wanted {
-            if !self.has_address(address, *kind) {
+            if known.get(address) != Some(kind) {
                 sys::update(self.addresses.as_fd(), address, &kind.to_ne_bytes()).map_err(fail("addresses"))?;
             }
         }
@@ -307,23 +304,16 @@ impl Maps {
 
     /// The host's addresses as the programs know them: does every container carry it?
     pub fn addresses(&self) -> Result<BTreeMap<IpAddr, bool>> {
-        let carried = |address: &[u8; 16]| self.has_address(address, ADDRESS_CARRIED);
         let known = self.known_addresses()?.into_iter();
-        Ok(known.map(|address| (Ipv6Addr::from(address).to_canonical(), carried(&address))).collect())
+        Ok(known.map(|(address, kind)| (Ipv6Addr::from(address).to_canonical(), kind == ADDRESS_CARRIED)).collect())
     }
 
-    fn has_address(&self, address: &[u8; 16], kind: u32) -> bool {
-        let mut now = [0u8; 4];
-        sys::lookup(self.addresses.as_fd(), address, &mut now).is_ok() && now == kind.to_ne_bytes()
-    }
-
-    fn known_addresses(&self) -> Result<Vec<[u8; 16]>> {
+    fn known_addresses(&self) -> Result<BTreeMap<[u8; 16], u32>> {
         let fail = |e: io::Error| Error::Bpf { doing: "read the host's addresses".into(), why: e.to_string() };
-        let (mut known, mut next): (Vec<[u8; 16]>, _) = (Vec::new(), [0u8; 16]);
-        while sys::next_key(self.addresses.as_fd(), known.last().map(|k| &k[..]), &mut next).map_err(fail)? {
-            known.push(next);
-        }
-        Ok(known)
+        let (mut addresses, mut kinds) = (vec![0; 16 * MAX_ADDRESSES], vec![0; 4 * MAX_ADDRESSES]);
+        let count = sys::entries(self.addresses.as_fd(), &mut addresses, &mut kinds, MAX_ADDRESSES).map_err(fail)?;
+        let (addresses, kinds) = (addresses.as_chunks().0, kinds.as_chunks().0);
+        Ok(addresses.iter().copied().zip(kinds.iter().map(|kind| u32::from_ne_bytes(*kind))).take(count).collect())
     }
 }
 

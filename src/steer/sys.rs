@@ -22,6 +22,7 @@ const MAP_GET_NEXT_ID: libc::c_long = 12;
 const PROG_GET_FD_BY_ID: libc::c_long = 13;
 const MAP_GET_FD_BY_ID: libc::c_long = 14;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
 const LINK_GET_FD_BY_ID: libc::c_long = 30;
@@ -61,6 +62,20 @@ struct Elem {
     key: u64,
     /// or next_key
     value: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    /// room for so many, and then how many there are
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
     flags: u64,
 }
 
@@ -257,6 +272,26 @@ pub fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io:
         Ok(_) => Ok(true),
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
         Err(e) => Err(e),
+    }
+}
+
+/// Reads a hash table by one call: its keys and values, one after the other, of `room` entries at most. Returns how many there
+/// are.
+pub fn entries(map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8], room: usize) -> io::Result<usize> {
+    // where another call would go on
+    let mut bucket = 0u32;
+    let mut attr = Batch {
+        out_batch: std::ptr::from_mut(&mut bucket) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: room as u32,
+        map_fd: map.as_raw_fd() as u32,
+        ..Batch::default()
+    };
+    match bpf(MAP_LOOKUP_BATCH, &mut attr) {
+        // there are no more
+        Err(e) if e.raw_os_error() != Some(libc::ENOENT) => Err(e),
+        _ => Ok(attr.count as usize),
     }
 }
 
