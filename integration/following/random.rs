@@ -45,8 +45,8 @@ fn carried(ns: &Ns) -> (BTreeSet<String>, BTreeSet<String>) {
     let routes = ns.read("ip route show dev eth0; ip -6 route show dev eth0");
     let destination = |line: &str| {
         let to = line.split_whitespace().next().expect("a destination").to_owned();
-        // link-local neighbours, and the container's own addresses
-        (!to.starts_with("fe80") && !to.starts_with("fd77::1") && to != "fd77::2").then_some(to)
+        // link-local neighbours, the container's own addresses, and what the host has in its local table
+        (!to.starts_with("fe80") && to != "broadcast" && !to.starts_with("fd77::1") && to != "fd77::2").then_some(to)
     };
     (addresses.lines().map(address).collect(), routes.lines().filter_map(destination).collect())
 }
