@@ -310,10 +310,8 @@ impl Maps {
 
     fn known_addresses(&self) -> Result<BTreeMap<[u8; 16], u32>> {
         let fail = |e: io::Error| Error::Bpf { doing: "read the host's addresses".into(), why: e.to_string() };
-        let (mut addresses, mut kinds) = (vec![0; 16 * MAX_ADDRESSES], vec![0; 4 * MAX_ADDRESSES]);
-        let count = sys::entries(self.addresses.as_fd(), &mut addresses, &mut kinds, MAX_ADDRESSES).map_err(fail)?;
-        let (addresses, kinds) = (addresses.as_chunks().0, kinds.as_chunks().0);
-        Ok(addresses.iter().copied().zip(kinds.iter().map(|kind| u32::from_ne_bytes(*kind))).take(count).collect())
+        let known = sys::entries(self.addresses.as_fd(), MAX_ADDRESSES as u32).map_err(fail)?;
+        Ok(known.into_iter().map(|(address, kind)| (address, u32::from_ne_bytes(kind))).collect())
     }
 }
 

@@ -275,23 +275,23 @@ pub fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io:
     }
 }
 
-/// Reads a hash table by one call: its keys and values, one after the other, of `room` entries at most. Returns how many there
-/// are.
-pub fn entries(map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8], room: usize) -> io::Result<usize> {
+/// Reads a hash table of at most `room` entries by one call.
+pub fn entries<const K: usize, const V: usize>(map: BorrowedFd<'_>, room: u32) -> io::Result<Vec<([u8; K], [u8; V])>> {
+    let (mut keys, mut values) = (vec![[0; K]; room as usize], vec![[0; V]; room as usize]);
     // where another call would go on
     let mut bucket = 0u32;
     let mut attr = Batch {
         out_batch: std::ptr::from_mut(&mut bucket) as u64,
         keys: keys.as_mut_ptr() as u64,
         values: values.as_mut_ptr() as u64,
-        count: room as u32,
+        count: room,
         map_fd: map.as_raw_fd() as u32,
         ..Batch::default()
     };
     match bpf(MAP_LOOKUP_BATCH, &mut attr) {
         // there are no more
         Err(e) if e.raw_os_error() != Some(libc::ENOENT) => Err(e),
-        _ => Ok(attr.count as usize),
+        _ => Ok(keys.into_iter().zip(values).take(attr.count as usize).collect()),
     }
 }
 
