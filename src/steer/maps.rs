@@ -310,7 +310,7 @@ impl Maps {
 
     fn known_addresses(&self) -> Result<BTreeMap<[u8; 16], u32>> {
         let fail = |e: io::Error| Error::Bpf { doing: "read the host's addresses".into(), why: e.to_string() };
-        let known = sys::entries(self.addresses.as_fd(), MAX_ADDRESSES as u32).map_err(fail)?;
+        let known = sys::entries(self.addresses.as_fd()).map_err(fail)?;
         Ok(known.into_iter().map(|(address, kind)| (address, u32::from_ne_bytes(kind))).collect())
     }
 }

@@ -275,23 +275,31 @@ pub fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io:
     }
 }
 
-/// Reads a hash table of at most `room` entries by one call.
-pub fn entries<const K: usize, const V: usize>(map: BorrowedFd<'_>, room: u32) -> io::Result<Vec<([u8; K], [u8; V])>> {
-    let (mut keys, mut values) = (vec![[0; K]; room as usize], vec![[0; V]; room as usize]);
-    // where another call would go on
-    let mut bucket = 0u32;
-    let mut attr = Batch {
-        out_batch: std::ptr::from_mut(&mut bucket) as u64,
-        keys: keys.as_mut_ptr() as u64,
-        values: values.as_mut_ptr() as u64,
-        count: room,
-        map_fd: map.as_raw_fd() as u32,
-        ..Batch::default()
-    };
-    match bpf(MAP_LOOKUP_BATCH, &mut attr) {
-        // there are no more
-        Err(e) if e.raw_os_error() != Some(libc::ENOENT) => Err(e),
-        _ => Ok(keys.into_iter().zip(values).take(attr.count as usize).collect()),
+/// Reads a hash table, many entries by a call.
+pub fn entries<const K: usize, const V: usize>(map: BorrowedFd<'_>) -> io::Result<Vec<([u8; K], [u8; V])>> {
+    const AT_ONCE: usize = 256;
+    let (mut keys, mut values) = ([[0; K]; AT_ONCE], [[0; V]; AT_ONCE]);
+    let (mut entries, mut next, mut here) = (Vec::new(), 0u32, None);
+    loop {
+        let mut attr = Batch {
+            in_batch: here.as_ref().map_or(0, |here| std::ptr::from_ref(here) as u64),
+            out_batch: std::ptr::from_mut(&mut next) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: AT_ONCE as u32,
+            map_fd: map.as_raw_fd() as u32,
+            ..Batch::default()
+        };
+        let last = match bpf(MAP_LOOKUP_BATCH, &mut attr) {
+            Ok(_) => false,
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(e) => return Err(e),
+        };
+        entries.extend(keys.into_iter().zip(values).take(attr.count as usize));
+        if last {
+            return Ok(entries);
+        }
+        here = Some(next);
     }
 }
 
