@@ -137,11 +137,11 @@ fn fifty_slices_follow_soon_with_little() {
     // Beside other tests; the benchmark has the machine for itself, and holds it to a fifth of a second.
     assert!(times[10] < Duration::from_secs(1), "median {:?}", times[10]);
 
-    let memory = service.status("VmRSS:");
-    println!("resident memory: {memory} KB");
-    // The pages of a program that is not stripped are several times as many.
-    let most = if host::binary("portslice".as_ref()).ends_with("release/portslice") { 4096 } else { 32_768 };
-    assert!(memory <= most, "{memory} KB of memory");
+    // Of its own: the pages of the program itself come and go as the kernel has memory, and all who run it share them.
+    let memory = service.status("RssAnon:");
+    println!("memory of its own: {memory} KB");
+    let most = if host::binary("portslice".as_ref()).ends_with("release/portslice") { 2048 } else { 32_768 };
+    assert!(memory <= most, "{memory} KB of its own");
     std::thread::sleep(Duration::from_millis(500));
     let before = service.status("voluntary_ctxt_switches:");
     std::thread::sleep(Duration::from_secs(10));
