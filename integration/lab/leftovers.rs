@@ -38,9 +38,10 @@ impl Baseline {
         self
     }
 
-    /// Waits for the devices that dying namespaces take along a little later.
+    /// Waits for what the kernel does a little later: it takes the devices of dying namespaces along, and gives a device that came
+    /// up again its link-local address and that one's route (net/core/link_watch.c tells of a carrier after up to a second).
     pub fn settle(&self, ns: &Ns) {
-        eventually(|| links(ns) == self.links);
+        eventually(|| links(ns) == self.links && addresses(ns) == self.addresses && routes(ns) == self.routes);
     }
 
     /// Every difference to now, one line each.
