@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::EbpfLoader;
 
@@ -26,6 +26,10 @@ const HOOKS: [u32; 6] = [
     sys::CGROUP_INET6_POST_BIND,
 ];
 
+/// What tells the loader where the kernel keeps what (CONFIG_DEBUG_INFO_BTF). Without it a socket that the kernel made, as MPTCP
+/// does, is one like others: its port is free when its container ends.
+const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
+
 static OBJECT: Object = Object {
     bytes: aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockets.o")),
     what: "the programs at the sockets",
@@ -36,8 +40,10 @@ impl Programs {
     /// Loads them and pins them. Maps that are pinned already are used, so that what is known of containers survives an upgrade;
     /// a program that is attached stays so until [`Self::attach_sockets`].
     pub fn load_sockets(&self) -> Result<()> {
+        let knows_kernel = u32::from(Path::new(KERNEL_TYPES).exists());
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(self.directory());
+        loader.override_global("knows_kernel", &knows_kernel, true);
         let pinned = self.pin_beside(&OBJECT, &mut loader, &SOCKET_NAMES, |map| open(self.directory(), map));
         pinned.inspect_err(|_| self.forget_programs_beside(&SOCKET_NAMES))?;
         self.take_over(&SOCKET_NAMES)
