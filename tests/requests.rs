@@ -177,14 +177,14 @@ fn ports_are_replaced_or_adjusted() {
         ("-31000-31009,-31100", ""),
     ] {
         let change = change(&[("ports", given)]).ports.unwrap();
-        assert_eq!(change.applied(&now).unwrap().to_string(), after, "{given}");
+        assert_eq!(change.applied(&now, "ports").unwrap().to_string(), after, "{given}");
     }
     for (given, now, words) in [
         ("-31010", &now, "ports: 31010 cannot be removed; the container has 31000-31009,31100"),
         ("-31008-31011,+5", &now, "ports: 31010-31011 cannot be removed"),
         ("-80", &PortSet::empty(), "ports: 80 cannot be removed; the container has no ports"),
     ] {
-        let error = change(&[("ports", given)]).ports.unwrap().applied(now).unwrap_err();
+        let error = change(&[("ports", given)]).ports.unwrap().applied(now, "ports").unwrap_err();
         assert!(error.to_string().starts_with(words) && error.exit_code() == 2, "{error}");
     }
 }
@@ -257,7 +257,7 @@ proptest! {
         let taken = change.set("ports", &text.join(","), "--ports");
         prop_assert_eq!(taken.is_ok(), add.first_overlap(&remove).is_none());
         if taken.is_ok() {
-            let after = change.ports.unwrap().applied(&now);
+            let after = change.ports.unwrap().applied(&now, "ports");
             prop_assert_eq!(after.is_ok(), remove.is_subset(&now));
             if let Ok(after) = after {
                 for port in 1..=65535u16 {

@@ -120,7 +120,23 @@ pub struct Dropped {
     pub ingress: u64,
 }
 
-/// What a change may alter: the bandwidth, and who the members are with what each has.
+/// The open ports that a slice may claim with bind().
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// These, as far as nobody else has them.
+    pub ports: PortSet,
+    /// How many of them at a time; a port counts once a protocol. 0 where no port is offered.
+    pub limit: u16,
+}
+
+impl Offer {
+    /// Is no port offered?
+    pub fn is_none(&self) -> bool {
+        self.ports.is_empty()
+    }
+}
+
+/// What a change may alter: the bandwidth, the open ports, and who the members are with what each has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// The bandwidth.
@@ -129,6 +145,9 @@ pub struct State {
     pub members: Vec<Member>,
     /// Listening ports that are leased to the slice: its members', and those of members that left.
     pub leased: PortSet,
+    /// What the slice may claim.
+    #[serde(default, skip_serializing_if = "Offer::is_none", rename = "open_ports")]
+    pub open: Offer,
 }
 
 /// What stood in the namespace before the slice: a namespace that lives on gets it back.
@@ -163,6 +182,9 @@ pub struct Lease {
     pub block: Block,
     /// Listening ports that are leased to it: its members', and those of members that left.
     pub ports: PortSet,
+    /// Ports that it may claim with bind(). A claim is not leased: it ends with its sockets.
+    #[serde(default, skip_serializing_if = "Offer::is_none", rename = "open_ports")]
+    pub open: Offer,
     /// Its bandwidth.
     #[serde(flatten)]
     pub terms: Terms,
@@ -223,7 +245,12 @@ impl Lease {
 
     /// What a change may alter, as it is now.
     pub fn state(&self) -> State {
-        State { terms: self.terms.clone(), members: self.members.clone(), leased: self.ports.clone() }
+        State {
+            terms: self.terms.clone(),
+            members: self.members.clone(),
+            leased: self.ports.clone(),
+            open: self.open.clone(),
+        }
     }
 
     /// The member called `id`.
