@@ -295,3 +295,30 @@ pub fn shaper_class(slot: u16, second: bool) -> u16 {
 pub fn link_name(slot: u16) -> String {
     format!("portslice{slot}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record as a version wrote it that knew no open ports.
+    const OLDER: &str = r#"{"format":1,"id":"web","slot":3,"block":{"begin":32768,"end":33791},"ports":"31000","asked":{},
+        "egress_placed":"host","limit_local":true,"members":[],"before":{"terms":{"asked":{},"limit_local":true},"members":[],
+        "leased":""},"dropped":{"egress":0,"ingress":0},"netns":"/run/netns/web","netns_id":{"dev":4,"ino":1},"given":0,
+        "stage":"changing","created":0,"epoch":7,"device":"eth0","host_loopback":true,"worker":{"pid":1,"started":1}}"#;
+
+    #[test]
+    fn open_ports_survive_and_older_records_have_none() {
+        let older: Lease = serde_json::from_str(OLDER).unwrap();
+        assert!(older.open.is_none() && older.before.as_ref().unwrap().open.is_none());
+        // What has none is written as before: an older version reads it.
+        let written = serde_json::to_value(&older).unwrap();
+        assert!(written.get("open_ports").is_none() && written["before"].get("open_ports").is_none(), "{written}");
+
+        let open = Offer { ports: "443,1024-65535".parse().unwrap(), limit: 1024 };
+        let lease = Lease { open: open.clone(), ..older };
+        let written = serde_json::to_value(&lease).unwrap();
+        assert_eq!(written["open_ports"], serde_json::json!({"ports": "443,1024-65535", "limit": 1024}));
+        let read: Lease = serde_json::from_value(written).unwrap();
+        assert_eq!((&read, &read.state().open), (&lease, &open));
+    }
+}
