@@ -123,16 +123,19 @@ pub struct Dropped {
 /// The open ports that a slice may claim with bind().
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
-    /// These, as far as nobody else has them.
+    /// What was asked for, or the configuration gave.
+    pub asked: PortSet,
+    /// Those of them that may be claimed at all, as far as nobody has them: neither the host's own connections nor leases take
+    /// any of these.
     pub ports: PortSet,
     /// How many of them at a time; a port counts once a protocol. 0 where no port is offered.
     pub limit: u16,
 }
 
 impl Offer {
-    /// Is no port offered?
+    /// Is no port asked for?
     pub fn is_none(&self) -> bool {
-        self.ports.is_empty()
+        self.asked.is_empty()
     }
 }
 
@@ -314,10 +317,14 @@ mod tests {
         let written = serde_json::to_value(&older).unwrap();
         assert!(written.get("open_ports").is_none() && written["before"].get("open_ports").is_none(), "{written}");
 
-        let open = Offer { ports: "443,1024-65535".parse().unwrap(), limit: 1024 };
+        let open =
+            Offer { asked: "443,1024-65535".parse().unwrap(), ports: "443,1024-32767".parse().unwrap(), limit: 1024 };
         let lease = Lease { open: open.clone(), ..older };
         let written = serde_json::to_value(&lease).unwrap();
-        assert_eq!(written["open_ports"], serde_json::json!({"ports": "443,1024-65535", "limit": 1024}));
+        assert_eq!(
+            written["open_ports"],
+            serde_json::json!({"asked": "443,1024-65535", "ports": "443,1024-32767", "limit": 1024})
+        );
         let read: Lease = serde_json::from_value(written).unwrap();
         assert_eq!((&read, &read.state().open), (&lease, &open));
     }

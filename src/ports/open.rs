@@ -22,6 +22,9 @@ pub enum OpenPortsError {
     /// An item is wrong.
     #[error("{0}; besides, all and none are understood")]
     Port(#[from] PortError),
+    /// More ranges than a lease has room for.
+    #[error("it has {0} ranges that do not touch; at most {most} are understood", most = OpenPorts::RANGES)]
+    Scattered(usize),
     /// Ports, and none.
     #[error("none stands beside ports; write one of the two")]
     Beside,
@@ -30,6 +33,9 @@ pub enum OpenPortsError {
 impl OpenPorts {
     /// What `all` means: privileged ports are not among them.
     const ALL: (u16, u16) = (1024, u16::MAX);
+
+    /// The most ranges: the kernel's copy of a lease has room for some 4000, and a lease has more in it.
+    const RANGES: usize = 512;
 
     /// The ports as a set.
     pub fn set(&self) -> &PortSet {
@@ -60,7 +66,11 @@ impl FromStr for OpenPorts {
             "all" => PortRange::new(Self::ALL.0, Self::ALL.1).ok_or(PortError::EmptyItem.into()),
             range => range.parse().map_err(OpenPortsError::Port),
         };
-        text.split([',', '+']).map(item).collect::<Result<PortSet, _>>().map(OpenPorts)
+        let ports = text.split([',', '+']).map(item).collect::<Result<PortSet, _>>()?;
+        match ports.ranges().len() {
+            many if many > Self::RANGES => Err(OpenPortsError::Scattered(many)),
+            _ => Ok(OpenPorts(ports)),
+        }
     }
 }
 
@@ -111,6 +121,10 @@ mod tests {
 
     #[test]
     fn refusals_say_what_is_understood() {
+        let every_other = |n: u16| (0..n).map(|i| (2000 + 2 * i).to_string()).collect::<Vec<_>>().join(",");
+        assert!(every_other(512).parse::<OpenPorts>().is_ok());
+        let why = every_other(513).parse::<OpenPorts>().unwrap_err().to_string();
+        assert_eq!(why, "it has 513 ranges that do not touch; at most 512 are understood");
         for (given, words) in [
             (
                 "All",

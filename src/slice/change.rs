@@ -150,10 +150,11 @@ impl Wish<'_> {
         let asked = match &self.change.open_ports {
             None => return Ok(now.clone()),
             Some(None) => None,
-            Some(Some(change)) => Some(OpenPorts::from(change.applied(&now.ports, "open-ports")?)),
+            Some(Some(change)) => Some(OpenPorts::from(change.applied(&now.asked, "open-ports")?)),
         };
         open::possible(self.config, self.id, asked.as_ref())?;
-        open::offer(self.config, self.id, asked.as_ref(), self.host)
+        let facts = Facts::read(&mut Netlink::route()?, &Proc::default(), self.config)?;
+        open::offer(self.config, self.id, asked.as_ref(), (self.host, &facts))
     }
 
     /// What the member is to be.

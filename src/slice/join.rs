@@ -65,7 +65,7 @@ fn agree(request: &Request, lease: &Lease) -> Result<(), Error> {
     let other = |mine: &Limit, theirs: &Limit| *mine != Limit::default() && mine != theirs;
     let what = [
         ("ephemeral-ports", request.ephemeral_ports.is_some_and(|size| size != lease.block.size())),
-        ("open-ports", request.open_ports.as_ref().is_some_and(|open| *open.set() != lease.open.ports)),
+        ("open-ports", request.open_ports.as_ref().is_some_and(|open| *open.set() != lease.open.asked)),
         ("host-loopback", request.host_loopback.is_some_and(|wanted| wanted != lease.host_loopback)),
         ("limit-local", request.limit_local.is_some() && request.limit_local != asked.limit_local),
         ("an egress limit", other(&request.egress, &asked.egress)),

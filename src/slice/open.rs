@@ -2,10 +2,11 @@
 //!
 //! What does not live here: how a port is claimed (`steer`), and whether it is free.
 
+use super::wanted::assignable;
 use crate::config::{Config, SocketRules};
 use crate::error::{Error, Result};
-use crate::host::HostRecord;
 use crate::host::process::boot_id;
+use crate::host::{Facts, HostRecord};
 use crate::lease::Offer;
 use crate::ports::{OpenPorts, PortSet};
 use crate::request::ContainerId;
@@ -13,20 +14,26 @@ use crate::wire::Host;
 
 /// What the slice of `id` is offered. Refused where it asks for open ports on a host that does not judge bind(); those of the
 /// configuration are left out there, since `socket_rules = "auto"` means as far as the kernel can.
-pub fn offer(config: &Config, id: &ContainerId, asked: Option<&OpenPorts>, host: &Host) -> Result<Offer> {
+///
+/// What leases are cut from and what the host's own connections take is left out: a claim there would keep a block from being
+/// leased, or lead a connection of the host into the container.
+pub fn offer(
+    config: &Config,
+    id: &ContainerId,
+    asked: Option<&OpenPorts>,
+    (host, facts): (&Host, &Facts),
+) -> Result<Offer> {
     let open = asked.unwrap_or(&config.open_ports);
     if open.is_none() {
         return Ok(Offer::default());
     }
     if host.maps.namespaces.is_some() {
-        return Ok(offered(config, open.set().clone()));
+        let asked = open.set().clone();
+        let hosts = PortSet::from(facts.ephemeral).difference(&facts.reserved);
+        let ports = asked.difference(&assignable(config)).difference(&hosts);
+        return Ok(Offer { asked, ports, limit: config.open_ports_per_container });
     }
     if asked.is_none() { Ok(Offer::default()) } else { Err(impossible(config, id)) }
-}
-
-/// `ports` as an offer, as many at a time as the configuration says.
-pub fn offered(config: &Config, ports: PortSet) -> Offer {
-    if ports.is_empty() { Offer::default() } else { Offer { ports, limit: config.open_ports_per_container } }
 }
 
 /// Refuses what no host with this configuration can give, before anything is done.

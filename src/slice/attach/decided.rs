@@ -19,7 +19,7 @@ impl Attach<'_> {
         let (config, request) = (self.wanted.config, self.wanted.request);
         wanted::permitted(config, request)?;
         let desk = &Desk::of(&host.maps);
-        let open = open::offer(config, &request.id, request.open_ports.as_ref(), host)?;
+        let open = open::offer(config, &request.id, request.open_ports.as_ref(), (host, &self.facts))?;
         let size = request.ephemeral_ports.unwrap_or(config.ephemeral_ports_per_container);
         let leased = self.wanted.leased(desk).difference(back);
         let resting = desk.resting(config.block_cooldown);
