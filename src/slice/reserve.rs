@@ -40,5 +40,5 @@ fn leased(site: &HostSite<'_>) -> Result<PortSet> {
         return Ok(PortSet::empty());
     }
     let maps = Maps::open(&bpf_directory(&site.config.state_dir))?;
-    Ok(PortRange::new(1, u16::MAX).map_or_else(PortSet::empty, |all| Desk::of(&maps).taken(all)))
+    Ok(PortRange::new(1, u16::MAX).map_or_else(PortSet::empty, |all| maps.leased(all)))
 }

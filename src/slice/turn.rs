@@ -54,7 +54,10 @@ impl Turn {
             return Err(e);
         }
         run::fault();
-        host.maps.reserve(&more, turn.lease.slot);
+        if let Err(e) = Desk::of(&host.maps).reserve(&more, turn.lease.slot) {
+            ledger.write(&known, &host.maps.book)?;
+            return Err(e);
+        }
         Ok(turn)
     }
 
@@ -135,7 +138,11 @@ fn complete(mut lease: Lease, dropped: Dropped, leased: &PortSet, ledger: &Ledge
         run::fault();
         lease.ports = leased.clone();
     }
-    ledger.write(&lease, &host.maps.book).inspect_err(|_| host.maps.reserve(&less, lease.slot))?;
+    ledger.write(&lease, &host.maps.book).inspect_err(|_| {
+        if let Err(e) = Desk::of(&host.maps).reserve(&less, lease.slot) {
+            log::error!("{}: {e}", lease.id);
+        }
+    })?;
     run::fault();
     let gone: Vec<ContainerId> = before
         .iter()

@@ -17,8 +17,14 @@ use super::sys::{self, Kind};
 use crate::error::{Error, Result};
 
 /// The hook of each program.
-const HOOKS: [u32; 4] =
-    [sys::CGROUP_INET4_BIND, sys::CGROUP_INET6_BIND, sys::CGROUP_INET4_POST_BIND, sys::CGROUP_INET6_POST_BIND];
+const HOOKS: [u32; 6] = [
+    sys::CGROUP_INET_SOCK_RELEASE,
+    sys::CGROUP_SOCK_OPS,
+    sys::CGROUP_INET4_BIND,
+    sys::CGROUP_INET6_BIND,
+    sys::CGROUP_INET4_POST_BIND,
+    sys::CGROUP_INET6_POST_BIND,
+];
 
 static OBJECT: Object = Object {
     bytes: aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockets.o")),
@@ -69,8 +75,7 @@ impl Programs {
             let program = sys::object_get(&self.path(name)).and_then(|program| sys::program_info(program.as_fd()));
             let (Ok(link), Ok(program)) = (link, program) else { return Ok(false) };
             let bound = |map: Option<u32>| map.is_some_and(|map| program.maps.contains(&map));
-            let judges = name.starts_with("post");
-            if link.cgroup != Some(id) || link.program != program.id || !bound(book) || (judges && !bound(ports)) {
+            if link.cgroup != Some(id) || link.program != program.id || !bound(book) || !bound(ports) {
                 return Ok(false);
             }
         }
