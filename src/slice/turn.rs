@@ -28,7 +28,14 @@ impl Turn {
     pub fn plan(lease: Lease, goal: State) -> Self {
         let before = lease.state();
         let ports = lease.ports.union(&goal.leased);
-        let lease = Lease { before: Some(Box::new(before)), terms: goal.terms, members: goal.members, ports, ..lease };
+        let lease = Lease {
+            before: Some(Box::new(before)),
+            terms: goal.terms,
+            members: goal.members,
+            open: goal.open,
+            ports,
+            ..lease
+        };
         Turn { lease, leased: goal.leased }
     }
 
@@ -163,7 +170,8 @@ fn back(ledger: &Ledger, host: &Host, lease: Lease, dropped: Dropped) -> Result<
     let leased = before.leased.clone();
     // The members that the turn would have brought are gone again.
     let reached = Box::new(lease.state());
-    let lease = Lease { terms: before.terms, members: before.members, before: Some(reached), ..lease };
+    let lease =
+        Lease { terms: before.terms, members: before.members, open: before.open, before: Some(reached), ..lease };
     complete(lease, dropped, &leased, ledger, host)?;
     done
 }
