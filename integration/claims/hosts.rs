@@ -57,7 +57,13 @@ fn datagrams_that_share_a_port_are_no_conflict() {
     drop(first);
     let alone = || bound(&a.ns, UDP, ANY4, 5353, false);
     let mut held = alone();
-    assert!(wait::eventually(|| held.is_ok() || { held = alone(); held.is_ok() }), "the host has left");
+    assert!(
+        wait::eventually(|| held.is_ok() || {
+            held = alone();
+            held.is_ok()
+        }),
+        "the host has left"
+    );
     refused(&host.ns, UDP, ANY4, 5353, "a has it alone");
     let errno = bound(&b.ns, UDP, ANY4, 5353, true).expect_err("a has it alone").raw_os_error();
     assert_eq!(errno, Some(libc::EADDRINUSE));

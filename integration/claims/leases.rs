@@ -26,6 +26,7 @@ fn a_claimed_port_is_not_assigned_and_the_refusal_says_who_has_it() {
     drop(held);
     refused(&b.ns, TCP, ANY4, 8000, "a lease does not end with a socket");
     succeeds(&a.ns, UDP, ANY4, 8000, "a lease has both protocols");
+    host.portslice(["sync"]).ok();
     assert_eq!(host.portslice(["fsck"]).ok().stdout, "");
 }
 
