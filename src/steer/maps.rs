@@ -113,7 +113,8 @@ impl Maps {
         }
         // what was claimed is leased now, and counts for the claims no more
         let claimed = |word: &Word| {
-            word.is_looked_after() || matches!(word.holding(), Holding::Claimed { slot: of, sockets: 1.. } if of == slot)
+            word.is_looked_after()
+                || matches!(word.holding(), Holding::Claimed { slot: of, sockets: 1.. } if of == slot)
         };
         let claims = done.iter().filter(|(_, before)| claimed(before)).count() as u64;
         self.count_claims(slot, claims.wrapping_neg());
@@ -124,7 +125,8 @@ impl Maps {
     /// container hold stays theirs.
     pub fn publish(&self, ports: &PortSet, slot: u16) {
         let (now, lease) = (now(), Word::leased(slot, true));
-        let claimed = |word: Word| matches!(word.holding(), Holding::Claimed { .. }) && other(word, slot, now).is_some();
+        let claimed =
+            |word: Word| matches!(word.holding(), Holding::Claimed { .. }) && other(word, slot, now).is_some();
         self.exchange(ports, |word| !claimed(word), lease);
     }
 
