@@ -103,7 +103,6 @@ impl Question {
 
     /// The port that it is for and whether that is one of UDP, where sockets can claim it: of TCP and UDP.
     pub fn claimable(&self) -> Option<(u16, bool)> {
-        const UDP: u8 = 17;
         match self.protocol {
             6 => Some((self.destination.port?, false)),
             UDP => Some((self.destination.port?, true)),

@@ -10,8 +10,8 @@ use crate::host::record::Sockets;
 use crate::host::{HostRecord, cgroup2};
 use crate::net::Netns;
 use crate::net::netns::NetnsId;
-use crate::steer::namespaces::HOST;
 use crate::ports::PortSet;
+use crate::steer::namespaces::HOST;
 use crate::steer::{Namespaces, Offer, program};
 
 /// Is bind() to be judged in the namespace `here`? Not as a matter of course where that is one of several on a machine: the
