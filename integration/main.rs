@@ -34,6 +34,7 @@ mod names;
 mod namespaces;
 mod netavark;
 mod offloads;
+mod open_ports;
 mod own_devices;
 mod owned;
 mod path_matrix;
