@@ -8,6 +8,7 @@ mod beside;
 mod bound;
 mod cdi;
 mod change;
+mod claims;
 mod cni;
 mod crash;
 mod doctor;
