@@ -4,11 +4,13 @@
 //! ([`crate::lease`]), and whether a port is in use on the host ([`crate::net::diag`]).
 
 pub mod block;
+mod open;
 pub mod pool;
 mod set;
 mod text;
 
 pub use block::{Block, BlockSize};
+pub use open::{OpenPorts, OpenPortsError};
 pub use pool::Pool;
 pub use set::{PortRange, PortSet};
 pub use text::PortError;

@@ -6,7 +6,7 @@
 use super::{KEYS, bounded, flag, parsed, with_part};
 use crate::cpus::{CpuLimit, Cpus};
 use crate::error::{Error, Result};
-use crate::ports::{PortError, PortRange, PortSet};
+use crate::ports::{OpenPorts, PortError, PortRange, PortSet};
 use crate::rate::{Limit, Rate, Size};
 use crate::refusal::{one_line, quoted, unknown};
 use std::str::FromStr;
@@ -19,6 +19,8 @@ const DEFAULT: &str = "default";
 pub struct Change {
     /// The ports it may listen on.
     pub ports: Option<PortsChange>,
+    /// The ports it may claim with bind().
+    pub open_ports: Option<Option<PortsChange>>,
     /// What it may send.
     pub egress: LimitChange,
     /// What it may receive.
@@ -44,7 +46,7 @@ pub struct LimitChange {
     pub burst: Option<Option<Size>>,
 }
 
-/// What is to be different about the ports to listen on. In text a set, or items that each begin with a sign:
+/// What is to be different about the ports to listen on, or to claim. In text a set, or items that each begin with a sign:
 /// `+31000-31009,-31100`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortsChange {
@@ -83,8 +85,9 @@ pub enum PortsChangeError {
 
 impl Change {
     /// The keys of [`Change::set`].
-    pub const KEYS: [&str; 11] = [
+    pub const KEYS: [&str; 12] = [
         "ports",
+        "open-ports",
         "egress-rate",
         "egress-ceil",
         "egress-burst",
@@ -104,6 +107,7 @@ impl Change {
         let text = value.trim();
         match key {
             "ports" => self.ports = Some(parsed(text, place)?),
+            "open-ports" => self.open_ports = Some(unless_default(text, || open_ports(text, place))?),
             "egress-rate" | "egress-ceil" | "egress-burst" => self.egress.set(key, text, place)?,
             "ingress-rate" | "ingress-ceil" | "ingress-burst" => self.ingress.set(key, text, place)?,
             "cpus-limit" => self.cpus_limit = Some(unless_default(text, || parsed(text, place))?),
@@ -147,20 +151,20 @@ impl LimitChange {
 }
 
 impl PortsChange {
-    /// The ports after the change of those it has `now`. Refused if one that is to be removed is not among them: the
-    /// caller believes something that is not so.
-    pub fn applied(&self, now: &PortSet) -> Result<PortSet> {
+    /// The ports after the change of those it has `now` under `key` (`ports`, `open-ports`). Refused if one that is to be
+    /// removed is not among them: the caller believes something that is not so.
+    pub fn applied(&self, now: &PortSet, key: &str) -> Result<PortSet> {
         let (add, remove) = match self {
             PortsChange::Replace(ports) => return Ok(ports.clone()),
             PortsChange::Adjust { add, remove } => (add, remove),
         };
         if let Some(missing) = remove.difference(now).ranges().first() {
             let why = if now.is_empty() {
-                format!("{missing} cannot be removed; the container has no ports")
+                format!("{missing} cannot be removed; the container has no {}", key.replace('-', " "))
             } else {
                 format!("{missing} cannot be removed; the container has {now}")
             };
-            return Err(Error::invalid("ports", one_line(&why)));
+            return Err(Error::invalid(key, one_line(&why)));
         }
         Ok(now.difference(remove).union(add))
     }
@@ -194,6 +198,14 @@ impl FromStr for PortsChange {
             None => Ok(PortsChange::Adjust { add, remove }),
         }
     }
+}
+
+/// Items that each begin with a sign adjust, as for ports; anything else replaces.
+fn open_ports(text: &str, place: &str) -> Result<PortsChange> {
+    if text.split(',').any(|item| item.trim().starts_with(['+', '-'])) {
+        return parsed(text, place);
+    }
+    parsed(text, place).map(|open: OpenPorts| PortsChange::Replace(open.set().clone()))
 }
 
 fn unless_default<T>(text: &str, read: impl FnOnce() -> Result<T>) -> Result<Option<T>> {

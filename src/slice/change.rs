@@ -3,6 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use super::open;
 use super::ready::{Preparer, locked, peek, ready};
 use super::refused::{InTheWay, refused};
 use super::state::{State, state};
@@ -13,17 +14,17 @@ use crate::error::{Error, Result};
 use crate::host::facts::{self, Facts};
 use crate::host::sysctl::Proc;
 use crate::lease::lock;
-use crate::lease::{Asked, CpuAsked, Desk, Lease, Ledger, Member, Placed, State as Goal};
+use crate::lease::{Asked, CpuAsked, Desk, Lease, Ledger, Member, Offer, Placed, State as Goal};
 use crate::net::Netlink;
 use crate::net::diag::{self, Holder};
 use crate::plan::Action;
 use crate::plan::grant::{self, Situation};
 use crate::plan::limits::{self, Place};
-use crate::ports::PortSet;
+use crate::ports::{OpenPorts, PortSet};
 use crate::request::{Change, ContainerId, PortsAsked};
 use crate::wire::{Host, Queue, Site, intend_cpu, queue};
 
-/// Gives the container `id` other terms and returns the lease of its slice. Bandwidth is the slice's, ports and CPUs are the
+/// Gives the container `id` other terms and returns the lease of its slice. Bandwidth and open ports are the slice's, ports and CPUs are the
 /// member's own. `force`: also take ports with open connections. On failure everything is as it was.
 pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool, prepare: Preparer<'_>) -> Result<Lease> {
     let ledger = Ledger::at(&config.state_dir);
@@ -140,7 +141,20 @@ impl Wish<'_> {
         if terms.egress.is_some() || terms.ingress.is_some() {
             queue::leaf(self.host, &self.lease.id)?;
         }
-        Ok(Goal { terms, members, leased })
+        Ok(Goal { terms, members, leased, open: self.open()? })
+    }
+
+    /// What the slice may claim. What it has claimed and is no longer offered stays until it is closed.
+    fn open(&self) -> Result<Offer> {
+        let now = &self.lease.open;
+        let asked = match &self.change.open_ports {
+            None => return Ok(now.clone()),
+            Some(None) => None,
+            Some(Some(change)) => Some(OpenPorts::from(change.applied(&now.asked, "open-ports")?)),
+        };
+        open::possible(self.config, self.id, asked.as_ref())?;
+        let facts = Facts::read(&mut Netlink::route()?, &Proc::default(), self.config)?;
+        open::offer(self.config, self.id, asked.as_ref(), (self.host, &facts))
     }
 
     /// What the member is to be.
@@ -155,7 +169,7 @@ impl Wish<'_> {
             intend_cpu(self.config, member)?;
         }
         if let Some(ports) = &change.ports {
-            let wanted = ports.applied(&member.ports)?;
+            let wanted = ports.applied(&member.ports, "ports")?;
             self.busy(&member.ports.difference(&wanted))?;
             member.ports = wanted;
         }

@@ -1,6 +1,6 @@
 //! Join: a further container in a namespace that has a slice.
 //!
-//! The slice's block, rates and reach are fixed by its first member: a later one asks the same of them or nothing. Ports and
+//! The slice's block, open ports, rates and reach are fixed by its first member: a later one asks the same of them or nothing. Ports and
 //! CPUs are each member's own.
 
 use super::wanted::Wanted;
@@ -31,7 +31,7 @@ pub(super) fn goal(wanted: &Wanted<'_>, lease: &Lease, host: &Host) -> Result<St
     let machine = facts::machine(wanted.config, lease.uplink());
     let mut terms = limits::terms(wanted.config, &lease.terms.asked, known, &machine)?;
     terms.second = lease.terms.second;
-    Ok(State { terms, members, leased })
+    Ok(State { terms, members, leased, open: lease.open.clone() })
 }
 
 /// A member that its network attached, with what its runtime tells of it. It stays the network's to end.
@@ -65,6 +65,7 @@ fn agree(request: &Request, lease: &Lease) -> Result<(), Error> {
     let other = |mine: &Limit, theirs: &Limit| *mine != Limit::default() && mine != theirs;
     let what = [
         ("ephemeral-ports", request.ephemeral_ports.is_some_and(|size| size != lease.block.size())),
+        ("open-ports", request.open_ports.as_ref().is_some_and(|open| *open.set() != lease.open.asked)),
         ("host-loopback", request.host_loopback.is_some_and(|wanted| wanted != lease.host_loopback)),
         ("limit-local", request.limit_local.is_some() && request.limit_local != asked.limit_local),
         ("an egress limit", other(&request.egress, &asked.egress)),

@@ -28,7 +28,14 @@ impl Turn {
     pub fn plan(lease: Lease, goal: State) -> Self {
         let before = lease.state();
         let ports = lease.ports.union(&goal.leased);
-        let lease = Lease { before: Some(Box::new(before)), terms: goal.terms, members: goal.members, ports, ..lease };
+        let lease = Lease {
+            before: Some(Box::new(before)),
+            terms: goal.terms,
+            members: goal.members,
+            open: goal.open,
+            ports,
+            ..lease
+        };
         Turn { lease, leased: goal.leased }
     }
 
@@ -47,7 +54,10 @@ impl Turn {
             return Err(e);
         }
         run::fault();
-        host.maps.reserve(&more, turn.lease.slot);
+        if let Err(e) = Desk::of(&host.maps).reserve(&more, turn.lease.slot) {
+            ledger.write(&known, &host.maps.book)?;
+            return Err(e);
+        }
         Ok(turn)
     }
 
@@ -128,7 +138,11 @@ fn complete(mut lease: Lease, dropped: Dropped, leased: &PortSet, ledger: &Ledge
         run::fault();
         lease.ports = leased.clone();
     }
-    ledger.write(&lease, &host.maps.book).inspect_err(|_| host.maps.reserve(&less, lease.slot))?;
+    ledger.write(&lease, &host.maps.book).inspect_err(|_| {
+        if let Err(e) = Desk::of(&host.maps).reserve(&less, lease.slot) {
+            log::error!("{}: {e}", lease.id);
+        }
+    })?;
     run::fault();
     let gone: Vec<ContainerId> = before
         .iter()
@@ -156,7 +170,8 @@ fn back(ledger: &Ledger, host: &Host, lease: Lease, dropped: Dropped) -> Result<
     let leased = before.leased.clone();
     // The members that the turn would have brought are gone again.
     let reached = Box::new(lease.state());
-    let lease = Lease { terms: before.terms, members: before.members, before: Some(reached), ..lease };
+    let lease =
+        Lease { terms: before.terms, members: before.members, open: before.open, before: Some(reached), ..lease };
     complete(lease, dropped, &leased, ledger, host)?;
     done
 }

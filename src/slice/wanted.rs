@@ -63,6 +63,7 @@ impl Wanted<'_> {
         let (asked, have, labels) = (&self.request.ports, &member.ports, &self.request.labels);
         let wanted = asked.set.len() + u32::from(asked.auto);
         if self.request.ephemeral_ports.is_some_and(|size| size != known.block.size())
+            || self.request.open_ports.as_ref().is_some_and(|open| *open.set() != known.open.asked)
             || self.request.host_loopback.is_some_and(|wanted| wanted != known.host_loopback)
             || !asked.set.is_subset(have)
             || (*labels != Default::default() && *labels != member.labels)

@@ -4,13 +4,16 @@
 //! and lo; [`maps`] is the way to say who owns which port, [`book`] keeps the lease records in the kernel, [`tenants`] says
 //! who has which slot, [`joined`] who is in which group, and [`find`] finds all of that where no pin leads to it; [`pins`] says
 //! whose the pins are and makes missing ones again; [`model`] says in Rust what the programs decide. [`sockets`] attaches what
-//! judges bind() to a cgroup, [`namespaces`] tells it whose a socket is. What does not live here: who gets which port
+//! judges bind() to a cgroup, [`namespaces`] tells it whose a socket is, [`claims`] which ports
+//! sockets hold without a lease. What does not live here: who gets which port
 //! ([`crate::lease`]), and the devices that the programs hang on ([`crate::net`]).
 
 mod convert;
 mod shared;
+mod word;
 
 pub mod book;
+pub mod claims;
 pub mod find;
 pub mod joined;
 pub mod layout;
@@ -24,9 +27,10 @@ pub mod sys;
 pub mod tenants;
 
 pub use book::Book;
+pub use claims::{Claims, Offer};
 pub use joined::Joined;
 pub use layout::{Counters, HostFacts, MAX_SLOTS, SlotEntry};
-pub use maps::{Maps, Owner};
+pub use maps::{Maps, Owner, Taken};
 pub use namespaces::Namespaces;
 pub use pins::Programs;
 pub use tenants::{Cursor, Tenant, TenantState, Tenants};

@@ -38,15 +38,17 @@ pub(super) const MAPS: [&str; 16] = [
     "devices",
 ];
 
-/// The programs at sockets, see `bpf/sockets.bpf.c`, in the order in which they are attached: post_bind reads what bind notes.
-pub(super) const SOCKET_NAMES: [&str; 4] = ["bind4", "bind6", "post_bind4", "post_bind6"];
+/// The programs at sockets, see `bpf/sockets.bpf.c`, in the order in which they are attached: post_bind reads what bind notes,
+/// and what it counts has to be seen to end.
+pub(super) const SOCKET_NAMES: [&str; 6] =
+    ["sock_release", "sock_events", "bind4", "bind6", "post_bind4", "post_bind6"];
 
 /// Maps of theirs alone.
-pub(super) const SOCKET_MAPS: [&str; 3] = ["namespaces", "cookies", "shares"];
+pub(super) const SOCKET_MAPS: [&str; 5] = ["namespaces", "cookies", "sockets", "offers", "claiming"];
 
 /// Maps that the kernel may lose and older layouts lack: they tell for seconds where a part of a datagram, or an answer, goes;
 /// or who is in a group, which is reported again; or setup fills them anew.
-const PASSING: [&str; 11] = [
+const PASSING: [&str; 13] = [
     "fragments_in",
     "fragments_out",
     "held",
@@ -58,10 +60,12 @@ const PASSING: [&str; 11] = [
     SOCKET_MAPS[0],
     SOCKET_MAPS[1],
     SOCKET_MAPS[2],
+    SOCKET_MAPS[3],
+    SOCKET_MAPS[4],
 ];
 
 /// Maps of older layouts that this one does without.
-pub(super) const RETIRED: [&str; 2] = ["echo_out", "echo_ids"];
+pub(super) const RETIRED: [&str; 3] = ["echo_out", "echo_ids", "shares"];
 
 /// Programs and links pinned under one directory of a bpffs.
 pub struct Programs {

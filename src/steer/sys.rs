@@ -42,6 +42,8 @@ const LINK_TYPE_CGROUP: u32 = 3;
 const LINK_TYPE_TCX: u32 = 11;
 
 /// enum bpf_attach_type
+pub const CGROUP_SOCK_OPS: u32 = 3;
+/// The same.
 pub const CGROUP_INET4_BIND: u32 = 8;
 /// The same.
 pub const CGROUP_INET6_BIND: u32 = 9;
@@ -49,6 +51,8 @@ pub const CGROUP_INET6_BIND: u32 = 9;
 pub const CGROUP_INET4_POST_BIND: u32 = 12;
 /// The same.
 pub const CGROUP_INET6_POST_BIND: u32 = 13;
+/// The same.
+pub const CGROUP_INET_SOCK_RELEASE: u32 = 34;
 /// The same.
 pub const TCX_INGRESS: u32 = 46;
 /// Before every other program on the hook.

@@ -281,6 +281,10 @@ pub struct Set {
     #[arg(long, value_name = "SET", allow_hyphen_values = true)]
     ports: Option<String>,
 
+    /// Ports it may claim with bind(): 1024-32767, all, none, default, or +8080,-9000 to add and remove
+    #[arg(long, value_name = "SET", allow_hyphen_values = true)]
+    open_ports: Option<String>,
+
     #[command(flatten)]
     limits: Limits,
 }
@@ -288,7 +292,10 @@ pub struct Set {
 impl Set {
     /// Those keys that were given, with their values.
     pub fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.ports.as_deref().map(|ports| ("ports", ports)).into_iter().chain(self.limits.given())
+        [("ports", &self.ports), ("open-ports", &self.open_ports)]
+            .into_iter()
+            .filter_map(|(key, value)| value.as_deref().map(|value| (key, value)))
+            .chain(self.limits.given())
     }
 }
 
@@ -362,6 +369,10 @@ pub struct Keys {
     #[arg(long, value_name = "SET")]
     ports: Option<String>,
 
+    /// Ports it may claim with bind(): 1024-32767, all or none; + works for the comma
+    #[arg(long, value_name = "SET")]
+    open_ports: Option<String>,
+
     /// Size of the block of ephemeral ports, a power of two from 16 to 16384
     #[arg(long, value_name = "N")]
     ephemeral_ports: Option<String>,
@@ -395,6 +406,7 @@ impl Keys {
     pub fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
         [
             ("ports", &self.ports),
+            ("open-ports", &self.open_ports),
             ("ephemeral-ports", &self.ephemeral_ports),
             ("host-loopback", &self.host_loopback),
             ("executor-id", &self.executor_id),
