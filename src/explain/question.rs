@@ -8,6 +8,8 @@ use super::own_address;
 use crate::error::{Error, Result};
 use crate::net::link::Mac;
 use crate::steer::model::World;
+use crate::steer::model::packet::UDP;
+use crate::steer::model::world::Port;
 
 /// Protocols by name; the last one asks for an echo.
 const PROTOCOLS: [(&str, u8); 6] =
@@ -73,7 +75,11 @@ impl Question {
             source.address = Some(looped.map_or_else(usual, Ok)?);
         }
         if protocol != ICMP && source.port.is_none() {
-            let own = |slot: u16| world.ports.iter().rfind(|(_, owner)| **owner == slot).map(|(port, _)| *port);
+            let udp = protocol == UDP;
+            let own = |slot: u16| {
+                let own = |(port, owner): &(&Port, &u16)| **owner == slot && port.udp == udp;
+                world.ports.iter().rfind(own).map(|(port, _)| port.number)
+            };
             source.port = Some(from.and_then(own).unwrap_or(OUTSIDE.2));
         }
         let complete = Self { protocol, source, destination };

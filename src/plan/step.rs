@@ -147,6 +147,15 @@ pub enum Step {
         /// Whose it is.
         slot: u16,
     },
+    /// Open ports: what the slice may claim.
+    Offer {
+        /// Whose it is.
+        slot: u16,
+        /// Ports, of TCP and of UDP.
+        ports: PortSet,
+        /// How many at one time, a port once a protocol.
+        limit: u16,
+    },
     /// The CPU limits of a member.
     Cpu(Box<CpuStep>),
     /// Ports that lead to the container. They come last and go first.
@@ -232,12 +241,13 @@ impl Action {
             (Verb::Relax, _) => ("open", "opened"),
             (Verb::Undo, Step::Reserve { .. }) => ("release", "released"),
             (Verb::Undo, Step::Setting { .. } | Step::Cpu(_)) => ("restore", "restored"),
-            (Verb::Undo, Step::Steer { .. }) => ("withdraw", "withdrew"),
+            (Verb::Undo, Step::Steer { .. } | Step::Offer { .. }) => ("withdraw", "withdrew"),
             (Verb::Undo, Step::Allmulti { .. }) => ("clear", "cleared"),
             (Verb::Undo, _) => ("remove", "removed"),
             (_, Step::Reserve { .. }) => ("reserve", "reserved"),
             (_, Step::Setting { .. } | Step::Allmulti { .. }) => ("set", "set"),
             (_, Step::Steer { .. }) => ("steer", "steered"),
+            (_, Step::Offer { .. }) => ("offer", "offered"),
             (Verb::Mend, _) => ("mend", "mended"),
             (Verb::Perform, Step::Keep { .. }) => ("write", "wrote"),
             (Verb::Perform, Step::Mount { .. }) => ("mount", "mounted"),
@@ -332,6 +342,7 @@ impl fmt::Display for Step {
             Step::Slot { slot, epoch, .. } => write!(f, "slot {slot}, epoch {epoch}"),
             Step::Cpu(it) => write!(f, "CPU terms of {}", it.member),
             Step::Steer { slot, ports } => write!(f, "ports {ports} of slot {slot}"),
+            Step::Offer { slot, ports, limit } => write!(f, "open ports {ports} of slot {slot}, {limit} at one time"),
         }
     }
 }

@@ -19,9 +19,10 @@ use crate::lease::lock::is_gone;
 use crate::lease::{Desk, Lease, Ledger, Stage};
 use crate::net::link::{self, Link};
 use crate::net::{Holders, Netlink};
+use crate::plan::slice::offer;
 use crate::plan::{Action, Step, Verb, slice};
 use crate::request::ContainerId;
-use crate::wire::{Host, HostSite, Site, carried, guard};
+use crate::wire::{Host, HostSite, Site, carried, claims, guard};
 
 /// A slice that was behind the host.
 #[derive(Clone, Debug)]
@@ -54,6 +55,7 @@ pub fn all(config: &Config, patience: Duration) -> Result<Vec<Followed>> {
         let Some(host) = peek_recorded(config)? else { return Ok(followed) };
         let mut pass = Pass::new(config, &ledger, &host)?;
         let worked = pass.through()?;
+        claims::look(&host.maps)?;
         followed.append(&mut pass.followed);
         forget(config, &ledger, &host)?;
         if worked.is_empty() || start.elapsed() > patience {
@@ -189,7 +191,8 @@ impl<'a> Pass<'a> {
         let mut actions = Vec::new();
         let mut site = Site::of(lease, self.host, &self.proc, &mut self.netlink);
         site.pair = self.pairs.get(&lease.slot).cloned();
-        for step in [Step::Guard { slot: lease.slot }, Step::Binds { slot: lease.slot }] {
+        let steps = [Step::Guard { slot: lease.slot }, Step::Binds { slot: lease.slot }];
+        for step in steps.into_iter().chain(offer(lease.slot, &lease.open)) {
             if !run::differences(&mut site, std::slice::from_ref(&step)).is_empty() {
                 actions.push(Action { verb: Verb::Mend, step });
             }

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::host::HostRecord;
 use crate::host::sysctl::Proc;
-use crate::lease::{Ledger};
+use crate::lease::Ledger;
 use crate::net::Netlink;
 use crate::plan::host::{bpf_directory, leasable};
 use crate::plan::{Action, Step, grant};

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use super::{HostSite, Site, keep};
+use super::{HostSite, Site, claims, keep};
 use crate::config::{Config, SocketRules};
 use crate::error::{Error, Result};
 use crate::host::record::Sockets;
@@ -11,7 +11,8 @@ use crate::host::{HostRecord, cgroup2};
 use crate::net::Netns;
 use crate::net::netns::NetnsId;
 use crate::steer::namespaces::HOST;
-use crate::steer::{Namespaces, program};
+use crate::ports::PortSet;
+use crate::steer::{Namespaces, Offer, program};
 
 /// Is bind() to be judged in the namespace `here`? Not as a matter of course where that is one of several on a machine: the
 /// programs would see every process' sockets, also of those that have nothing to do with it.
@@ -93,6 +94,14 @@ pub fn look(site: &Site<'_>, slot: u16) -> Result<Vec<String>> {
     }
 }
 
+/// The same of what the slice may claim.
+pub fn look_at_offer(site: &Site<'_>, slot: u16, ports: &PortSet, limit: u32) -> Result<Vec<String>> {
+    let maps = &site.host.maps;
+    let wanted = Offer { ports: ports.clone(), limit };
+    let differs = maps.namespaces.is_some() && maps.offered(slot)?.as_ref() != Some(&wanted);
+    Ok(if differs { vec![format!("open ports {ports} cannot be claimed as granted")] } else { Vec::new() })
+}
+
 /// Loads and attaches them, and returns the id of the cgroup.
 fn load(site: &HostSite<'_>, cgroup: Option<&Path>) -> Result<u64> {
     let cgroup = cgroup2::open(cgroup)?;
@@ -108,5 +117,6 @@ fn load(site: &HostSite<'_>, cgroup: Option<&Path>) -> Result<u64> {
         namespaces.enter(HOST, Netns::current()?.cookie()?)?;
     }
     site.programs.attach_sockets(cgroup.directory.as_fd(), cgroup.id)?;
+    claims::seed(site)?;
     Ok(cgroup.id)
 }
