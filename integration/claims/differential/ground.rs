@@ -2,10 +2,9 @@
 
 use super::program::PORTS;
 use super::run::World;
+use crate::claims::{FREE, OPEN};
 use crate::lab::{Container, Host};
 
-/// Ports outside the pool and the host's own range, none of which anybody leases.
-const FREE: [std::ops::RangeInclusive<u16>; 2] = [1024..=30_999, 61_000..=65_535];
 /// Runs that one program may need while it is judged or made smaller.
 const RESERVE: usize = 1000;
 
@@ -25,7 +24,7 @@ impl Ground {
         let host = crate::claims::host("claims-programs");
         let containers: Vec<Container> = ["a", "b", "c", "d"]
             .iter()
-            .map(|id| host.bare(id, &["--ephemeral-ports", "4096", "--open-ports", "all"]))
+            .map(|id| host.bare(id, &[&OPEN[..], &["--ephemeral-ports", "4096"]].concat()))
             .collect();
         let places: Vec<_> = containers.iter().map(|container| &container.ns).collect();
         let others = vec![
