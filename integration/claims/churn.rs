@@ -261,7 +261,10 @@ impl World {
     fn end(mut self, seed: u64) {
         let counts = self.counts.lock().unwrap().clone();
         for what in ["bound", "refused", "listens", "connected", "accepted", "crash", "container"] {
-            assert!(counts.get(what).is_some_and(|count| *count > 0), "PORTSLICE_SEED={seed}: nothing {what}: {counts:?}");
+            assert!(
+                counts.get(what).is_some_and(|count| *count > 0),
+                "PORTSLICE_SEED={seed}: nothing {what}: {counts:?}"
+            );
         }
         for place in self.places.drain(..) {
             let mut place = place.into_inner().unwrap();
@@ -272,9 +275,8 @@ impl World {
         }
         let pins = self.host.ns.root(&bpf_directory(&self.host.state_dir()).to_string_lossy());
         let maps = Maps::open(&pins).expect("the maps");
-        let steered: Vec<u16> = PORTS
-            .filter(|port| [false, true].iter().any(|udp| maps.steered(*port, *udp).is_some()))
-            .collect();
+        let steered: Vec<u16> =
+            PORTS.filter(|port| [false, true].iter().any(|udp| maps.steered(*port, *udp).is_some())).collect();
         assert_eq!(steered, [] as [u16; 0], "PORTSLICE_SEED={seed}: steered, and nobody is there");
         let left = maps.claims(0);
         assert_eq!((left.tcp, left.udp), (PortSet::empty(), PortSet::empty()), "PORTSLICE_SEED={seed}: of the host");

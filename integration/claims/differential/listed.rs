@@ -134,7 +134,7 @@ impl<'a> Seen<'a> {
             Call::Connect { .. } => socket.connected = true,
             Call::Disconnect => socket.connected = false,
             Call::Shutdown { how } if how != libc::SHUT_WR => socket.listening = false,
-            Call::Close => socket.open = false,
+            Call::Close => (socket.open, socket.listening) = (false, false),
             Call::Accept { into } => {
                 let child = Holder { socket: into, listening: false, connected: true, at: outcome.local, ..*socket };
                 return self.sockets.push(child);
