@@ -10,6 +10,7 @@ mod cdi;
 mod change;
 mod claims;
 mod cni;
+mod counted;
 mod crash;
 mod doctor;
 mod dry_run;
