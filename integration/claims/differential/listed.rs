@@ -139,7 +139,7 @@ impl<'a> Seen<'a> {
             Call::Set { flag: Flag::V6Only, on } => socket.v6_only = on,
             Call::Listen => socket.listening = true,
             Call::Connect { .. } => socket.connected = true,
-            Call::Disconnect => socket.connected = false,
+            Call::Disconnect => (socket.connected, socket.listening) = (false, false),
             Call::Receive if socket.stream && outcome.bytes.0 == 0 => socket.saw_end = true,
             Call::Shutdown { how } if how != libc::SHUT_WR => socket.listening = false,
             Call::Close => (socket.open, socket.listening) = (false, false),
@@ -160,7 +160,7 @@ impl<'a> Seen<'a> {
 
     /// The socket that the call is made on, with the address that the plain host gave it, or that it asked for.
     fn caller(&self) -> Option<Holder> {
-        let Difference { program, at, plain, .. } = self.difference;
+        let Difference { program, at, plain, ours, .. } = self.difference;
         let step = program.steps[*at];
         let socket = self.sockets[self.position(step.process, step.socket)?];
         let Call::Bind { to } = step.call else { return Some(socket) };
@@ -168,7 +168,7 @@ impl<'a> Seen<'a> {
             super::program::Port::Known(n) => Some((to.ip, Number::Known(n))),
             _ => None,
         };
-        Some(Holder { at: plain[*at].local.or(asked), ..socket })
+        Some(Holder { at: plain[*at].local.or(ours.local).or(asked), ..socket })
     }
 
     /// Sockets of other owners that have the caller's port, or had it.
