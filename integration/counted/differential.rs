@@ -35,6 +35,8 @@ enum Verdict {
     Chance,
     /// Not seen again.
     Once,
+    /// Of a kind that is found already.
+    Known,
     /// The step that differs first, what it comes to on a plain host and what here.
     Differs(usize, Outcome, Outcome),
 }
@@ -82,8 +84,9 @@ fn compare(name: &str, wanted: usize, ground: fn() -> Ground) -> Count {
         let plain = place.alone.run(&program, ports, Pace::QUICK, None);
         count.calls += plain.len();
         for other in 0..place.others.len() {
-            match verdict(&mut place, other, &program, Some(&plain)) {
-                Verdict::Same => {}
+            let known = |kind: &Kind| found.contains_key(kind);
+            match verdict(&mut place, other, &program, Some(&plain), &known) {
+                Verdict::Same | Verdict::Known => {}
                 Verdict::Listed(rule) => *count.listed.entry(rule).or_default() += 1,
                 Verdict::Chance => count.chance += 1,
                 Verdict::Once => {
@@ -91,8 +94,7 @@ fn compare(name: &str, wanted: usize, ground: fn() -> Ground) -> Count {
                     println!("{name}: {}: not seen again (PORTSLICE_SEED={own}):\n{program}", place.others[other].name);
                 }
                 Verdict::Differs(at, plain, ours) => {
-                    let kind = (std::mem::discriminant(&program.steps[at].call), plain.errno, ours.errno);
-                    if let Entry::Vacant(new) = found.entry(format!("{kind:?}")) {
+                    if let Entry::Vacant(new) = found.entry(kind(&program, at, &plain, &ours)) {
                         println!("{}", new.insert(reduced(&mut place, other, own, program.clone())));
                     }
                 }
@@ -111,7 +113,14 @@ fn compare(name: &str, wanted: usize, ground: fn() -> Ground) -> Count {
 }
 
 /// Runs a program in a world and compares. `plain`: what a plain host came to, if that is known.
-fn verdict(place: &mut Ground, other: usize, program: &Program, plain: Option<&[Outcome]>) -> Verdict {
+/// `known`: kinds of differences that need no second look.
+fn verdict(
+    place: &mut Ground,
+    other: usize,
+    program: &Program,
+    plain: Option<&[Outcome]>,
+    known: &dyn Fn(&Kind) -> bool,
+) -> Verdict {
     let rule = |world: &World, plain: &[Outcome], ours: &[Outcome]| {
         let at = first_difference(plain, ours)?;
         listed(&Difference { program, owners: world.owners, at, plain, ours: ours[at] })
@@ -119,11 +128,12 @@ fn verdict(place: &mut Ground, other: usize, program: &Program, plain: Option<&[
     if let Some(plain) = plain {
         let ports = place.ports();
         let ours = place.others[other].run(program, ports, Pace::QUICK, Some(plain));
-        if first_difference(plain, &ours).is_none() {
-            return Verdict::Same;
-        }
+        let Some(at) = first_difference(plain, &ours) else { return Verdict::Same };
         if let Some(rule) = rule(&place.others[other], plain, &ours) {
             return Verdict::Listed(rule);
+        }
+        if known(&kind(program, at, &plain[at], &ours[at])) {
+            return Verdict::Known;
         }
     }
     // Everything once more, and slowly.
@@ -150,13 +160,21 @@ fn verdict(place: &mut Ground, other: usize, program: &Program, plain: Option<&[
     }
 }
 
+/// Differences of one call that come to the same.
+type Kind = String;
+
+fn kind(program: &Program, at: usize, plain: &Outcome, ours: &Outcome) -> Kind {
+    let call = program.steps[at].call.to_string();
+    format!("{}: {} {}", call.split('(').next().unwrap_or_default(), plain.errno, ours.errno)
+}
+
 fn first_difference(plain: &[Outcome], ours: &[Outcome]) -> Option<usize> {
     plain.iter().zip(ours).position(|(plain, ours)| plain != ours)
 }
 
 /// The program that differs, made as small as it can be, and how.
 fn reduced(place: &mut Ground, other: usize, seed: u64, mut program: Program) -> String {
-    let mut last = verdict(place, other, &program, None);
+    let mut last = verdict(place, other, &program, None, &|_| false);
     if let Verdict::Differs(at, ..) = last {
         program.steps.truncate(at + 1);
     }
@@ -165,7 +183,7 @@ fn reduced(place: &mut Ground, other: usize, seed: u64, mut program: Program) ->
         at -= 1;
         let mut shorter = program.clone();
         shorter.steps.remove(at);
-        let found = verdict(place, other, &shorter, None);
+        let found = verdict(place, other, &shorter, None, &|_| false);
         if let Verdict::Differs(end, ..) = found {
             shorter.steps.truncate(end + 1);
             at = at.min(shorter.steps.len());

@@ -20,7 +20,7 @@ pub struct Difference<'a> {
 /// A difference that is meant: its name, why, and how it is recognised.
 pub type Rule = (&'static str, fn(&Seen) -> bool);
 
-pub const RULES: [Rule; 6] = [
+pub const RULES: [Rule; 7] = [
     ("a claim takes the port at every address, and for both families", |seen| seen.refused_beside(Holder::is_apart)),
     (
         "across owners a port that nobody listens on is not shared by SO_REUSEADDR: listen() could not be refused",
@@ -33,6 +33,10 @@ pub const RULES: [Rule; 6] = [
     ("across owners SO_REUSEPORT is refused: one of two containers would hear what is meant for the other", |seen| {
         seen.refused_beside(|other, new| other.reuse_port && new.reuse_port)
     }),
+    (
+        "who closed first leaves a mini-socket, and nobody is told of its end: the port rests as after TIME_WAIT",
+        |seen| seen.refused_beside(|other, _| other.stream && other.connected && !other.open && !other.saw_end),
+    ),
     ("across owners datagram sockets that share a port are not counted, as those on 5353 and 1900", |seen| {
         seen.shares_datagrams()
     }),
@@ -53,6 +57,8 @@ pub struct Holder {
     reuse_port: bool,
     listening: bool,
     connected: bool,
+    /// It read that its peer had closed.
+    saw_end: bool,
     open: bool,
     at: Option<(IpAddr, Number)>,
 }
@@ -120,6 +126,7 @@ impl<'a> Seen<'a> {
                 reuse_port: false,
                 listening: false,
                 connected: false,
+                saw_end: false,
                 open: true,
                 at: None,
             });
@@ -132,7 +139,8 @@ impl<'a> Seen<'a> {
             Call::Set { flag: Flag::V6Only, on } => socket.v6_only = on,
             Call::Listen => socket.listening = true,
             Call::Connect { .. } => socket.connected = true,
-            Call::Disconnect => socket.connected = false,
+            Call::Disconnect => (socket.connected, socket.listening) = (false, false),
+            Call::Receive if socket.stream && outcome.bytes.0 == 0 => socket.saw_end = true,
             Call::Shutdown { how } if how != libc::SHUT_WR => socket.listening = false,
             Call::Close => (socket.open, socket.listening) = (false, false),
             Call::Accept { into } => {
@@ -152,7 +160,7 @@ impl<'a> Seen<'a> {
 
     /// The socket that the call is made on, with the address that the plain host gave it, or that it asked for.
     fn caller(&self) -> Option<Holder> {
-        let Difference { program, at, plain, .. } = self.difference;
+        let Difference { program, at, plain, ours, .. } = self.difference;
         let step = program.steps[*at];
         let socket = self.sockets[self.position(step.process, step.socket)?];
         let Call::Bind { to } = step.call else { return Some(socket) };
@@ -160,7 +168,7 @@ impl<'a> Seen<'a> {
             super::program::Port::Known(n) => Some((to.ip, Number::Known(n))),
             _ => None,
         };
-        Some(Holder { at: plain[*at].local.or(asked), ..socket })
+        Some(Holder { at: plain[*at].local.or(ours.local).or(asked), ..socket })
     }
 
     /// Sockets of other owners that have the caller's port, or had it.
@@ -202,17 +210,20 @@ impl<'a> Seen<'a> {
         bind && refused && self.caller().is_some_and(|new| apart(&new))
     }
 
-    /// Does somebody ask for a socket that is bound to the loopback of another container?
+    /// Does somebody ask for a socket that is bound to the loopback of another container, or wait there for somebody else?
     fn asks_own_loopback(&self) -> bool {
         let Difference { program, at, owners, .. } = self.difference;
         let step = program.steps[*at];
-        let elsewhere = |socket: &Holder| owners[usize::from(socket.process)] != owners[usize::from(step.process)];
-        let there = self.sockets.iter().any(|socket| socket.is_on_loopback() && !socket.connected && elsewhere(socket));
-        let asks = match step.call {
-            Call::Connect { to } => to.ip.to_canonical().is_loopback(),
-            Call::Send | Call::Receive | Call::Accept { .. } => true,
+        let elsewhere = |process: u8| owners[usize::from(process)] != owners[usize::from(step.process)];
+        let there = |socket: &Holder| socket.is_on_loopback() && !socket.connected && elsewhere(socket.process);
+        let asks = |socket: &Holder| socket.is_on_loopback() && socket.connected && elsewhere(socket.process);
+        match step.call {
+            Call::Connect { to } => to.ip.to_canonical().is_loopback() && self.sockets.iter().any(there),
+            Call::Send => self.sockets.iter().any(there),
+            Call::Receive | Call::Accept { .. } => {
+                self.caller().is_some_and(|caller| caller.is_on_loopback()) && self.sockets.iter().any(asks)
+            }
             _ => false,
-        };
-        asks && there
+        }
     }
 }

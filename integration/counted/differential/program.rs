@@ -91,8 +91,13 @@ impl Display for Program {
 
 impl Display for Step {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        write!(f, "process {} socket {}: ", self.process, self.socket)?;
-        match self.call {
+        write!(f, "process {} socket {}: {}", self.process, self.socket, self.call)
+    }
+}
+
+impl Display for Call {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        match *self {
             Call::Open { stream, v6 } => {
                 write!(f, "socket({}{})", if stream { "TCP" } else { "UDP" }, if v6 { "6" } else { "4" })
             }
