@@ -111,12 +111,27 @@ static __noinline int out_of_tunnel(struct __sk_buff *skb, struct host *h, __u32
 	return to_container(skb, h, n, p->end - 8 + ETH_HLEN, p->proto == PROTO_TCP);
 }
 
+/* Does a header before the ports take up all that the packet says it has? Its stack cuts off what is behind (ip6_rcv_core, ip_rcv_core)
+ * and may complain of such a header all the same. A container's error about it would quote no port, so it is the host that answers. */
+static __noinline int ports_are_behind_its_end(struct __sk_buff *skb, struct packet *p, __u32 start)
+{
+	__u32 header = p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr), end;
+	__be16 length;
+
+	if (p->end - 8 == start + header || bpf_skb_load_bytes(skb, start + (p->v6 ? 4 : 2), &length, sizeof(length)) < 0)
+		return 0;
+	end = start + (p->v6 ? header : 0) + bpf_ntohs(length);
+	/* one of more than 64 KB says nothing */
+	return length && p->end - 4 > end;
+}
+
 /* Everything but plain TCP and UDP to one on its way in, from a device of the host or from host lo. */
 static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 {
 	struct host *h = host_facts();
 	struct receiver r = {};
-	struct packet *p = parse_any(skb, origin == FROM_TUNNEL ? 0 : ETH_HLEN, v6, OUTER);
+	__u32 start = origin == FROM_TUNNEL ? 0 : ETH_HLEN;
+	struct packet *p = parse_any(skb, start, v6, OUTER);
 	__u32 martian = 0;
 	__u64 digest = 0;
 	struct slot *s;
@@ -138,7 +153,7 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 	if (p->frag == FRAG_LATER)
 		r.to = later(skb, digest, &r.epoch, origin == FROM_WIRE && !martian);
 	else if (has_ports(p->proto))
-		r.to = port_slot(p->dport);
+		r.to = ports_are_behind_its_end(skb, p, start) ? HOST : port_slot(p->dport);
 	else if (is_error(p))
 		of_quoted(skb, p, &r);
 	else if (p->icmp == ICMP_ANSWER)

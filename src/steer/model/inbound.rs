@@ -137,6 +137,8 @@ impl Arrival<'_> {
             (Part::Later(part), _) => {
                 (self.still(memory.owner(self.by_lo(), packet, &part, self.now)), Why::FirstFragment)
             }
+            // a container's error about such a packet would quote no port
+            (_, Content::Ports { .. }) if packet.ports_are_behind_its_end => (Receiver::Host, Why::Nobodys),
             (_, Content::Ports { destination, .. }) => (self.owner(destination), Why::Port(destination)),
             (_, Content::Icmp(Icmp::Answer(id))) => (Receiver::Askers(packet.source, id), Why::Asked),
             (_, Content::Icmp(Icmp::Error { .. })) => (self.sender_of_quoted(), Why::Quoted),
