@@ -137,6 +137,8 @@ impl Arrival<'_> {
             (Part::Later(part), _) => {
                 (self.still(memory.owner(self.by_lo(), packet, &part, self.now)), Why::FirstFragment)
             }
+            // a container's error about such a packet would quote no port
+            (_, Content::Ports { .. }) if packet.ports_are_behind_its_end => (Receiver::Host, Why::Nobodys),
             (_, Content::Ports { destination, .. }) => {
                 (self.owner(destination, packet.protocol), Why::Port(destination))
             }

@@ -1,7 +1,8 @@
 //! Reading a frame: the addresses, the ports or what stands for them, and which part of a datagram it is.
 //!
 //! What a header says about lengths decides nothing here: a packet's stack judges its own lengths and checksums, and whose a
-//! packet is follows from what the frame holds. Lengths count for fragments alone, which a receiver has to keep.
+//! packet is follows from what the frame holds. Lengths count for fragments, which a receiver has to keep, and where a stack would
+//! complain of a packet of which it cut off the ports.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -39,6 +40,8 @@ const DESTINATION: u8 = 60;
 pub const EXTENSIONS: usize = 8;
 /// Bytes that the first fragment of an IPv6 datagram must have, so that the header of every transport is in it (RFC 8200 4.5).
 const FIRST_BYTES: usize = 24;
+/// Bytes of the two ports that every transport with ports begins with.
+const PORTS: usize = 4;
 
 /// A frame as a program finds it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -139,6 +142,8 @@ pub struct Packet {
     pub content: Content,
     /// Where in the frame its transport header begins.
     pub transport: usize,
+    /// Do other headers before its ports take up all that the packet says it has?
+    pub ports_are_behind_its_end: bool,
 }
 
 /// Which part of a datagram a packet is.
@@ -232,7 +237,10 @@ impl Packet {
             (0, true) => Part::First(fragment),
             _ => Part::Later(fragment),
         };
-        Packet { source, destination, protocol: header[9], part, content: Content::Other, transport: start + words * 4 }
+        let transport = start + words * 4;
+        let ports_are_behind_its_end = words > 5 && total > 0 && transport + PORTS > start + total;
+        let content = Content::Other;
+        Packet { source, destination, protocol: header[9], part, content, transport, ports_are_behind_its_end }
             .with_content(bytes)
     }
 
@@ -252,6 +260,7 @@ impl Packet {
             part: Part::Whole,
             content: Content::Other,
             transport: start + header.len(),
+            ports_are_behind_its_end: false,
         };
         for passed in 0..EXTENSIONS {
             if !is_extension(packet.protocol) {
@@ -271,6 +280,8 @@ impl Packet {
                 }
             }
         }
+        let (first, says) = (start + header.len(), be16(&header, 4)?);
+        packet.ports_are_behind_its_end = packet.transport > first && says > 0 && packet.transport + PORTS > end;
         if is_extension(packet.protocol) { None } else { packet.with_content(bytes) }
     }
 
@@ -441,6 +452,19 @@ mod tests {
         let mut bytes = v6(17, &[], &[0; 8]);
         bytes[ETHERNET + 8..ETHERNET + 24].copy_from_slice(&Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets());
         assert_eq!(packet(&bytes), None);
+    }
+
+    #[test]
+    fn ports_behind_the_end_of_their_packet_are_noticed() {
+        let ports = [0x04, 0xd2, 0x79, 0x18];
+        let options = [17, 0, 0x9e, 4, 0, 0, 0, 0];
+        let says = |length: u8, headers: &[&[u8]]| {
+            let mut bytes = v6(if headers.is_empty() { 17 } else { 60 }, headers, &ports);
+            bytes[ETHERNET + 5] = length;
+            packet(&bytes).unwrap().ports_are_behind_its_end
+        };
+        assert_eq!([12, 11, 8, 0].map(|length| says(length, &[&options])), [false, true, true, false]);
+        assert!(!says(3, &[]), "nothing that a stack could complain of");
     }
 
     #[test]
