@@ -20,7 +20,7 @@ pub struct Difference<'a> {
 /// A difference that is meant: its name, why, and how it is recognised.
 pub type Rule = (&'static str, fn(&Seen) -> bool);
 
-pub const RULES: [Rule; 8] = [
+pub const RULES: [Rule; 9] = [
     ("a claim takes the port at every address, and for both families", |seen| seen.refused_beside(Holder::is_apart)),
     (
         "across owners a port that nobody listens on is not shared by SO_REUSEADDR: listen() could not be refused",
@@ -47,6 +47,10 @@ pub const RULES: [Rule; 8] = [
     (
         "between owners nothing goes from a loopback address to another one of the host, so that no source can be made up",
         |seen| seen.crosses_loopback(),
+    ),
+    (
+        "a container's loopback is its own: a port that is bound there claims nothing, and what it sends is heard there alone",
+        |seen| seen.asks_from_own_loopback(),
     ),
 ];
 
@@ -241,16 +245,27 @@ impl<'a> Seen<'a> {
     }
     /// Does somebody who is bound to one side of a loopback ask the other one, where it is somebody else's or nobody's?
     fn crosses_loopback(&self) -> bool {
+        self.is_unheard(Holder::crosses)
+    }
+
+    /// Does somebody who is bound to the loopback of a container, at a port that it has nowhere else, ask others?
+    fn asks_from_own_loopback(&self) -> bool {
+        let claims_nothing = |socket: &Holder| matches!(socket.at, Some((_, Number::Known(_)))) && socket.is_on_loopback();
+        self.is_unheard(|socket, _| claims_nothing(socket))
+    }
+
+    /// Is a connection, or a datagram, not answered that goes from a socket to an address as `is` says?
+    fn is_unheard(&self, is: impl Fn(&Holder, IpAddr) -> bool) -> bool {
         let Difference { program, at, plain, ours, .. } = self.difference;
         let answered = [0, libc::ECONNREFUSED].contains(&plain[*at].errno);
         match program.steps[*at].call {
             Call::Connect { to } => {
-                let asks = self.caller().is_some_and(|caller| caller.stream && caller.crosses(to.ip));
+                let asks = self.caller().is_some_and(|caller| caller.stream && is(&caller, to.ip));
                 asks && answered && ours.errno == libc::EINPROGRESS
             }
             Call::Send | Call::Receive => {
                 let datagrams = self.caller().is_some_and(|caller| !caller.stream);
-                let asked = |socket: &Holder| !socket.stream && socket.to.is_some_and(|to| socket.crosses(to));
+                let asked = |socket: &Holder| !socket.stream && socket.to.is_some_and(|to| is(socket, to));
                 datagrams && self.sockets.iter().any(asked)
             }
             _ => false,
