@@ -44,14 +44,12 @@ pub const RULES: [Rule; 9] = [
     ("a container's loopback is its own: who is bound to it is reached from there alone", |seen| {
         seen.asks_own_loopback()
     }),
-    (
-        "between owners nothing goes from a loopback address to another one of the host, so that no source can be made up",
-        |seen| seen.crosses_loopback(),
-    ),
-    (
-        "a container's loopback is its own: a port that is bound there claims nothing, and what it sends is heard there alone",
-        |seen| seen.asks_from_own_loopback(),
-    ),
+    ("between owners nothing goes from a loopback address to the host's, or back: a source could be made up", |seen| {
+        seen.crosses_loopback()
+    }),
+    ("a container's loopback is its own: a port that is bound there claims nothing, and is heard there alone", |seen| {
+        seen.asks_from_own_loopback()
+    }),
 ];
 
 /// A socket that has one of the program's ports, or a chosen one.
@@ -250,7 +248,8 @@ impl<'a> Seen<'a> {
 
     /// Does somebody who is bound to the loopback of a container, at a port that it has nowhere else, ask others?
     fn asks_from_own_loopback(&self) -> bool {
-        let claims_nothing = |socket: &Holder| matches!(socket.at, Some((_, Number::Known(_)))) && socket.is_on_loopback();
+        let claims_nothing =
+            |socket: &Holder| matches!(socket.at, Some((_, Number::Known(_)))) && socket.is_on_loopback();
         self.is_unheard(|socket, _| claims_nothing(socket))
     }
 
