@@ -68,3 +68,14 @@ fn datagrams_that_share_a_port_are_no_conflict() {
     let errno = bound(&b.ns, UDP, ANY4, 5353, true).expect_err("a has it alone").raw_os_error();
     assert_eq!(errno, Some(libc::EADDRINUSE));
 }
+
+#[test]
+fn a_lease_of_a_port_that_the_host_had_before_takes_no_claim_from_its_container() {
+    let host = Host::with("claims-leased-before").judged("require").unprepared().build();
+    super::leases::assignable(&host, "8050");
+    let before = listening(&host.ns, 8050);
+    host.portslice(["setup"]).ok();
+    drop(before);
+    let a = host.bare("a", &["--open-ports", "8000", "--ports", "8050"]);
+    succeeds(&a.ns, TCP, ANY4, 8000, "it holds nothing yet");
+}

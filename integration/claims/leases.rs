@@ -3,7 +3,7 @@
 use super::*;
 
 /// A host whose ports that can be assigned are changed to `ports`.
-fn assignable(host: &Host, ports: &str) {
+pub(super) fn assignable(host: &Host, ports: &str) {
     let config = std::fs::read_to_string(host.config_file()).expect("config");
     let kept: Vec<&str> = config.lines().filter(|line| !line.starts_with("ports = ")).collect();
     std::fs::write(host.config_file(), format!("ports = {ports:?}\n{}\n", kept.join("\n"))).expect("config");

@@ -112,9 +112,9 @@ impl Maps {
             }
         }
         // what was claimed is leased now, and counts for the claims no more
-        let claimed = |word: &Word| {
-            word.is_looked_after()
-                || matches!(word.holding(), Holding::Claimed { slot: of, sockets: 1.. } if of == slot)
+        let claimed = |word: &Word| match word.holding() {
+            Holding::Claimed { slot: of, sockets } => of == slot && (sockets > 0 || word.is_looked_after()),
+            Holding::Free | Holding::Leased { .. } => false,
         };
         let claims = done.iter().filter(|(_, before)| claimed(before)).count() as u64;
         self.count_claims(slot, claims.wrapping_neg());
