@@ -2,10 +2,13 @@
 //! whoever comes second is told.
 
 mod bounds;
+mod churn;
 mod connections;
 mod hosts;
 mod leases;
+mod looks;
 mod ports;
+mod tenures;
 mod upgrades;
 
 use crate::lab::probe::assert_reaches;

@@ -84,10 +84,10 @@ pub struct Held {
 pub fn held(netlink: &mut Netlink) -> Result<Held> {
     let mut found: Vec<(u16, bool, bool)> = Vec::new();
     let all = !0u32;
-    let mut request = vec![0u8; 4 + SOCKID];
-    request.extend(all.to_ne_bytes());
-    request.extend([0; 4]);
-    let mut asked = vec![(TCPDIAG_GETSOCK, request, true)];
+    let mut all_of_tcp = vec![0u8; 4 + SOCKID];
+    all_of_tcp.extend(all.to_ne_bytes());
+    all_of_tcp.extend([0; 4]);
+    let mut asked = Vec::new();
     for (family, protocol) in [
         (libc::AF_INET, libc::IPPROTO_TCP),
         (libc::AF_INET6, libc::IPPROTO_TCP),
@@ -103,6 +103,8 @@ pub fn held(netlink: &mut Netlink) -> Result<Held> {
         request.extend([0; SOCKID]);
         asked.push((SOCK_DIAG_BY_FAMILY, request, tcp));
     }
+    // A socket that is bound and begins to listen meanwhile must not be missed: those that are only bound come first.
+    asked.push((TCPDIAG_GETSOCK, all_of_tcp, true));
     for (kind, request, tcp) in asked {
         let mut bytes = message(kind, &request);
         netlink.dump_raw("list sockets", &mut bytes, |body| {

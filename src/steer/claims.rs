@@ -170,6 +170,17 @@ impl Maps {
         Ok(())
     }
 
+    /// Gives back those of `ports` that `slot` still has leased, as ports that it may claim: each is looked after, since sockets may
+    /// sit there that nothing counts. A look frees the others ([`Self::free_unheld`]).
+    pub fn withdraw_to_claims(&self, ports: &PortSet, slot: u16) {
+        let is_its = |word: Word| matches!(word.holding(), Holding::Leased { slot: of, .. } if of == slot);
+        let places = ports.iter().flat_map(|port| [usize::from(port), NUMBERS + usize::from(port)]);
+        let turn = |at: &usize| {
+            self.change(*at, |word| is_its(word).then(|| word.replaced_by(Word::looked_after(slot)))).is_some()
+        };
+        self.count_claims(slot, places.filter(turn).count() as u64);
+    }
+
     /// Has sockets be looked after that the programs did not see begin: `held` are the ports of all sockets of the host (slot 0) or
     /// of a container, TCP and UDP. Only a look at the sockets tells when such a port is free ([`Self::free_unheld`]). A port that
     /// somebody else has stays his.
@@ -198,12 +209,13 @@ impl Maps {
         some
     }
 
-    /// Frees ports that are looked after and that no socket holds. `held` tells the ports of all sockets there are, connections in
-    /// TIME_WAIT among them, and is asked after the ports: who binds meanwhile keeps his.
+    /// Frees ports that are looked after and that no socket holds, as far as none is counted there. `held` tells the ports of all
+    /// sockets there are, connections in TIME_WAIT among them, and is asked after the ports: who binds meanwhile keeps his.
     pub fn free_unheld(&self, slot: u16, held: impl FnOnce() -> Result<(PortSet, PortSet)>) -> Result<()> {
         let mut looked_after = Vec::new();
-        self.each_claimed(slot, |at, word, _| {
-            if word.is_looked_after() {
+        // Where a look does not tell of every socket (one of TCP that is only bound, before Linux 6.8), its count does.
+        self.each_claimed(slot, |at, word, sockets| {
+            if word.is_looked_after() && sockets == 0 {
                 looked_after.push((at, word));
             }
         });

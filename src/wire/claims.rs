@@ -1,11 +1,13 @@
-//! Ports of sockets that the programs did not see begin: of the host before it was prepared, and of anybody while the programs were
-//! not attached. They are claimed for whoever has them, and freed by a look at the sockets.
+//! Ports of sockets that the programs did not see begin: of the host before it was prepared, of anybody while the programs were
+//! not attached, of a container before it was one or on a port that was leased to it. They are claimed for whoever has them, and
+//! freed by a look at the sockets.
 
-use super::HostSite;
+use super::{HostSite, Site};
 use crate::error::{Error, Result};
 use crate::lease::{Desk, Lease, Stage};
 use crate::net::diag::{Held, held};
 use crate::net::{Holders, Netlink};
+use crate::ports::PortSet;
 use crate::steer::Maps;
 use crate::steer::namespaces::HOST;
 
@@ -18,18 +20,28 @@ pub fn seed(site: &HostSite<'_>) -> Result<()> {
     let holders = Holders::default();
     for lease in site.ledger.all()?.iter().filter(|lease| !lease.open.is_none() && lease.stage != Stage::Reserved) {
         match held_by(lease, &holders) {
-            // What lo alone has is the namespace's own, and no socket there has more than it was offered.
-            Ok(inside) => {
-                let open = &lease.open.ports;
-                let [tcp, udp] =
-                    [&inside.tcp, &inside.udp].map(|all| all.difference(&inside.looped).intersection(open));
-                maps.look_after(lease.slot, &tcp, &udp);
-            }
+            Ok(inside) => take(&maps, lease.slot, &lease.open.ports, &inside),
             Err(Error::NotFound(_)) => {}
             Err(e) => log::warn!("{}: {e}", lease.id),
         }
     }
     Ok(())
+}
+
+/// The same for one slice whose namespace the programs know: what its sockets hold already of what it is offered.
+pub fn take_up(site: &mut Site<'_>, slot: u16) -> Result<()> {
+    let Some(offer) = site.host.maps.offered(slot)? else { return Ok(()) };
+    match site.container().and_then(|namespace| namespace.inside(|| held(&mut Netlink::diag()?))) {
+        Ok(inside) => take(&site.host.maps, slot, &offer.ports, &inside),
+        // A kernel that cannot list sockets: that is no reason to start no container.
+        Err(e) => log::warn!("{}: sockets that are there already are not noticed: {e}", site.lease.id),
+    }
+    Ok(())
+}
+
+/// Frees the ports among those that a slice has and that no socket of it holds.
+pub fn look_at(maps: &Maps, lease: &Lease) -> Result<()> {
+    maps.free_unheld(lease.slot, || held_by(lease, &Holders::default()).map(|held| (held.tcp, held.udp)))
 }
 
 /// Frees the ports among those that no socket holds any more.
@@ -44,6 +56,12 @@ pub fn look(maps: &Maps) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What lo alone has is the namespace's own, and no socket has more than it was `offered`.
+fn take(maps: &Maps, slot: u16, offered: &PortSet, inside: &Held) {
+    let [tcp, udp] = [&inside.tcp, &inside.udp].map(|all| all.difference(&inside.looped).intersection(offered));
+    maps.look_after(slot, &tcp, &udp);
 }
 
 fn held_by(lease: &Lease, holders: &Holders) -> Result<Held> {

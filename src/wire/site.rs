@@ -273,7 +273,7 @@ impl Carry for Site<'_> {
             (_, Step::Slot { slot, flags, .. }) => self.host.maps.set_flags(*slot, *flags),
             (Verb::Undo, Step::Binds { slot }) => sockets::leave(self, *slot),
             (Verb::Undo, Step::Offer { slot, .. }) => self.host.maps.withdraw_offer(*slot),
-            (_, Step::Offer { slot, ports, limit }) => self.host.maps.offer(*slot, ports, (*limit).into()),
+            (_, Step::Offer { slot, ports, limit }) => sockets::offer(self, *slot, ports, (*limit).into()),
             (Verb::Undo, Step::Cpu(it)) => cpu::undo(it, self.doubtful),
             (_, Step::Cpu(it)) => cpu::perform(it),
             (Verb::Undo, Step::Steer { slot, ports }) => steer::undo(self, *slot, ports),

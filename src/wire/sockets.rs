@@ -75,8 +75,19 @@ pub fn are_there(site: &HostSite<'_>, version: &str, cgroup: Option<&Path>) -> R
 /// Lets the programs know the namespace of a slice.
 pub fn enter(site: &mut Site<'_>, slot: u16) -> Result<()> {
     let Some(namespaces) = &site.host.maps.namespaces else { return Ok(()) };
-    let cookie = site.container()?.cookie()?;
-    namespaces.enter(slot, cookie)
+    let (cookie, epoch) = (site.container()?.cookie()?, site.lease.epoch);
+    namespaces.enter(slot, cookie, epoch)?;
+    claims::take_up(site, slot)
+}
+
+/// Lets a slice claim ports. What sits on them already, where bind() is judged, is looked after; else that comes with [`enter`].
+pub fn offer(site: &mut Site<'_>, slot: u16, ports: &PortSet, limit: u32) -> Result<()> {
+    let maps = &site.host.maps;
+    maps.offer(slot, ports, limit)?;
+    match &maps.namespaces {
+        Some(namespaces) if namespaces.has(slot)? => claims::take_up(site, slot),
+        _ => Ok(()),
+    }
 }
 
 /// Lets them forget it. A slot of another epoch is another's.
@@ -114,7 +125,7 @@ fn load(site: &HostSite<'_>, cgroup: Option<&Path>) -> Result<u64> {
     site.programs.load_sockets()?;
     // The host's sockets are judged from the first moment on, containers' when their namespaces are entered.
     if let Some(namespaces) = Namespaces::open(site.directory())? {
-        namespaces.enter(HOST, Netns::current()?.cookie()?)?;
+        namespaces.enter(HOST, Netns::current()?.cookie()?, 0)?;
     }
     site.programs.attach_sockets(cgroup.directory.as_fd(), cgroup.id)?;
     claims::seed(site)?;

@@ -33,7 +33,8 @@
  *                of a claimed one: until when it rests once no socket holds it, in REST_UNITs; 0: never
  *   CLAIMED      sockets hold it, or it rests; without that, a word that is not 0 below is leased, and never changes by itself
  *   REUSE        of those who bound it, all had SO_REUSEADDR (TCP), or share it (UDP)
- *   LOOK         not all of its sockets are counted: user space looks when it is free
+ *   LOOK         not all of its sockets are counted: user space looks when it is free. One that is not may be taken off the count
+ *                of others (a connection that was accepted under an earlier lease), which then frees nothing
  *   from bit 36  how many sockets hold it
  *
  * A claimed port with slot 0 is the host's. Leases are written by user space through mmap: ten thousand of them cost no system

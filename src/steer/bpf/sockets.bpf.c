@@ -35,7 +35,10 @@
 /* Whose the sockets of a network namespace are. */
 struct space {
 	__u32 slot;
-	__u32 binds;		/* for the host alone: how often its programs asked for a port by its number */
+	union {
+		__u32 binds;	/* of the host: how often its programs asked for a port by its number */
+		__u32 epoch;	/* of a container: of its lease */
+	};
 };
 
 /* Cookie of a network namespace -> space. The kernel never gives a cookie out twice. Twice the slots: the entry of an ended
@@ -57,7 +60,7 @@ struct note {
 	__u32 key;		/* of the port that counts it; 0: none does */
 	__u32 later;		/* the same, of one that the kernel made: nobody tells of its end unless it listens or connects */
 	__u32 state;		/* NOTE_* */
-	__u32 pad;
+	__u32 epoch;		/* under which lease it was counted: a namespace that lives on may be attached again */
 };
 
 #define NOTE_REUSE 1		/* it has SO_REUSEADDR, or shares its port */
@@ -82,6 +85,11 @@ struct sock {
 static __always_inline struct space *space_of(__u64 cookie)
 {
 	return bpf_map_lookup_elem(&namespaces, &cookie);
+}
+
+static __always_inline __u32 epoch_of(const struct space *space)
+{
+	return space->slot == HOST ? 0 : space->epoch;
 }
 
 static __always_inline int option(struct bpf_sock_addr *ctx, int name)
@@ -163,10 +171,10 @@ static __always_inline int is_kernels(struct bpf_sock *sk)
 }
 
 /* Counts a socket that was bound to a port which is not leased. */
-static __always_inline int count_bound(struct bpf_sock *sk, __u32 slot, __u32 key, int held)
+static __always_inline int count_bound(struct bpf_sock *sk, const struct claimant *who, __u32 epoch, int held)
 {
+	__u32 slot = who->slot, key = who->key, then, counted;
 	struct note *note;
-	__u32 then;
 
 	if (held != CLAIM_HELD)
 		return held == CLAIM_SHARED ? ALLOW : refuse();
@@ -182,9 +190,11 @@ static __always_inline int count_bound(struct bpf_sock *sk, __u32 slot, __u32 ke
 		return ALLOW;
 	}
 	/* a socket whose bind somebody else refused after us was counted already */
+	counted = note->epoch == epoch;
+	note->epoch = epoch;
 	then = __sync_lock_test_and_set(&note->key, key);
 	__sync_fetch_and_and(&note->state, NOTE_REUSE);
-	if (then)
+	if (then && counted)
 		let_go(then, slot, 0);
 	return ALLOW;
 }
@@ -203,10 +213,12 @@ static __always_inline int judge(struct bpf_sock *sk, int loopback)
 	struct space *space = space_of(bpf_get_netns_cookie(sk));
 	struct claimant who = {};
 	__u64 *word, w;
+	__u32 epoch;
 	int held;
 
 	if (!space)
 		return ALLOW;
+	epoch = epoch_of(space);
 	who.key = port_key(sk->src_port, sk->protocol);
 	who.slot = space->slot;
 	word = word_of(who.key);
@@ -235,7 +247,7 @@ static __always_inline int judge(struct bpf_sock *sk, int loopback)
 		if (who.slot == HOST ? is_placeholder() : who.reuse && sk->protocol == PROTO_UDP && !(__u32)w && !is_claimed(w))
 			return ALLOW;
 	}
-	return count_bound(sk, who.slot, who.key, held);
+	return count_bound(sk, &who, epoch, held);
 }
 
 static __always_inline int is_loopback4(__u32 address)
@@ -265,7 +277,7 @@ static __always_inline void give_back(struct note *note, __u64 cookie, __u32 res
 	if (!key)
 		return;
 	space = space_of(cookie);
-	if (space)
+	if (space && note->epoch == epoch_of(space))
 		let_go(key, space->slot, rest);
 }
 
@@ -298,6 +310,11 @@ static __always_inline void hear_of_its_end(struct bpf_sock_ops *ctx)
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
+/* Which connections are counted that have no note: a connection begins with its listener's flags, and may end before it was
+ * accepted, as one does whose listener is closed meanwhile. Listeners do not have this one, and it costs a call of this program
+ * for each retransmission timeout. */
+#define COUNTED BPF_SOCK_OPS_RTO_CB_FLAG
+
 /* A connection was accepted, or will be: it holds its listener's port as long as it lasts. */
 static __always_inline void accepted(struct bpf_sock_ops *ctx)
 {
@@ -305,7 +322,7 @@ static __always_inline void accepted(struct bpf_sock_ops *ctx)
 	__u64 *word = word_of(ctx->local_port & 0xffff);
 
 	if (space && word && add_to(word, space->slot))
-		hear_of_its_end(ctx);
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG | COUNTED);
 }
 
 /* A bound socket connects, or listens: from now on its end is told. One that the kernel made is counted only now. */
@@ -324,8 +341,10 @@ static __always_inline void begins(struct bpf_sock_ops *ctx)
 		who.key = note->later;
 		who.slot = space->slot;
 		who.reuse = (note->state & NOTE_REUSE) != 0;
-		if (claim(&who) == CLAIM_HELD)
+		if (claim(&who) == CLAIM_HELD) {
+			note->epoch = epoch_of(space);
 			note->key = who.key;
+		}
 	}
 	if (!note->key)
 		return;
@@ -359,10 +378,10 @@ static __always_inline void ended(struct bpf_sock_ops *ctx)
 		return;
 	}
 	space = space_of(cookie);
-	if (space)
+	if (space && ctx->bpf_sock_ops_cb_flags & COUNTED)
 		let_go(ctx->local_port & 0xffff, space->slot, rest);
 	/* should it be bound or connected anew, it is another one */
-	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_STATE_CB_FLAG);
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~(BPF_SOCK_OPS_STATE_CB_FLAG | COUNTED));
 }
 
 SEC("sockops") int sock_events(struct bpf_sock_ops *ctx)
