@@ -7,6 +7,7 @@ mod connections;
 mod hosts;
 mod leases;
 mod looks;
+mod offers;
 mod ports;
 mod tenures;
 mod upgrades;

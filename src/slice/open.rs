@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::host::process::boot_id;
 use crate::host::{Facts, HostRecord};
 use crate::lease::Offer;
-use crate::ports::{OpenPorts, PortSet};
+use crate::ports::{OpenPorts, PortRange, PortSet};
 use crate::request::ContainerId;
 use crate::wire::Host;
 
@@ -29,11 +29,16 @@ pub fn offer(
     }
     if host.maps.namespaces.is_some() {
         let asked = open.set().clone();
-        let hosts = PortSet::from(facts.ephemeral).difference(&facts.reserved);
-        let ports = asked.difference(&assignable(config)).difference(&hosts);
+        let ports = asked.difference(&withheld(config, (facts.ephemeral, &facts.reserved)));
         return Ok(Offer { asked, ports, limit: config.open_ports_per_container });
     }
     if asked.is_none() { Ok(Offer::default()) } else { Err(impossible(config, id)) }
+}
+
+/// What nobody is offered: what leases are cut from, and what the host's own connections take. Those take what is in the host's
+/// ephemeral range and not reserved (`ip_local_port_range`, `ip_local_reserved_ports`).
+pub fn withheld(config: &Config, (ephemeral, reserved): (PortRange, &PortSet)) -> PortSet {
+    assignable(config).union(&PortSet::from(ephemeral).difference(reserved))
 }
 
 /// Refuses what no host with this configuration can give, before anything is done.
