@@ -16,7 +16,8 @@ fn main() {
     if test_format.as_deref() == Some("2") {
         println!("cargo:rustc-cfg=raised");
     }
-    let objects = [("steer", "v2"), ("sockets", "v3"), ("names", "v3")].map(|object| compile(sources, object, test_format.as_deref()));
+    let objects = [("steer", "v2"), ("sockets", "v3"), ("names", "v3")]
+        .map(|object| compile(sources, object, test_format.as_deref()));
     // Nobody unwinds (panic = "abort"), so nobody searches for how; the table is a hundredth of what each start of a container
     // maps.
     if env::var("PROFILE").is_ok_and(|profile| profile == "release") {

@@ -64,7 +64,9 @@ pub enum PortNamesError {
         second: u16,
     },
     /// One name, two outside ports.
-    #[error("ports {first} and {second} are both named {inside}, but bind() of {inside} takes one of them; give it to one")]
+    #[error(
+        "ports {first} and {second} are both named {inside}, but bind() of {inside} takes one of them; give it to one"
+    )]
     Shared {
         /// The name.
         inside: u16,

@@ -19,7 +19,7 @@ use crate::lease::lock::is_gone;
 use crate::lease::{Desk, Lease, Ledger, Stage};
 use crate::net::link::{self, Link};
 use crate::net::{Holders, Netlink};
-use crate::plan::slice::offer;
+use crate::plan::slice::{names, offer};
 use crate::plan::{Action, Step, Verb, slice};
 use crate::request::ContainerId;
 use crate::wire::{Host, HostSite, Site, carried, claims, guard};
@@ -192,7 +192,10 @@ impl<'a> Pass<'a> {
         let mut site = Site::of(lease, self.host, &self.proc, &mut self.netlink);
         site.pair = self.pairs.get(&lease.slot).cloned();
         let steps = [Step::Guard { slot: lease.slot }, Step::Binds { slot: lease.slot }];
-        for step in steps.into_iter().chain(offer(lease.slot, &lease.open)) {
+        // where nothing translates names, giving them would fail
+        let translates = self.host.sockets.is_some() && self.host.maps.names.is_some();
+        let names = names(lease.slot, &lease.state()).filter(|_| translates);
+        for step in steps.into_iter().chain(offer(lease.slot, &lease.open)).chain(names) {
             if !run::differences(&mut site, std::slice::from_ref(&step)).is_empty() {
                 actions.push(Action { verb: Verb::Mend, step });
             }

@@ -21,7 +21,8 @@ pub fn seed(site: &HostSite<'_>) -> Result<()> {
             // What lo alone has is the namespace's own, and no socket there has more than it was offered.
             Ok(inside) => {
                 let open = &lease.open.ports;
-                let [tcp, udp] = [&inside.tcp, &inside.udp].map(|all| all.difference(&inside.looped).intersection(open));
+                let [tcp, udp] =
+                    [&inside.tcp, &inside.udp].map(|all| all.difference(&inside.looped).intersection(open));
                 maps.look_after(lease.slot, &tcp, &udp);
             }
             Err(Error::NotFound(_)) => {}

@@ -12,7 +12,7 @@ use crate::explain::{Explained, Names, explain};
 use crate::lease::{Lease, Ledger};
 use crate::net::{Netlink, Netns, diag, link, route};
 use crate::plan::host::bpf_directory;
-use crate::ports::PortRange;
+use crate::ports::{PortRange, PortSet};
 use crate::slice::ready::peek;
 use crate::steer::model::World;
 use crate::steer::model::world::Path;
@@ -49,7 +49,10 @@ pub fn run(config: &Config, asked: &str, from: Option<&str>, json: bool) -> Resu
     let slot = sender.map(|lease| lease.slot);
     let answer = if let Ok(port) = asked.parse::<u16>() {
         let packets = vec![way(&mut world, &names, &Question::of_port(port), slot)?];
-        Answer { about: vec![owner(&names, port, host.maps.owner(port))], packets }
+        let owner_of = host.maps.owner(port);
+        let mut about = vec![owner(&names, port, owner_of)];
+        about.extend(named_inside(config, port, owner_of)?);
+        Answer { about, packets }
     } else if asked.contains([' ', '>']) {
         Answer { about: Vec::new(), packets: vec![way(&mut world, &names, &asked.parse()?, slot)?] }
     } else {
@@ -70,6 +73,7 @@ fn container(config: &Config, world: &mut World, names: &Names, text: &str) -> R
         way(world, names, &outside, Some(lease.slot))?,
         way(world, names, &loopback, Some(lease.slot))?,
     ];
+    let ports = lease.state().port_names().beside(&ports);
     let about = format!("{}: slot {}, device {}, ports {ports}", lease.id, lease.slot, lease.link());
     Ok(Answer { about: vec![about], packets })
 }
@@ -106,6 +110,16 @@ fn owner(names: &Names, port: u16, owner: Option<Owner>) -> String {
         names.leases.get(&owner.slot).cloned().unwrap_or_else(|| format!("slot {}, without a lease", owner.slot));
     let steered = if owner.steered { "" } else { ", not steered: it is only kept for it" };
     format!("port {port}: {whose} (slot {}){steered}", owner.slot)
+}
+
+/// What programs of its container know a port as, where that is another number.
+fn named_inside(config: &Config, port: u16, owner: Option<Owner>) -> Result<Option<String>> {
+    let Some(owner) = owner else { return Ok(None) };
+    let lease = Ledger::at(&config.state_dir).all()?.into_iter().find(|lease| lease.slot == owner.slot);
+    let others = PortSet::from(PortRange::new(port, port).ok_or_else(|| Error::invalid("port 0", "it is no port"))?);
+    let names = lease.map(|lease| lease.state().port_names()).unwrap_or_default();
+    let names = names.without(&names.outside().difference(&others));
+    Ok((!names.is_empty()).then(|| format!("{names}: programs inside bind and see the number behind the colon")))
 }
 
 /// What things are called; enters the addresses of the host's other devices.

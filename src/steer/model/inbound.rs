@@ -137,7 +137,9 @@ impl Arrival<'_> {
             (Part::Later(part), _) => {
                 (self.still(memory.owner(self.by_lo(), packet, &part, self.now)), Why::FirstFragment)
             }
-            (_, Content::Ports { destination, .. }) => (self.owner(destination, packet.protocol), Why::Port(destination)),
+            (_, Content::Ports { destination, .. }) => {
+                (self.owner(destination, packet.protocol), Why::Port(destination))
+            }
             (_, Content::Icmp(Icmp::Answer(id))) => (Receiver::Askers(packet.source, id), Why::Asked),
             (_, Content::Icmp(Icmp::Error { .. })) => (self.sender_of_quoted(), Why::Quoted),
             _ => (Receiver::Host, Why::Nobodys),
