@@ -26,7 +26,7 @@ fn configure(host: &Host, from: &str, to: &str) {
 fn they_are_attached_once_and_undone_without_a_trace() {
     let host = Host::with("sockets-undone").judged("require").build();
     let before = attached(&host);
-    assert_eq!(before.len(), 4);
+    assert_eq!(before.len(), 6);
     for command in ["setup", "sync"] {
         host.portslice([command]).ok();
         assert_eq!(attached(&host), before, "{command}");
@@ -77,12 +77,12 @@ fn programs_that_somebody_took_off_are_missed_and_attached_again() {
     let links = find::on_cgroups().expect("links");
     let last = links.iter().rfind(|(_, program)| own.contains(program)).expect("a link");
     find::unhook(last.0).expect("taken off");
-    assert_eq!(attached(&host).len(), 3);
+    assert_eq!(attached(&host).len(), 5);
     let said = host.portslice(["doctor"]).stdout;
     let missed = "programs that judge bind() on the cgroup ";
     assert!(said.lines().any(|line| line.contains(missed) && line.contains("missing")), "{said}");
     host.portslice(["sync"]).ok();
-    assert_eq!(attached(&host).len(), 4);
+    assert_eq!(attached(&host).len(), 6);
     // What tells whose a namespace is was removed: the next container finds out.
     let pins = bpf_directory(&host.state_dir());
     host.ns.inside_mounts(|| {
@@ -91,7 +91,7 @@ fn programs_that_somebody_took_off_are_missed_and_attached_again() {
         }
     });
     let c = host.bare("c", &["--ports", "31020"]);
-    assert_eq!(attached(&host).len(), 4);
+    assert_eq!(attached(&host).len(), 6);
     for kind in KINDS {
         binds(&a.ns, kind, &[], ANY4, FREE, true);
         binds(&c.ns, kind, &[], ANY4, 31000, true);
@@ -116,7 +116,7 @@ fn another_version_replaces_them_and_they_know_everybody() {
         binds(&host.ns, kind, &[], ANY4, 31010, true);
     }
     host.portslice(["setup"]).ok();
-    assert_eq!(attached(&host).len(), 4);
+    assert_eq!(attached(&host).len(), 6);
 }
 
 /// Somebody who attaches a program without BPF_F_ALLOW_MULTI keeps ours out.

@@ -101,6 +101,15 @@ impl Question {
         self.destination.port
     }
 
+    /// The port that it is for and whether that is one of UDP, where sockets can claim it: of TCP and UDP.
+    pub fn claimable(&self) -> Option<(u16, bool)> {
+        match self.protocol {
+            6 => Some((self.destination.port?, false)),
+            UDP => Some((self.destination.port?, true)),
+            _ => None,
+        }
+    }
+
     /// The frame of a complete one: the first of a connection, or an echo request.
     pub(super) fn frame(&self, (to, from): (Mac, Mac)) -> Vec<u8> {
         let payload = self.transport();

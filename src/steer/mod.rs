@@ -5,7 +5,8 @@
 //! who has which slot, [`joined`] who is in which group, and [`find`] finds all of that where no pin leads to it; [`pins`] says
 //! whose the pins are and makes missing ones again; [`model`] says in Rust what the programs decide. [`sockets`] attaches what
 //! judges bind() to a cgroup, [`namespaces`] tells it whose a socket is, [`claims`] which ports
-//! sockets hold without a lease, and [`naming`] which numbers stand for a port inside. What does not live here: who gets which port
+//! sockets hold without a lease, [`claimed`] reads them one by one, and [`naming`] tells which numbers stand for a port inside. What
+//! does not live here: who gets which port
 //! ([`crate::lease`]), and the devices that the programs hang on ([`crate::net`]).
 
 mod convert;
@@ -13,6 +14,7 @@ mod shared;
 mod word;
 
 pub mod book;
+pub mod claimed;
 pub mod claims;
 pub mod find;
 pub mod joined;
@@ -28,6 +30,7 @@ pub mod sys;
 pub mod tenants;
 
 pub use book::Book;
+pub use claimed::{Claim, Held};
 pub use claims::{Claims, Offer};
 pub use joined::Joined;
 pub use layout::{Counters, HostFacts, MAX_SLOTS, SlotEntry};

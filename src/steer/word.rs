@@ -13,7 +13,7 @@ const COUNT: u32 = 36;
 const COUNTS: u64 = !0 << COUNT;
 
 /// One unit of the clock of resting ports, in nanoseconds (`REST_UNIT`).
-const UNIT: u32 = 32;
+pub(super) const UNIT: u32 = 32;
 /// The longest rest, in such units (`REST_MOST`).
 const MOST: u16 = 32;
 
@@ -97,6 +97,11 @@ impl Word {
         let until = (self.0 >> SECOND) as u16;
         let left = until.wrapping_sub(now);
         until != 0 && left != 0 && left <= MOST
+    }
+
+    /// How many units more a port rests that does.
+    pub(super) fn rest_left(self, now: u16) -> u16 {
+        ((self.0 >> SECOND) as u16).wrapping_sub(now)
     }
 }
 
