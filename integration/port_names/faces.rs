@@ -2,9 +2,12 @@
 //! the annotation of a bundle.
 
 use super::*;
+use crate::lab::bundle::Bundle;
 use crate::lab::cni::Attachment;
 use crate::lab::host::binary;
 use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 #[track_caller]
 fn serves(host: &Host, ns: &Ns, inside: u16, outside: u16) {
@@ -80,5 +83,43 @@ fn ports_that_podman_publishes_have_names() {
     serves(&host, &ns, 80, 31_700);
     serves(&host, &ns, 81, 31_701);
     plugin("teardown");
+    assert_eq!(host.ids(), [""; 0]);
+}
+
+/// A server of the root file system that is told nothing and listens on 80, twice on one host, by a real runtime.
+#[test]
+fn a_server_that_insists_on_80_runs_twice() {
+    let host = Host::with("named-runc").judged("require").build();
+    let runtime = host.runtime("runc");
+    let bundle = |name: &str, ports: &str| {
+        let bundle = Bundle::new(&host, name, &["httpd", "-f", "-p", "80", "-h", "/www"]);
+        bundle.sliced().annotation("portslice/ports", ports)
+    };
+    let (one, two) = (bundle("one", "31000:80"), bundle("two", "31001:80/tcp"));
+    let www = host.dir.join("rootfs/www");
+    std::fs::create_dir_all(&www).expect("www");
+    std::fs::write(www.join("index.html"), "named").expect("a page");
+    let running = [runtime.start(&one), runtime.start(&two)];
+    let page = |ns: &Ns, to: SocketAddr| {
+        let answer = ns.inside(|| {
+            let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(2))?;
+            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).map(|_| answer)
+        });
+        answer.is_ok_and(|answer: String| answer.ends_with("named"))
+    };
+    for (container, outside) in running.iter().zip([31_000, 31_001]) {
+        for client in [&host.peer, &host.ns] {
+            let to = SocketAddr::new(HOST4, outside);
+            assert!(wait::eventually(|| page(client, to)), "{} at {to}", client.name);
+        }
+        let inside = container.exec(&["wget", "-qO-", "http://127.0.0.1:80/index.html"]).ok();
+        assert_eq!(inside.stdout, "named", "{inside}");
+    }
+    for container in &running {
+        container.delete();
+    }
     assert_eq!(host.ids(), [""; 0]);
 }
