@@ -69,7 +69,7 @@ fn names_that_cannot_be_are_refused_in_one_line_and_leave_nothing() {
         ("31002:31003,31003:31002", "is a port of its own as well"),
         ("31002:80/sctp", "\"sctp\" is neither tcp nor udp"),
         ("31002:0", "outside 1-65535"),
-        ("auto:2:80", "\"2:80\" does not say how many"),
+        ("auto:2:80", "\"auto:2:80\" does not say how many"),
         ("80:31002", "ports 80 cannot be assigned"),
     ] {
         let refused = host.try_bare("b", &["--ports", ports]).err().unwrap_or_else(|| panic!("{ports} is granted"));
@@ -122,7 +122,7 @@ fn a_host_without_programs_at_the_sockets_refuses_names() {
     let words = "container a asks for port names, which are given at bind(), but socket_rules is \"off\"";
     assert!(refused.code == Some(5) && refused.stderr.contains(words), "{refused}");
     assert_eq!(host.ids(), [""; 0]);
-    host.bare("b", &["--ports", "31000"]);
+    let _b = host.bare("b", &["--ports", "31000"]);
     let out = host.portslice(["set", "b", "--ports", "31000:80"]);
     assert!(out.code == Some(5) && out.stderr.contains("asks for port names"), "{out}");
 }
