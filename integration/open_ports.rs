@@ -75,6 +75,9 @@ fn claims_are_told_wherever_one_looks() {
 
     drop((tcp, udp));
     assert_eq!(a.show()["claims"], json!([]));
+    let text = said(&["explain", "8080"]);
+    assert!(text.starts_with("port 8080: free; what still comes there goes to a (slot "), "{text}");
+    drop(listening(&host.ns, 8080));
     assert!(said(&["explain", "8080"]).starts_with("port 8080: no container's"));
 }
 

@@ -96,3 +96,46 @@ fn a_bound_socket_that_connects_holds_its_port_as_long_as_it_lasts() {
     drop(socket);
     succeeds(&b.ns, TCP, ANY4, 8003, "it was closed");
 }
+
+#[test]
+fn the_last_word_of_a_port_is_heard() {
+    let host = host("claims-last-word");
+    let (a, b) = (open(&host, "a"), open(&host, "b"));
+    for (from, port) in [(&b.ns, 8010), (&host.ns, 8011), (&host.peer, 8012)] {
+        let client = || {
+            from.inside(|| {
+                let socket = sock::socket(libc::AF_INET, TCP, 0).expect("a socket");
+                sock::limit(&socket, std::time::Duration::from_secs(5));
+                sock::connect(&socket, SocketAddr::new(HOST4, port)).expect("connected");
+                socket
+            })
+        };
+        let hears = |socket: &OwnedFd, what: &str| {
+            let heard = sock::recv(socket, &mut [0; 4]).map_err(|e| e.raw_os_error());
+            assert_eq!(heard.err(), Some(Some(libc::ECONNRESET)), "{}: {what}", from.name);
+            assert_eq!(claims(&host, &a), Claims::default(), "{}: {what}", from.name);
+            assert!(maps(&host).steered(port, false).is_some(), "{}: {what}: it leads to who had it", from.name);
+        };
+        let listener = listening(&a.ns, port);
+        let waiting = client();
+        drop(listener);
+        hears(&waiting, "its listener is closed, and it was not accepted");
+        let listener = listening(&a.ns, port);
+        let accepted = client();
+        let (inside, _) = sock::accept(&listener).expect("accepted");
+        drop(listener);
+        sock::end_at_once(&inside).expect("SO_LINGER");
+        drop(inside);
+        hears(&accepted, "it is closed at once");
+        // whoever had it last, it is free
+        succeeds(&b.ns, TCP, ANY4, port, "nobody has it");
+        succeeds(&host.ns, TCP, ANY4, port, "nobody has it");
+    }
+    let free = |port| maps(&host).steered(port, false).is_none();
+    assert!([8010, 8011, 8012].into_iter().all(free), "the host had them last");
+    drop(listening(&a.ns, 8013));
+    assert!(!free(8013), "a had it last");
+    std::thread::sleep(std::time::Duration::from_secs(9));
+    host.portslice(["sync"]).ok();
+    assert!(free(8013), "nobody has had it for two units of 4.3 s");
+}

@@ -233,6 +233,19 @@ impl Maps {
         Ok(())
     }
 
+    /// Has ports that nobody holds lead to the host again, whoever had them last. Those that ended just now do not yet: a last packet
+    /// may be on its way.
+    pub fn forget_past(&self) {
+        /// Units: more than four seconds.
+        const AGE: u16 = 2;
+        let now = now();
+        self.each_word(0..2 * NUMBERS, |at, word| {
+            if word.past_for(now).is_some_and(|units| units >= AGE) {
+                self.change(at, |again| (again == word).then_some(Word(0)));
+            }
+        });
+    }
+
     /// So many held ports more, or less, than the programs count; of a container.
     pub(super) fn count_claims(&self, slot: u16, by: u64) {
         if let Some(offers) = self.offers.as_ref().filter(|_| slot != HOST) {

@@ -411,7 +411,7 @@ fn owner_of(word: Word, now: u16) -> Option<Owner> {
     match word.holding() {
         Holding::Leased { slot, steered } => Some(Owner { slot, steered }),
         Holding::Claimed { slot: HOST, .. } | Holding::Free => None,
-        Holding::Claimed { sockets: 0, .. } if !word.is_looked_after() && !word.rests(now) => None,
+        Holding::Claimed { .. } if word.past_for(now).is_some() => None,
         Holding::Claimed { slot, .. } => Some(Owner { slot, steered: true }),
     }
 }

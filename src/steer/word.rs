@@ -99,6 +99,16 @@ impl Word {
         until != 0 && left != 0 && left <= MOST
     }
 
+    /// Is it a claimed port that is nobody's any more, and leads to its last holder still? With how many units ago that began.
+    pub(super) fn past_for(self, now: u16) -> Option<u16> {
+        let claimed = matches!(self.holding(), Holding::Claimed { sockets: 0, .. });
+        let past = claimed && !self.is_looked_after() && !self.rests(now);
+        past.then(|| match (self.0 >> SECOND) as u16 {
+            0 => u16::MAX,
+            since => now.wrapping_sub(since),
+        })
+    }
+
     /// How many units more a port rests that does.
     pub(super) fn rest_left(self, now: u16) -> u16 {
         ((self.0 >> SECOND) as u16).wrapping_sub(now)
@@ -149,5 +159,16 @@ mod tests {
         assert!(!resting(100).rests(100) && !resting(100).rests(101) && !resting(100).rests(40_000));
         assert!(resting(5).rests(65_530), "across the wrap");
         assert!(!resting(0).rests(65_530), "none was ever set");
+    }
+
+    #[test]
+    fn a_port_that_is_nobodys_tells_since_when() {
+        let past = |until: u16, now| Word(CLAIMED | 9 | u64::from(until) << SECOND).past_for(now);
+        assert_eq!([past(100, 100), past(100, 103), past(65_530, 4)], [Some(0), Some(3), Some(10)]);
+        assert_eq!(past(0, 5), Some(u16::MAX), "nobody said");
+        assert_eq!(past(100, 99), None, "it rests");
+        for word in [Word(0), Word::leased(9, true), Word::looked_after(9), Word(1 << COUNT | CLAIMED | 9)] {
+            assert_eq!(word.past_for(100), None, "{word:?}");
+        }
     }
 }

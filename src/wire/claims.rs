@@ -44,8 +44,9 @@ pub fn look_at(maps: &Maps, lease: &Lease) -> Result<()> {
     maps.free_unheld(lease.slot, || held_by(lease, &Holders::default()).map(|held| (held.tcp, held.udp)))
 }
 
-/// Frees the ports among those that no socket holds any more.
+/// Frees the ports among those that no socket holds any more, and has what nobody holds lead to nobody.
 pub fn look(maps: &Maps) -> Result<()> {
+    maps.forget_past();
     maps.free_unheld(HOST, || held(&mut Netlink::diag()?).map(|held| (held.tcp, held.udp)))?;
     let (desk, holders) = (Desk::of(maps), Holders::default());
     for slot in desk.leased().filter(|slot| maps.is_looked_after(*slot)) {

@@ -20,7 +20,7 @@ pub struct Difference<'a> {
 /// A difference that is meant: its name, why, and how it is recognised.
 pub type Rule = (&'static str, fn(&Seen) -> bool);
 
-pub const RULES: [Rule; 7] = [
+pub const RULES: [Rule; 9] = [
     ("a claim takes the port at every address, and for both families", |seen| seen.refused_beside(Holder::is_apart)),
     (
         "across owners a port that nobody listens on is not shared by SO_REUSEADDR: listen() could not be refused",
@@ -44,6 +44,12 @@ pub const RULES: [Rule; 7] = [
     ("a container's loopback is its own: who is bound to it is reached from there alone", |seen| {
         seen.asks_own_loopback()
     }),
+    ("between owners nothing goes from a loopback address to the host's, or back: a source could be made up", |seen| {
+        seen.crosses_loopback()
+    }),
+    ("a container's loopback is its own: a port that is bound there claims nothing, and is heard there alone", |seen| {
+        seen.asks_from_own_loopback()
+    }),
 ];
 
 /// A socket that has one of the program's ports, or a chosen one.
@@ -61,6 +67,8 @@ pub struct Holder {
     saw_end: bool,
     open: bool,
     at: Option<(IpAddr, Number)>,
+    /// What it was connected to.
+    to: Option<IpAddr>,
 }
 
 /// A difference, and the sockets that there are then.
@@ -97,6 +105,12 @@ impl Holder {
     fn is_on_loopback(&self) -> bool {
         self.at.is_some_and(|(ip, _)| ip.to_canonical().is_loopback())
     }
+
+    /// Would what it sends to an address go from a loopback address to one that is none, or back?
+    fn crosses(&self, to: IpAddr) -> bool {
+        let bound = self.at.map(|(ip, _)| ip.to_canonical()).filter(|ip| !ip.is_unspecified());
+        bound.is_some_and(|ip| ip.is_loopback() != to.to_canonical().is_loopback())
+    }
 }
 
 impl<'a> Seen<'a> {
@@ -129,6 +143,7 @@ impl<'a> Seen<'a> {
                 saw_end: false,
                 open: true,
                 at: None,
+                to: None,
             });
         }
         let Some(at) = self.position(step.process, step.socket) else { return };
@@ -138,7 +153,7 @@ impl<'a> Seen<'a> {
             Call::Set { flag: Flag::ReusePort, on } => socket.reuse_port = on,
             Call::Set { flag: Flag::V6Only, on } => socket.v6_only = on,
             Call::Listen => socket.listening = true,
-            Call::Connect { .. } => socket.connected = true,
+            Call::Connect { to } => (socket.connected, socket.to) = (true, Some(to.ip)),
             Call::Disconnect => (socket.connected, socket.listening) = (false, false),
             Call::Receive if socket.stream && outcome.bytes.0 == 0 => socket.saw_end = true,
             Call::Shutdown { how } if how != libc::SHUT_WR => socket.listening = false,
@@ -222,6 +237,35 @@ impl<'a> Seen<'a> {
             Call::Send => self.sockets.iter().any(there),
             Call::Receive | Call::Accept { .. } => {
                 self.caller().is_some_and(|caller| caller.is_on_loopback()) && self.sockets.iter().any(asks)
+            }
+            _ => false,
+        }
+    }
+    /// Does somebody who is bound to one side of a loopback ask the other one, where it is somebody else's or nobody's?
+    fn crosses_loopback(&self) -> bool {
+        self.is_unheard(Holder::crosses)
+    }
+
+    /// Does somebody who is bound to the loopback of a container, at a port that it has nowhere else, ask others?
+    fn asks_from_own_loopback(&self) -> bool {
+        let claims_nothing =
+            |socket: &Holder| matches!(socket.at, Some((_, Number::Known(_)))) && socket.is_on_loopback();
+        self.is_unheard(|socket, _| claims_nothing(socket))
+    }
+
+    /// Is a connection, or a datagram, not answered that goes from a socket to an address as `is` says?
+    fn is_unheard(&self, is: impl Fn(&Holder, IpAddr) -> bool) -> bool {
+        let Difference { program, at, plain, ours, .. } = self.difference;
+        let answered = [0, libc::ECONNREFUSED].contains(&plain[*at].errno);
+        match program.steps[*at].call {
+            Call::Connect { to } => {
+                let asks = self.caller().is_some_and(|caller| caller.stream && is(&caller, to.ip));
+                asks && answered && ours.errno == libc::EINPROGRESS
+            }
+            Call::Send | Call::Receive => {
+                let datagrams = self.caller().is_some_and(|caller| !caller.stream);
+                let asked = |socket: &Holder| !socket.stream && socket.to.is_some_and(|to| is(socket, to));
+                datagrams && self.sockets.iter().any(asked)
             }
             _ => false,
         }

@@ -113,7 +113,13 @@ fn about(names: &Names, port: u16, maps: &Maps) -> Vec<String> {
     let claims: Vec<Claim> = [false, true].into_iter().filter_map(|udp| maps.claim(port, udp)).collect();
     match maps.owner(port) {
         _ if !claims.is_empty() => claims.iter().map(|claim| claims::told(claim, &holder(names, claim.slot))).collect(),
-        None => vec![format!("port {port}: no container's")],
+        None => match [false, true].into_iter().find_map(|udp| maps.steered(port, udp)) {
+            None => vec![format!("port {port}: no container's")],
+            Some(last) => {
+                let last = holder(names, last);
+                vec![format!("port {port}: free; what still comes there goes to {last}, which had it last")]
+            }
+        },
         Some(owner) => {
             let steered = if owner.steered { "" } else { ", not steered: it is only kept for it" };
             vec![format!("port {port}: {}{steered}", holder(names, owner.slot))]

@@ -102,6 +102,12 @@ static __always_inline __u32 is_resting(__u64 w, __u16 now)
 	return rest_in(w) && left && left <= REST_MOST;
 }
 
+/* Has nobody a claimed port any more? */
+static __always_inline __u32 is_past(__u64 w, __u16 now)
+{
+	return is_claimed(w) && !count_in(w) && !(w & LOOK) && !is_resting(w, now);
+}
+
 static __always_inline struct claiming *claiming_of(__u32 slot)
 {
 	return bpf_map_lookup_elem(&claiming, &slot);
@@ -186,11 +192,21 @@ static __always_inline void let_rest(__u64 *word, __u32 slot, __u32 units)
 	}
 }
 
+/* What stands in a word that was `slot`'s and is nobody's from now on. A TCP socket sends its last packet, a RST, when it is closed
+ * already (tcp_disconnect, inet_csk_listen_stop), and what comes for it then is still for that namespace: so the port goes on leading
+ * to its last holder, with a rest that is over at once, until somebody claims it or user space looks. Of UDP those who share it with
+ * him may wait in the host. */
+static __always_inline __u64 nobodys_after(__u32 key, __u32 slot, __u16 now)
+{
+	return slot == HOST || key >= UDP_HALF ? 0 : CLAIMED | slot | (__u64)(now ? now : 1) << SECOND_AT;
+}
+
 /* One socket less on a port of `slot`. The last one gives it back, unless connections may be in TIME_WAIT there (`rest`, units). */
 static __noinline int let_go(__u32 key, __u32 slot, __u32 rest)
 {
 	__u64 *word = word_of(key), w;
 	struct claiming *c;
+	__u16 now;
 
 	if (!word || !is_held_by(read_word(word), slot) || !count_in(read_word(word)))
 		return 0;
@@ -207,8 +223,9 @@ static __noinline int let_go(__u32 key, __u32 slot, __u32 rest)
 	c = slot == HOST ? 0 : claiming_of(slot);
 	if (c)
 		__sync_fetch_and_sub(&c->held, 1);
-	if (!is_resting(w, rest_clock()))
-		__sync_val_compare_and_swap(word, w, 0);
+	now = rest_clock();
+	if (!is_resting(w, now))
+		__sync_val_compare_and_swap(word, w, nobodys_after(key, slot, now));
 	else if (c)
 		count_rest(c, rest_in(w), 1);
 	return 0;

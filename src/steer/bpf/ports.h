@@ -30,7 +30,8 @@
  *
  *   bits 0-15    the slot that packets go to, all that the data path reads; 0: they go to the host's stack
  *   bits 16-31   of a leased port: the slot that it is leased to
- *                of a claimed one: until when it rests once no socket holds it, in REST_UNITs; 0: never
+ *                of a claimed one: until when it rests once no socket holds it, in REST_UNITs; 0: never. After that it is
+ *                nobody's, and leads to its last holder until somebody claims it or user space looks
  *   CLAIMED      sockets hold it, or it rests; without that, a word that is not 0 below is leased, and never changes by itself
  *   REUSE        of those who bound it, all had SO_REUSEADDR (TCP), or share it (UDP)
  *   LOOK         not all of its sockets are counted: user space looks when it is free. One that is not may be taken off the count

@@ -239,6 +239,9 @@ static __always_inline int judge(struct bpf_sock *sk, int loopback)
 	} else {
 		/* whatever else has ports is not counted: the host may have them as far as no container holds TCP's */
 		w = read_word(word);
+		/* it leads to the last who had it */
+		if (who.slot == HOST && is_past(w, rest_clock()) && __sync_val_compare_and_swap(word, w, 0) == w)
+			w = 0;
 		held = who.slot == HOST && !(is_claimed(w) && slot_in(w) != HOST) ? CLAIM_SHARED : CLAIM_REFUSED;
 	}
 	if (held == CLAIM_REFUSED) {
