@@ -1,5 +1,6 @@
-//! Compiles the BPF programs with clang: the data path into `$OUT_DIR/steer.o`, which `src/steer/program.rs` embeds, and the
-//! programs at the sockets into `$OUT_DIR/sockets.o`, which `src/steer/sockets.rs` embeds.
+//! Compiles the BPF programs with clang: the data path into `$OUT_DIR/steer.o`, which `src/steer/program.rs` embeds, the programs
+//! at the sockets into `$OUT_DIR/sockets.o`, which `src/steer/sockets.rs` embeds, and those of port names into `$OUT_DIR/names.o`,
+//! which `src/steer/naming.rs` embeds.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -15,13 +16,14 @@ fn main() {
     if test_format.as_deref() == Some("2") {
         println!("cargo:rustc-cfg=raised");
     }
-    let objects = [("steer", "v2"), ("sockets", "v3")].map(|object| compile(sources, object, test_format.as_deref()));
+    let objects = [("steer", "v2"), ("sockets", "v3"), ("names", "v3")]
+        .map(|object| compile(sources, object, test_format.as_deref()));
     // Nobody unwinds (panic = "abort"), so nobody searches for how; the table is a hundredth of what each start of a container
     // maps.
     if env::var("PROFILE").is_ok_and(|profile| profile == "release") {
         println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
     }
-    // both objects are one version; hashing a hundred kilobytes anew for every container would cost a tenth of a hook's time
+    // all objects are one version; hashing a hundred kilobytes anew for every container would cost a tenth of a hook's time
     println!("cargo:rustc-env=STEER_VERSION={:016x}", fnv1a(&objects.concat()));
 }
 

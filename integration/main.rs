@@ -41,6 +41,7 @@ mod owned;
 mod path_matrix;
 mod podman;
 mod pods;
+mod port_names;
 mod powers;
 mod processor;
 mod rebuild;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::ledger::{Ledger, decode};
 use super::record::Lease;
 use crate::error::{Error, Result};
-use crate::ports::{Block, BlockSize, PortRange, PortSet};
+use crate::ports::{Block, BlockSize, PortNames, PortRange, PortSet};
 use crate::request::ContainerId;
 use crate::steer::tenants::{Cursor, Tenant, TenantState, boottime, id_hash};
 use crate::steer::{MAX_SLOTS, Maps};
@@ -220,6 +220,11 @@ impl<'a> Desk<'a> {
 
     /// What sockets of an ended slice still hold leads nowhere: its slot's next tenant begins without.
     fn free_claims(&self, slot: u16) {
+        // Its names would be the next tenant's.
+        let unnamed = self.maps.names.as_ref().map_or(Ok(()), |names| names.set(slot, &PortNames::default()));
+        if let Err(e) = unnamed {
+            log::warn!("{e}");
+        }
         if let Err(e) = self.maps.free_claims(slot) {
             log::warn!("{e}");
         }

@@ -11,7 +11,7 @@ use crate::format::{Known, RAISED};
 use crate::host::process::Worker;
 use crate::host::record::Changed;
 use crate::net::netns::NetnsId;
-use crate::ports::{Block, PortSet};
+use crate::ports::{Block, PortNames, PortSet};
 use crate::rate::{Limit, Shape};
 use crate::request::ContainerId;
 
@@ -268,6 +268,13 @@ impl State {
         self.members.iter().fold(PortSet::empty(), |all, member| all.union(&member.ports))
     }
 
+    /// The port names of all members. No two of them are in each other's way: whoever makes a state sees to it
+    /// (`plan::grant::named`).
+    pub fn port_names(&self) -> PortNames {
+        let names = |all: PortNames, member: &Member| all.union(&member.port_names).unwrap_or(all);
+        self.members.iter().fold(PortNames::default(), names)
+    }
+
     /// The CPUs of all members, for limits that scale with them; `None` if nothing is known of any.
     pub fn cpus(&self) -> Option<Cpus> {
         cpus_of(&self.members)
@@ -308,6 +315,23 @@ mod tests {
         "egress_placed":"host","limit_local":true,"members":[],"before":{"terms":{"asked":{},"limit_local":true},"members":[],
         "leased":""},"dropped":{"egress":0,"ingress":0},"netns":"/run/netns/web","netns_id":{"dev":4,"ino":1},"given":0,
         "stage":"changing","created":0,"epoch":7,"device":"eth0","host_loopback":true,"worker":{"pid":1,"started":1}}"#;
+
+    #[test]
+    fn port_names_survive_and_older_records_have_none() {
+        let member = r#"{"id":"web","pid":null,"ports":"31000-31001","asked":{},"labels":{},"created":0}"#;
+        let older: Member = serde_json::from_str(member).unwrap();
+        let written = serde_json::to_value(&older).unwrap();
+        assert!(older.port_names.is_empty() && written.get("port_names").is_none(), "{written}");
+
+        let named = Member { port_names: "31000:80/tcp,31001:53".parse().unwrap(), ..older.clone() };
+        let written = serde_json::to_value(&named).unwrap();
+        assert_eq!(written["port_names"], "31000:80/tcp,31001:53");
+        assert_eq!(serde_json::from_value::<Member>(written).unwrap(), named);
+        let lease: Lease = serde_json::from_str(OLDER).unwrap();
+        let lease =
+            Lease { members: vec![named, Member { port_names: "31002:81".parse().unwrap(), ..older }], ..lease };
+        assert_eq!(lease.state().port_names().to_string(), "31000:80/tcp,31001:53,31002:81");
+    }
 
     #[test]
     fn open_ports_survive_and_older_records_have_none() {

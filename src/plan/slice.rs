@@ -58,7 +58,8 @@ pub fn known(lease: &Lease, instance: u32, leaf: Leaf) -> Vec<Step> {
     rest.retain(|step| !matches!(step, Step::Queue { .. }));
     // A change that was killed may have reached what it came from, or what it went to.
     if let Some(before) = &lease.before {
-        for step in cpu(&before.members).into_iter().chain(offer(lease.slot, &before.open)) {
+        let reached = offer(lease.slot, &before.open).into_iter().chain(names(lease.slot, before));
+        for step in cpu(&before.members).into_iter().chain(reached) {
             if !rest.iter().any(|other| other.same_place(&step)) {
                 rest.push(step);
             }
@@ -97,6 +98,7 @@ pub fn terms(lease: &Lease, state: &State, leaf: Leaf) -> Vec<Step> {
     steps.push(Step::Slot { slot, flags: slot_flags(lease.host_loopback, &state.terms), epoch: lease.epoch });
     steps.extend(cpu(&state.members));
     steps.extend(offer(lease.slot, &state.open));
+    steps.extend(names(lease.slot, state));
     steps.push(Step::Steer { slot, ports: steered(lease, state) });
     steps
 }
@@ -105,6 +107,12 @@ pub fn terms(lease: &Lease, state: &State, leaf: Leaf) -> Vec<Step> {
 pub fn offer(slot: u16, open: &Offer) -> Option<Step> {
     let step = Step::Offer { slot, ports: open.ports.clone(), limit: open.limit };
     (!open.ports.is_empty()).then_some(step)
+}
+
+/// The names of the slice's ports, if it has any.
+pub fn names(slot: u16, state: &State) -> Option<Step> {
+    let names = state.port_names();
+    (!names.is_empty()).then_some(Step::Names { slot, names })
 }
 
 /// Flags of a slot.

@@ -6,7 +6,7 @@
 use super::{KEYS, bounded, flag, parsed, with_part};
 use crate::cpus::{CpuLimit, Cpus};
 use crate::error::{Error, Result};
-use crate::ports::{OpenPorts, PortError, PortRange, PortSet};
+use crate::ports::{OpenPorts, PortError, PortNames, PortNamesError, PortRange, PortSet};
 use crate::rate::{Limit, Rate, Size};
 use crate::refusal::{one_line, quoted, unknown};
 use std::str::FromStr;
@@ -47,16 +47,18 @@ pub struct LimitChange {
 }
 
 /// What is to be different about the ports to listen on, or to claim. In text a set, or items that each begin with a sign:
-/// `+31000-31009,-31100`.
+/// `+31000-31009,-31100`; a port may have a name (`+31000:80`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortsChange {
     /// These and no others.
-    Replace(PortSet),
+    Replace(PortSet, PortNames),
     /// Some more, some less; no port is in both.
     Adjust {
         /// Those to add; having one already is fine.
         add: PortSet,
-        /// Those to remove, all of which it must have.
+        /// The names of those; one that it has without a name gets it.
+        names: PortNames,
+        /// Those to remove, all of which it must have. Their names go with them.
         remove: PortSet,
     },
 }
@@ -67,6 +69,12 @@ pub enum PortsChangeError {
     /// A port, a range or a set is wrong.
     #[error(transparent)]
     Port(#[from] PortError),
+    /// A name is wrong.
+    #[error(transparent)]
+    Name(#[from] PortNamesError),
+    /// What is claimed has no name.
+    #[error("open ports have no names; name them under ports")]
+    Named,
     /// Some items have a sign.
     #[error(
         "{} has no sign while another item has one; begin all with + or -, or none to replace the whole set", quoted(.0)
@@ -155,8 +163,8 @@ impl PortsChange {
     /// removed is not among them: the caller believes something that is not so.
     pub fn applied(&self, now: &PortSet, key: &str) -> Result<PortSet> {
         let (add, remove) = match self {
-            PortsChange::Replace(ports) => return Ok(ports.clone()),
-            PortsChange::Adjust { add, remove } => (add, remove),
+            PortsChange::Replace(ports, _) => return Ok(ports.clone()),
+            PortsChange::Adjust { add, remove, .. } => (add, remove),
         };
         if let Some(missing) = remove.difference(now).ranges().first() {
             let why = if now.is_empty() {
@@ -167,6 +175,17 @@ impl PortsChange {
             return Err(Error::invalid(key, one_line(&why)));
         }
         Ok(now.difference(remove).union(add))
+    }
+
+    /// The names after the change of those it has `now`.
+    pub fn renamed(&self, now: &PortNames) -> Result<PortNames> {
+        match self {
+            PortsChange::Replace(_, names) => Ok(names.clone()),
+            PortsChange::Adjust { names, remove, .. } => {
+                let left = now.without(remove).union(names);
+                left.map_err(|why| Error::invalid("ports", one_line(&why.to_string())))
+            }
+        }
     }
 }
 
@@ -182,20 +201,25 @@ impl FromStr for PortsChange {
             return Err(PortsChangeError::Auto(auto.to_string()));
         }
         if !items().any(|item| item.starts_with(['+', '-'])) {
-            return Ok(PortsChange::Replace(text.parse()?));
+            let (mut ports, mut names) = (PortSet::empty(), PortNames::default());
+            for item in items().filter(|_| !text.trim().is_empty()) {
+                ports.insert(port(item, &mut names)?);
+            }
+            return Ok(PortsChange::Replace(ports, names.checked()?));
         }
-        let (mut add, mut remove) = (PortSet::empty(), PortSet::empty());
+        let (mut add, mut remove, mut names) = (PortSet::empty(), PortSet::empty(), PortNames::default());
         for item in items() {
             match (item.strip_prefix('+'), item.strip_prefix('-')) {
-                (Some(range), _) => add.insert(range.parse()?),
-                (_, Some(range)) => remove.insert(range.parse()?),
+                (Some(range), _) => add.insert(port(range, &mut names)?),
+                // its name may stand there, and goes in any case
+                (_, Some(range)) => remove.insert(port(range, &mut PortNames::default())?),
                 _ if item.is_empty() => return Err(PortError::EmptyItem.into()),
                 _ => return Err(PortsChangeError::Mixed(item.to_string())),
             }
         }
         match add.first_overlap(&remove) {
             Some(both) => Err(PortsChangeError::Both(both)),
-            None => Ok(PortsChange::Adjust { add, remove }),
+            None => Ok(PortsChange::Adjust { add, names: names.checked()?, remove }),
         }
     }
 }
@@ -203,9 +227,19 @@ impl FromStr for PortsChange {
 /// Items that each begin with a sign adjust, as for ports; anything else replaces.
 fn open_ports(text: &str, place: &str) -> Result<PortsChange> {
     if text.split(',').any(|item| item.trim().starts_with(['+', '-'])) {
-        return parsed(text, place);
+        return match parsed(text, place)? {
+            PortsChange::Adjust { names, .. } if !names.is_empty() => {
+                Err(Error::invalid(one_line(place), PortsChangeError::Named.to_string()))
+            }
+            change => Ok(change),
+        };
     }
-    parsed(text, place).map(|open: OpenPorts| PortsChange::Replace(open.set().clone()))
+    parsed(text, place).map(|open: OpenPorts| PortsChange::Replace(open.set().clone(), PortNames::default()))
+}
+
+/// A port or a range, with its name where it has one.
+fn port(item: &str, names: &mut PortNames) -> std::result::Result<PortRange, PortsChangeError> {
+    if item.contains(':') { Ok(names.read(item)?) } else { Ok(item.parse()?) }
 }
 
 fn unless_default<T>(text: &str, read: impl FnOnce() -> Result<T>) -> Result<Option<T>> {

@@ -391,7 +391,7 @@ impl<'a> Attach<'a> {
              or detach it first",
             self.wanted.request.id,
             known.block,
-            if member.ports.is_empty() { "none".into() } else { member.ports.to_string() }
+            if member.ports.is_empty() { "none".into() } else { member.port_names.beside(&member.ports) }
         )))
     }
 

@@ -122,6 +122,7 @@ impl Wish<'_> {
         let leased = now.ports.difference(&had.difference(&member.ports)).union(&member.ports);
         let others = |member: &&Member| member.id != *self.id;
         let leased = members.iter().filter(others).fold(leased, |all, member| all.union(&member.ports));
+        grant::named(&members, now.block, &leased)?;
         let asked = Asked {
             egress: change.egress.applied(&now.terms.asked.egress),
             ingress: change.ingress.applied(&now.terms.asked.ingress),
@@ -171,22 +172,43 @@ impl Wish<'_> {
         if let Some(ports) = &change.ports {
             let wanted = ports.applied(&member.ports, "ports")?;
             self.busy(&member.ports.difference(&wanted))?;
-            member.ports = wanted;
+            let names = ports.renamed(&member.port_names)?;
+            open::has_names(self.config, (self.id, &names), self.host)?;
+            self.inhabited(&names.inside().difference(&member.port_names.inside()))?;
+            (member.ports, member.port_names) = (wanted, names);
         }
         Ok(())
     }
 
-    /// Refuses to take ports with open connections, unless forced.
-    fn busy(&self, removed: &PortSet) -> Result<()> {
-        let (Some(range), false) = (span(removed), self.force) else { return Ok(()) };
-        let busy = |holder: &&Holder| holder.established && removed.contains(holder.port);
+    /// Refuses names that a socket inside has for a number of its own: connections to it would lead elsewhere.
+    fn inhabited(&self, names: &PortSet) -> Result<()> {
+        let holders = self.inside(names)?;
+        let Some(first) = holders.iter().find(|holder| names.contains(holder.port)) else { return Ok(()) };
+        Err(Error::Busy(format!(
+            "port {} is open in container {} already, so that it cannot be the name of another one: close it first",
+            first.port, self.id
+        )))
+    }
+
+    /// Sockets of its namespace between these ports.
+    fn inside(&self, ports: &PortSet) -> Result<Vec<Holder>> {
+        let Some(range) = span(ports) else { return Ok(Vec::new()) };
         let proc = Proc::default();
         let mut netlink = Netlink::route()?;
         let mut site = Site::of(self.lease, self.host, &proc, &mut netlink);
-        let holders = match site.container() {
-            Err(Error::NotFound(_)) => Vec::new(),
-            container => container?.inside(|| diag::holders(&mut Netlink::diag()?, range))?,
-        };
+        match site.container() {
+            Err(Error::NotFound(_)) => Ok(Vec::new()),
+            container => container?.inside(|| diag::holders(&mut Netlink::diag()?, range)),
+        }
+    }
+
+    /// Refuses to take ports with open connections, unless forced.
+    fn busy(&self, removed: &PortSet) -> Result<()> {
+        if self.force {
+            return Ok(());
+        }
+        let busy = |holder: &&Holder| holder.established && removed.contains(holder.port);
+        let holders = self.inside(removed)?;
         let Some(first) = holders.iter().find(busy) else { return Ok(()) };
         let count = holders.iter().filter(|h| busy(h) && h.port == first.port).count();
         Err(Error::Busy(format!(
@@ -223,7 +245,7 @@ impl Wish<'_> {
             holders,
             used: &used,
         };
-        let asked = PortsAsked { set: added, auto: 0 };
+        let asked = PortsAsked { set: added, ..PortsAsked::default() };
         let way = InTheWay { config: self.config, desk, used: &used };
         grant::assigned(&asked, &at).map(drop).map_err(|refusal| refused(refusal, &way))
     }

@@ -19,7 +19,7 @@ use crate::lease::lock::is_gone;
 use crate::lease::{Desk, Lease, Ledger, Offer, Stage};
 use crate::net::link::{self, Link};
 use crate::net::{Holders, Netlink};
-use crate::plan::slice::offer;
+use crate::plan::slice::{names, offer};
 use crate::plan::{Action, Step, Verb, slice};
 use crate::ports::PortSet;
 use crate::request::ContainerId;
@@ -207,7 +207,10 @@ impl<'a> Pass<'a> {
         let mut site = Site::of(lease, self.host, &self.proc, &mut self.netlink);
         site.pair = self.pairs.get(&lease.slot).cloned();
         let steps = [Step::Guard { slot: lease.slot }, Step::Binds { slot: lease.slot }];
-        for step in steps.into_iter().chain(offer(lease.slot, &open)) {
+        // where nothing translates names, giving them would fail
+        let translates = self.host.sockets.is_some() && self.host.maps.names.is_some();
+        let names = names(lease.slot, &lease.state()).filter(|_| translates);
+        for step in steps.into_iter().chain(offer(lease.slot, &open)).chain(names) {
             let reoffered = open != lease.open && matches!(step, Step::Offer { .. });
             if reoffered || !run::differences(&mut site, std::slice::from_ref(&step)).is_empty() {
                 actions.push(Action { verb: Verb::Mend, step });

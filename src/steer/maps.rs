@@ -14,6 +14,7 @@ use super::book::Book;
 use super::claims::Offers;
 use super::layout::{Counters, HostFacts, MAX_ADDRESSES, REASONS, SlotEntry};
 use super::namespaces::{HOST, Namespaces};
+use super::naming::Naming;
 use super::shared::{Words, open};
 use super::sys;
 use super::tenants::Tenants;
@@ -61,6 +62,8 @@ pub struct Maps {
     pub tenants: Tenants,
     /// Whose namespaces the programs at the sockets know; `None` where there are no such programs.
     pub namespaces: Option<Namespaces>,
+    /// The names of ports; `None` where there are no such programs.
+    pub names: Option<Naming>,
     /// What containers may claim; `None` where there are no such programs.
     pub(super) offers: Option<Offers>,
 }
@@ -69,7 +72,8 @@ impl Maps {
     /// Opens the maps pinned under `directory`.
     pub fn open(directory: &Path) -> Result<Self> {
         let maps = Self::from_fds(|name| open(directory, name))?;
-        Ok(Self { namespaces: Namespaces::open(directory)?, offers: Offers::open(directory)?, ..maps })
+        let (namespaces, names) = (Namespaces::open(directory)?, Naming::open(directory)?);
+        Ok(Self { namespaces, names, offers: Offers::open(directory)?, ..maps })
     }
 
     /// Takes the maps of the data path from descriptors, which `fd` has by name.
@@ -85,6 +89,7 @@ impl Maps {
             book: Book::from_fd(fd("book")?),
             tenants: Tenants::from_fd(&fd("tenants")?)?,
             namespaces: None,
+            names: None,
             offers: None,
         })
     }

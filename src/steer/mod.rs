@@ -5,7 +5,8 @@
 //! who has which slot, [`joined`] who is in which group, and [`find`] finds all of that where no pin leads to it; [`pins`] says
 //! whose the pins are and makes missing ones again; [`model`] says in Rust what the programs decide. [`sockets`] attaches what
 //! judges bind() to a cgroup, [`namespaces`] tells it whose a socket is, [`claims`] which ports
-//! sockets hold without a lease, and [`claimed`] reads them one by one. What does not live here: who gets which port
+//! sockets hold without a lease, [`claimed`] reads them one by one, and [`naming`] tells which numbers stand for a port inside. What
+//! does not live here: who gets which port
 //! ([`crate::lease`]), and the devices that the programs hang on ([`crate::net`]).
 
 mod convert;
@@ -21,6 +22,7 @@ pub mod layout;
 pub mod maps;
 pub mod model;
 pub mod namespaces;
+pub mod naming;
 pub mod pins;
 pub mod program;
 pub mod sockets;
@@ -34,5 +36,6 @@ pub use joined::Joined;
 pub use layout::{Counters, HostFacts, MAX_SLOTS, SlotEntry};
 pub use maps::{Maps, Owner, Taken};
 pub use namespaces::Namespaces;
+pub use naming::Naming;
 pub use pins::Programs;
 pub use tenants::{Cursor, Tenant, TenantState, Tenants};

@@ -46,9 +46,28 @@ pub(super) const SOCKET_NAMES: [&str; 6] =
 /// Maps of theirs alone.
 pub(super) const SOCKET_MAPS: [&str; 5] = ["namespaces", "cookies", "sockets", "offers", "claiming"];
 
+/// The programs of port names, see `bpf/names.bpf.c`: those from the ninth on are for datagrams alone.
+pub(super) const NAMING_NAMES: [&str; 12] = [
+    "name_bind4",
+    "name_bind6",
+    "name_sockname4",
+    "name_sockname6",
+    "name_peername4",
+    "name_peername6",
+    "name_connect4",
+    "name_connect6",
+    "name_sendmsg4",
+    "name_sendmsg6",
+    "name_recvmsg4",
+    "name_recvmsg6",
+];
+
+/// Their map.
+pub(super) const NAMING_MAPS: [&str; 1] = ["names"];
+
 /// Maps that the kernel may lose and older layouts lack: they tell for seconds where a part of a datagram, or an answer, goes;
 /// or who is in a group, which is reported again; or setup fills them anew.
-const PASSING: [&str; 13] = [
+const PASSING: [&str; 14] = [
     "fragments_in",
     "fragments_out",
     "held",
@@ -62,6 +81,7 @@ const PASSING: [&str; 13] = [
     SOCKET_MAPS[2],
     SOCKET_MAPS[3],
     SOCKET_MAPS[4],
+    NAMING_MAPS[0],
 ];
 
 /// Maps of older layouts that this one does without.
@@ -261,12 +281,12 @@ impl Programs {
 
 /// The programs of the data path and those at the sockets.
 fn all_names() -> impl Iterator<Item = &'static str> {
-    NAMES.into_iter().chain(SOCKET_NAMES)
+    NAMES.into_iter().chain(SOCKET_NAMES).chain(NAMING_NAMES)
 }
 
 /// Their maps.
 fn all_maps() -> impl Iterator<Item = &'static str> {
-    MAPS.into_iter().chain(SOCKET_MAPS)
+    MAPS.into_iter().chain(SOCKET_MAPS).chain(NAMING_MAPS)
 }
 
 /// How the pins of programs and of links begin; the others are maps.

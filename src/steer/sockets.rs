@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use aya::EbpfLoader;
 
 use super::find::{self, Mine};
-use super::pins::{self, Programs, SOCKET_MAPS, SOCKET_NAMES};
+use super::pins::{self, NAMING_MAPS, Programs, SOCKET_MAPS, SOCKET_NAMES};
 use super::program::Object;
 use super::shared::open;
 use super::sys::{self, Kind};
@@ -46,7 +46,8 @@ impl Programs {
         loader.override_global("knows_kernel", &knows_kernel, true);
         let pinned = self.pin_beside(&OBJECT, &mut loader, &SOCKET_NAMES, |map| open(self.directory(), map));
         pinned.inspect_err(|_| self.forget_programs_beside(&SOCKET_NAMES))?;
-        self.take_over(&SOCKET_NAMES)
+        self.take_over(&SOCKET_NAMES)?;
+        self.load_naming()
     }
 
     /// Attaches them to a cgroup, each by a link that is pinned. A link that stands there gets the program that is pinned now, at
@@ -97,7 +98,7 @@ impl Programs {
 
     /// Is any of them pinned, or a map of theirs?
     pub fn has_sockets(&self) -> bool {
-        self.socket_pins().any(|path| path.exists())
+        self.socket_pins().chain(self.naming_pins()).any(|path| path.exists())
     }
 
     /// Takes them off the cgroup, also where somebody else holds a link, and unpins them and their maps. A link that is not ours
@@ -112,6 +113,7 @@ impl Programs {
                 }
             }
         }
+        self.remove_naming(mine)?;
         self.unpin_some(&SOCKET_NAMES, &SOCKET_MAPS)
     }
 
@@ -122,7 +124,8 @@ impl Programs {
 
     /// Unpins their maps, so that [`Self::load_sockets`] makes new ones.
     pub fn forget_socket_maps(&self) -> Result<()> {
-        self.unpin_some(&[], &SOCKET_MAPS)
+        self.unpin_some(&[], &SOCKET_MAPS)?;
+        self.unpin_some(&[], &NAMING_MAPS)
     }
 }
 

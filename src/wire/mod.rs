@@ -12,6 +12,7 @@ pub mod guard;
 pub mod hook;
 pub mod host;
 pub mod keep;
+pub mod naming;
 mod pair;
 pub mod programs;
 pub mod queue;

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use super::{HostSite, Site, claims, keep};
+use super::{HostSite, Site, claims, keep, naming};
 use crate::config::{Config, SocketRules};
 use crate::error::{Error, Result};
 use crate::host::record::Sockets;
@@ -69,7 +69,7 @@ pub fn are_there(site: &HostSite<'_>, version: &str, cgroup: Option<&Path>) -> R
     }
     let namespaces = Namespaces::open(site.directory())?;
     let known = namespaces.map_or(Ok(false), |namespaces| namespaces.has(HOST))?;
-    Ok(known && site.programs.sockets_are_attached(sockets.id)?)
+    Ok(known && site.programs.sockets_are_attached(sockets.id)? && naming::is_there(site, sockets.id)?)
 }
 
 /// Lets the programs know the namespace of a slice.
@@ -128,6 +128,7 @@ fn load(site: &HostSite<'_>, cgroup: Option<&Path>) -> Result<u64> {
         namespaces.enter(HOST, Netns::current()?.cookie()?, 0)?;
     }
     site.programs.attach_sockets(cgroup.directory.as_fd(), cgroup.id)?;
+    naming::restore(site, &cgroup)?;
     claims::seed(site)?;
     Ok(cgroup.id)
 }

@@ -277,7 +277,7 @@ pub struct Set {
     #[arg(long)]
     pub json: bool,
 
-    /// Listening ports: +31100,-31005 to add and remove, or the whole set
+    /// Listening ports: +31100,-31005 to add and remove, or the whole set; +31000:80 is known as 80 inside
     #[arg(long, value_name = "SET", allow_hyphen_values = true)]
     ports: Option<String>,
 
@@ -365,7 +365,7 @@ impl Limits {
 /// The annotation keys as options.
 #[derive(Debug, ArgsDerive)]
 pub struct Keys {
-    /// Listening ports: 31000-31009,31100 or auto:3; + works for the comma
+    /// Listening ports: 31000-31009,31100 or auto:3, or 31000:80 for one known as 80 inside; + works for the comma
     #[arg(long, value_name = "SET")]
     ports: Option<String>,
 

@@ -12,12 +12,12 @@ use crate::explain::{Explained, Names, explain};
 use crate::lease::{Lease, Ledger};
 use crate::net::{Netlink, Netns, diag, link, route};
 use crate::plan::host::bpf_directory;
-use crate::ports::PortRange;
+use crate::ports::{PortRange, PortSet};
 use crate::slice::ready::peek;
 use crate::steer::model::World;
 use crate::steer::model::world::Path;
 use crate::steer::namespaces::HOST;
-use crate::steer::{Claim, Joined, Maps};
+use crate::steer::{Claim, Joined, Maps, Owner};
 
 /// TCP and UDP.
 const PROTOCOLS: [u8; 2] = [6, 17];
@@ -51,7 +51,9 @@ pub fn run(config: &Config, asked: &str, from: Option<&str>, json: bool) -> Resu
     let slot = sender.map(|lease| lease.slot);
     let answer = if let Ok(port) = asked.parse::<u16>() {
         let packets = vec![way(&mut world, &names, &Question::of_port(port), slot)?];
-        Answer { about: about(&names, port, &host.maps), packets }
+        let mut about = about(&names, port, &host.maps);
+        about.extend(named_inside(config, port, host.maps.owner(port))?);
+        Answer { about, packets }
     } else if asked.contains([' ', '>']) {
         let question: Question = asked.parse()?;
         let claim = question.claimable().and_then(|(port, udp)| host.maps.claim(port, udp));
@@ -75,6 +77,7 @@ fn container(config: &Config, world: &mut World, names: &Names, (text, maps): (&
         way(world, names, &outside, Some(lease.slot))?,
         way(world, names, &loopback, Some(lease.slot))?,
     ];
+    let ports = lease.state().port_names().beside(&ports);
     let mut about = vec![format!("{}: slot {}, device {}, ports {ports}", lease.id, lease.slot, lease.link())];
     if let Some(claims) = maps.all_claims().get(&lease.slot) {
         about.push(format!("{}: has claimed {}", lease.id, claims::listed(claims)));
@@ -134,6 +137,16 @@ fn holder(names: &Names, slot: u16) -> String {
         Some(lease) => format!("{lease} (slot {slot})"),
         None => format!("slot {slot}, without a lease (slot {slot})"),
     }
+}
+
+/// What programs of its container know a port as, where that is another number.
+fn named_inside(config: &Config, port: u16, owner: Option<Owner>) -> Result<Option<String>> {
+    let Some(owner) = owner else { return Ok(None) };
+    let lease = Ledger::at(&config.state_dir).all()?.into_iter().find(|lease| lease.slot == owner.slot);
+    let others = PortSet::from(PortRange::new(port, port).ok_or_else(|| Error::invalid("port 0", "it is no port"))?);
+    let names = lease.map(|lease| lease.state().port_names()).unwrap_or_default();
+    let names = names.without(&names.outside().difference(&others));
+    Ok((!names.is_empty()).then(|| format!("{names}: programs inside bind and see the number behind the colon")))
 }
 
 /// What things are called; enters the addresses of the host's other devices.

@@ -56,7 +56,7 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
 fn row(lease: &Lease, member: Option<&Member>, first: bool, last: &[String]) -> Vec<String> {
     let text = |text: Option<&str>| text.unwrap_or("-").to_owned();
     let of_slice = |text: String| if first { text } else { "\"".to_owned() };
-    let ports = member.map(|member| member.ports.to_string()).filter(|ports| !ports.is_empty());
+    let ports = member.map(|member| member.port_names.beside(&member.ports)).filter(|ports| !ports.is_empty());
     let own = [
         short(member.map_or(&lease.id, |member| &member.id).as_str()).to_owned(),
         text(member.and_then(|member| member.name.as_deref())),

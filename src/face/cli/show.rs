@@ -187,7 +187,12 @@ fn text(shown: &Shown) -> String {
         ("block", format!("{} ({} ports)", lease.block, lease.block.size())),
         (
             "ports",
-            shown.member.as_ref().map(|m| m.ports.to_string()).filter(|p| !p.is_empty()).unwrap_or("none".into()),
+            shown
+                .member
+                .as_ref()
+                .map(|m| m.port_names.beside(&m.ports))
+                .filter(|p| !p.is_empty())
+                .unwrap_or("none".into()),
         ),
         ("open ports", claims::offered(&lease.open, shown.claims.len())),
         ("device", format!("{} on the host, {} inside", lease.link(), lease.device)),

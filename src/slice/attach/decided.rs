@@ -19,16 +19,18 @@ impl Attach<'_> {
         let (config, request) = (self.wanted.config, self.wanted.request);
         wanted::permitted(config, request)?;
         let desk = &Desk::of(&host.maps);
+        open::nameable(config, request, host)?;
         let open = open::offer(config, &request.id, request.open_ports.as_ref(), (host, &self.facts))?;
         let size = request.ephemeral_ports.unwrap_or(config.ephemeral_ports_per_container);
         let leased = self.wanted.leased(desk).difference(back);
         let resting = desk.resting(config.block_cooldown);
         let last = desk.last_block(&request.id, size);
         let granted = grant::grant(request, last, &self.wanted.situation(desk, &leased, &resting))?;
+        let member = Member { ports: granted.ports, ..self.wanted.member.clone() };
+        grant::named(std::slice::from_ref(&member), granted.block, &member.ports)?;
         let slot = desk
             .free_slot()
             .ok_or_else(|| Error::Exhausted("all slots are taken: a host carries no more containers".to_owned()))?;
-        let member = Member { ports: granted.ports, ..self.wanted.member.clone() };
         let uplink = self.facts.uplink.name.clone();
         let device = request.device().unwrap_or(&uplink).to_owned();
         Ok(self.placed(Lease {

@@ -21,6 +21,7 @@
 #include <bpf/bpf_core_read.h>
 
 #include "claim.h"
+#include "spaces.h"
 
 #define ALLOW 1
 #define REFUSE 0
@@ -31,26 +32,6 @@
 #define SO_REUSEPORT 15
 #define PROTO_TCP 6
 #define PROTO_UDP 17
-
-/* Whose the sockets of a network namespace are. */
-struct space {
-	__u32 slot;
-	union {
-		__u32 binds;	/* of the host: how often its programs asked for a port by its number */
-		__u32 epoch;	/* of a container: of its lease */
-	};
-};
-
-/* Cookie of a network namespace -> space. The kernel never gives a cookie out twice. Twice the slots: the entry of an ended
- * container stays until its lease is taken back. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 2 * MAX_SLOTS);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-	__type(key, __u64);
-	__type(value, struct space);
-} namespaces SEC(".maps");
 
 /* slot -> cookie of its network namespace, 0 for none: by it user space finds the entry above */
 ARRAY(cookies, MAX_SLOTS, __u64, 0);
@@ -81,11 +62,6 @@ const volatile __u32 knows_kernel = 0;
 struct sock {
 	unsigned int sk_kern_sock : 1;
 } __attribute__((preserve_access_index));
-
-static __always_inline struct space *space_of(__u64 cookie)
-{
-	return bpf_map_lookup_elem(&namespaces, &cookie);
-}
 
 static __always_inline __u32 epoch_of(const struct space *space)
 {
