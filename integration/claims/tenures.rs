@@ -12,7 +12,7 @@ fn a_lease_that_ends_leaves_the_port_to_the_sockets_that_sit_there() {
     assignable(&host, "8000-8099");
     host.portslice(["set", "a", "--ports", "8000-8004"]).ok();
     let leased = listening(&a.ns, 8002);
-    host.portslice(["set", "a", "--ports", "none"]).ok();
+    host.portslice(["set", "a", "--ports", "-8000-8004"]).ok();
     assignable(&host, "9000-9099");
     host.portslice(["setup"]).ok();
     assert_eq!(claims(&host, &a), Claims { tcp: set("8002"), udp: set("8000"), resting: set("") });
@@ -66,7 +66,7 @@ fn what_is_offered_later_is_had_by_the_sockets_that_sit_there() {
     assignable(&host, "8000-8099");
     host.portslice(["set", "a", "--ports", "8000"]).ok();
     let server = listening(&a.ns, 8000);
-    host.portslice(["set", "a", "--ports", "none"]).ok();
+    host.portslice(["set", "a", "--ports", "-8000"]).ok();
     assignable(&host, "9000-9099");
     host.portslice(["set", "a", "--open-ports", OPEN]).ok();
     host.portslice(["sync"]).ok();
