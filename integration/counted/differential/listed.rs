@@ -47,9 +47,10 @@ pub const RULES: [Rule; 9] = [
     ("between owners nothing goes from a loopback address to the host's, or back: a source could be made up", |seen| {
         seen.crosses_loopback()
     }),
-    ("a container's loopback is its own: a port that is bound there claims nothing, and is heard there alone", |seen| {
-        seen.asks_from_own_loopback()
-    }),
+    (
+        "a container's loopback is its own: a port that is bound there claims nothing, and is heard there alone",
+        |seen| seen.asks_from_own_loopback(),
+    ),
 ];
 
 /// A socket that has one of the program's ports, or a chosen one.
