@@ -26,7 +26,7 @@ pub fn killed(host: &Host, call: &str, n: usize, argv: &[&str], input: &str) -> 
     out.code.is_none()
 }
 
-/// Kills `run` at every step and calls `then` after each time, until it ends by itself; where time is short at every other one,
+/// Kills `run` at every step and calls `then` after each time, until it ends by itself; where time is short at every third one,
 /// beginning anywhere. Returns how many steps it has.
 pub fn at_every_step(
     steps: &Steps,
@@ -35,7 +35,7 @@ pub fn at_every_step(
 ) -> usize {
     let (mut kills, mut found) = (0, 0);
     for (call, stride) in steps {
-        let stride = if long() { *stride } else { 2 * stride };
+        let stride = if long() { *stride } else { 3 * stride };
         let first =
             if long() { 1 } else { 1 + UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos() as usize) % stride };
         let mut last = 0;
