@@ -1,5 +1,6 @@
-//! Compiles the BPF programs with clang: the data path into `$OUT_DIR/steer.o`, which `src/steer/program.rs` embeds, and the
-//! programs at the sockets into `$OUT_DIR/sockets.o`, which `src/steer/sockets.rs` embeds.
+//! Compiles the BPF programs with clang: the data path into `$OUT_DIR/steer.o`, which `src/steer/program.rs` embeds, the programs
+//! at the sockets into `$OUT_DIR/sockets.o`, which `src/steer/sockets.rs` embeds, and those of port names into `$OUT_DIR/names.o`,
+//! which `src/steer/naming.rs` embeds.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -15,25 +16,27 @@ fn main() {
     if test_format.as_deref() == Some("2") {
         println!("cargo:rustc-cfg=raised");
     }
-    let objects = ["steer", "sockets"].map(|name| compile(sources, name, test_format.as_deref()));
+    let objects = [("steer", "v2"), ("sockets", "v3"), ("names", "v3")]
+        .map(|object| compile(sources, object, test_format.as_deref()));
     // Nobody unwinds (panic = "abort"), so nobody searches for how; the table is a hundredth of what each start of a container
     // maps.
     if env::var("PROFILE").is_ok_and(|profile| profile == "release") {
         println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
     }
-    // both objects are one version; hashing a hundred kilobytes anew for every container would cost a tenth of a hook's time
+    // all objects are one version; hashing a hundred kilobytes anew for every container would cost a tenth of a hook's time
     println!("cargo:rustc-env=STEER_VERSION={:016x}", fnv1a(&objects.concat()));
 }
 
-/// Compiles `NAME.bpf.c` to `$OUT_DIR/NAME.o` and returns the object. `test_format`: the build plays another version, for the
+/// Compiles `NAME.bpf.c` for an instruction set to `$OUT_DIR/NAME.o` and returns the object. `test_format`: the build plays another version, for the
 /// tests of an upgrade: with 1 all its programs differ, with 2 its formats as well (`src/format.rs`). No other build sets it.
-fn compile(sources: &Path, name: &str, test_format: Option<&str>) -> Vec<u8> {
+fn compile(sources: &Path, (name, instructions): (&str, &str), test_format: Option<&str>) -> Vec<u8> {
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join(format!("{name}.o"));
     let source = sources.join(format!("{name}.bpf.c"));
     let mut command = Command::new(&clang);
-    // -g: the BTF of the map definitions; v2 is the newest instruction set a 5.10 kernel and every clang since 8 share
-    command.args(["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpf", "-mcpu=v2"]);
+    // -g: the BTF of the map definitions; v2 is the newest instruction set a 5.10 kernel and every clang since 8 share. The programs
+    // at the sockets need a newer kernel in any case, and v3's atomic instructions (clang 12).
+    command.args(["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpf"]).arg(format!("-mcpu={instructions}"));
     // <asm/types.h> lives under the multiarch directory, which clang does not search for the bpf target
     let multiarch = PathBuf::from(format!("/usr/include/{}-linux-gnu", env::consts::ARCH));
     if multiarch.is_dir() {

@@ -179,7 +179,7 @@ fn what_cannot_be_attached_is_refused_in_one_line() {
     };
     let _taken = Stranger::at(&host.ns, 31_005);
     mapped(31_005, 31_005, "").call(&host, "ADD").failed(104, "port 31005 is in use by process");
-    mapped(31_000, 80, "").call(&host, "ADD").failed(7, "host port 31000 for container port 80");
+    mapped(31_000, 0, "").call(&host, "ADD").failed(7, "host port 31000 for container port 0");
     mapped(31_000, 31_000, "10.77.0.9").call(&host, "ADD").failed(7, "hostIP 10.77.0.9");
     mapped(8080, 8080, "").call(&host, "ADD").failed(7, "ports 8080 cannot be assigned");
     let other = Ns::net_only("other");

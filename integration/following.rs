@@ -4,6 +4,8 @@
 mod random;
 mod service;
 
+pub use service::Service;
+
 use crate::lab::probe::{BOTH, assert_reaches, assert_refused};
 use crate::lab::scene::{Scene, scene};
 use crate::lab::*;

@@ -125,7 +125,7 @@ fn ports_are_reserved_before_they_are_steered() {
         let maps = Maps::open(&directory).unwrap();
         let ports = set("31000-31009,65535");
         let own = |steered| Some(Owner { slot: 3, steered });
-        maps.reserve(&ports, 3);
+        maps.reserve(&ports, 3).unwrap();
         assert_eq!(maps.owner(65535), own(false));
         maps.publish(&ports, 3);
         assert_eq!(maps.owner(65535), own(true));
@@ -164,7 +164,7 @@ fn an_installation_is_found_without_its_pins() {
     loaded(|directory| {
         let maps = Maps::open(&directory).unwrap();
         maps.book.write(0, b"mine").unwrap();
-        maps.reserve(&set("31000"), 9);
+        maps.reserve(&set("31000"), 9).unwrap();
         let book = maps.book.id().unwrap();
         let programs = Programs::at(&directory);
         let held = programs.open("from_wire").unwrap();

@@ -151,7 +151,7 @@ fn a_refused_setup_leaves_nothing() {
     };
     let published = json!([{"container_port": 80, "host_ip": "", "host_port": 8080, "protocol": "tcp", "range": 1}]);
     for (input, says) in [
-        (change("/port_mappings", published), "published port 8080:80"),
+        (change("/port_mappings", published), "asks for port names, which are given at bind(), but"),
         (change("/network_options/options", json!({"ports": "80"})), "ports 80 cannot be assigned"),
         (change("/network_options/options", json!({"prots": "80"})), "did you mean ports?"),
         (change("/network_options/options", json!({"ephemeral-ports": "16384+1"})), "ephemeral-ports"),

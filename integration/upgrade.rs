@@ -28,7 +28,7 @@ impl Build {
     }
 
     /// Other programs, and every format number is higher by one.
-    fn raised() -> Build {
+    pub(crate) fn raised() -> Build {
         Build::of("2")
     }
 

@@ -5,6 +5,7 @@
 //! and facts about the host, such as whether the uplink exists (`host`). `config/portslice.toml` is the manual. Values that
 //! have no type of their own elsewhere are read in `value`; what the keys of one direction make together is in `limits`.
 
+mod accepted;
 mod addresses;
 mod host_name;
 mod limits;
@@ -16,9 +17,9 @@ mod value;
 pub use profile::{DEFAULT_PROFILE, Profile};
 
 use crate::error::{Error, Result};
-use crate::ports::{BlockSize, Pool, PortRange, PortSet};
+use crate::ports::{BlockSize, OpenPorts, Pool, PortRange, PortSet};
 use crate::rate::{PerCpu, Rate, Size};
-use crate::refusal::{one_line, quoted, unknown, unknown_of_many};
+use crate::refusal::{one_line, quoted, unknown_of_many};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+pub use accepted::Acceptable;
 pub use addresses::Addresses;
 pub use host_name::HostName;
 pub use runtime::{Mode, Runtime};
@@ -48,6 +50,11 @@ pub struct Config {
     pub ephemeral_ports_per_container: BlockSize,
     /// A container may be assigned only ports from this set.
     pub ports: PortSet,
+    /// The ports that a container may claim with bind() unless it asks for others.
+    pub open_ports: OpenPorts,
+    /// How many of them it may hold claimed at a time, 1 to 65535; a port counts once a protocol.
+    #[serde(deserialize_with = "value::claim_count")]
+    pub open_ports_per_container: u16,
     /// How many ephemeral ports of its own the host keeps at least, besides the pool and `ports`.
     #[serde(deserialize_with = "value::port_count")]
     pub host_ports_min: u16,
@@ -149,39 +156,6 @@ pub struct Config {
     pub runtime: Runtime,
 }
 
-/// A finding of `portslice doctor` that may be as the operator wants it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Acceptable {
-    /// The host's firewall does not see the traffic of containers.
-    Firewall,
-    /// Containers may not reach the resolver of the host's resolv.conf.
-    Resolver,
-    /// The uplink has more addresses than containers carry.
-    Addresses,
-}
-
-impl FromStr for Acceptable {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let all = [Acceptable::Firewall, Acceptable::Resolver, Acceptable::Addresses];
-        let found = all.into_iter().find(|finding| finding.name() == text);
-        found.ok_or_else(|| unknown("finding", text, &all.map(Acceptable::name)))
-    }
-}
-
-impl Acceptable {
-    /// As in the file.
-    pub fn name(self) -> &'static str {
-        match self {
-            Acceptable::Firewall => "firewall",
-            Acceptable::Resolver => "resolver",
-            Acceptable::Addresses => "addresses",
-        }
-    }
-}
-
 /// Whether bind() of a port that is somebody else's fails, in containers and on the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -217,6 +191,8 @@ impl Default for Config {
             ephemeral_ports: pool.expect("a range above port 1023 is a pool"),
             ephemeral_ports_per_container: BlockSize::DEFAULT,
             ports: PortSet::empty(),
+            open_ports: OpenPorts::default(),
+            open_ports_per_container: 1024,
             host_ports_min: 1024,
             uplink: None,
             addresses: Addresses::All,
@@ -340,6 +316,11 @@ impl Config {
             };
             let why = format!("ephemeral_ports ({pool}) holds no aligned block of {size} ports; {advice}");
             return Err((["ephemeral_ports_per_container", "ephemeral_ports"].map(String::from).to_vec(), why));
+        }
+        if !self.open_ports.is_none() && self.socket_rules == SocketRules::Off {
+            let why =
+                "open ports are claimed by bind(), which socket_rules = \"off\" does not judge; set it to \"auto\"";
+            return Err((["open_ports", "socket_rules"].map(String::from).to_vec(), why.into()));
         }
         self.rates_agree()?;
         self.limits_agree()

@@ -22,7 +22,7 @@ pub use names::Names;
 use crate::cpus::{CpuLimit, Cpus};
 use crate::error::{Error, Result};
 
-use crate::ports::{Block, BlockSize, PortSet};
+use crate::ports::{Block, BlockSize, OpenPorts, PortSet};
 use crate::rate::Limit;
 use crate::refusal::{one_line, quoted, unknown};
 use std::fmt;
@@ -33,8 +33,9 @@ use std::str::FromStr;
 pub const PREFIX: &str = "portslice/";
 
 /// The keys of [`Request::set`].
-pub const KEYS: [&str; 17] = [
+pub const KEYS: [&str; 18] = [
     "ports",
+    "open-ports",
     "ephemeral-ports",
     "egress-rate",
     "egress-ceil",
@@ -60,6 +61,8 @@ pub struct Request {
     pub id: ContainerId,
     /// Ports to listen on.
     pub ports: PortsAsked,
+    /// Ports that it may claim with bind().
+    pub open_ports: Option<OpenPorts>,
     /// The size of its block.
     pub ephemeral_ports: Option<BlockSize>,
     /// Whether it may reach the host through 127.0.0.1.
@@ -135,6 +138,7 @@ impl Request {
         Request {
             id,
             ports,
+            open_ports: None,
             ephemeral_ports: None,
             host_loopback: None,
             egress,
@@ -204,6 +208,7 @@ impl Request {
         let text = value.trim();
         match key {
             "ports" => self.ports = parsed(text, place)?,
+            "open-ports" => self.open_ports = Some(parsed(text, place)?),
             "ephemeral-ports" => self.ephemeral_ports = Some(parsed(text, place)?),
             "host-loopback" => self.host_loopback = Some(flag(text, place)?),
             "egress-rate" | "egress-ceil" | "egress-burst" => self.egress = with_part(self.egress, key, text, place)?,

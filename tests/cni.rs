@@ -56,6 +56,7 @@ fn calls_ask_for_what_they_say() {
             "name": request.name,
             "cgroup": request.cgroup,
             "ephemeral_ports": request.ephemeral_ports.map(|size| size.get()),
+            "open_ports": request.open_ports.as_ref().map(|open| open.to_string()),
             "host_loopback": request.host_loopback,
             "cpus": request.cpus.map(|cpus| cpus.to_string()),
             "executor_id": request.labels.executor_id,

@@ -38,6 +38,8 @@ fn values_arrive_parsed() {
         ephemeral_ports = "40000-50000, 60000-65535"
         ephemeral_ports_per_container = 512
         ports = "31000-32000,80"
+        open_ports = "443, 8080, 9000-9099"
+        open_ports_per_container = 16
         host_ports_min = 300
         uplink = "bond0.100"
         addresses = "10.0.0.5,2001:db8::5"
@@ -56,6 +58,8 @@ fn values_arrive_parsed() {
     assert_eq!(config.ephemeral_ports.to_string(), "40000-50000,60000-65535");
     assert_eq!(config.ephemeral_ports_per_container.get(), 512);
     assert_eq!(config.ports.to_string(), "80,31000-32000");
+    assert_eq!(config.open_ports.to_string(), "443,8080,9000-9099");
+    assert_eq!(config.open_ports_per_container, 16);
     assert_eq!(config.host_ports_min, 300);
     assert_eq!(config.uplink.as_deref(), Some("bond0.100"));
     assert_eq!(config.addresses.to_string(), "10.0.0.5,2001:db8::5");
@@ -230,6 +234,17 @@ const BAD: &[(&str, &str, &str)] = &[
     ),
     ("rate_statistics_window = 30", "rate_statistics_window", "such as \"500ms\""),
     ("rate_statistics_interval = \"30\"", "rate_statistics_interval", "has no unit; write 0s to 24h, such as 500ms"),
+    ("open_ports = \"any\"", "open_ports", "\"any\" is not a port or a range"),
+    ("open_ports = \"80,none\"", "open_ports", "none stands beside ports"),
+    ("open_ports = 8080", "open_ports", "expected a port set such as \"8080,9000-9099\", \"all\" or \"none\""),
+    ("open_ports = \"all\"\nsocket_rules = \"off\"", "open_ports", "which socket_rules = \"off\" does not judge"),
+    ("open_ports_per_container = 0", "open_ports_per_container", "0 is not a number of ports; write 1 to 65535"),
+    (
+        "open_ports_per_container = 65536",
+        "open_ports_per_container",
+        "65536 is not a number of ports; write 1 to 65535",
+    ),
+    ("open_ports_per_container = \"all\"", "open_ports_per_container", "a whole number of ports without quotes"),
     ("host_ports_min = -1", "host_ports_min", "-1 is not a number of ports; write 0 to 65535"),
     ("host_ports_min = 65536", "host_ports_min", "65536 is not a number of ports; write 0 to 65535"),
     ("host_ports_min = \"1024\"", "host_ports_min", "a whole number of ports without quotes, such as 1024"),

@@ -4,11 +4,11 @@ use portslice::explain::question::Question;
 use portslice::explain::{Names, explain};
 use portslice::net::route::Kind;
 use portslice::steer::model::World;
-use portslice::steer::model::world::{Holder, Path};
+use portslice::steer::model::world::{Holder, Path, Port};
 use portslice::steer::{HostFacts, SlotEntry};
 
 /// A host 10.0.0.2 with two containers: `web` has 31000-31009 and may reach the host's loopback, `job` has 31010-31019, an egress
-/// limit, and may not.
+/// limit, and may not. `web` has claimed the TCP port 8080.
 fn host() -> (World, Names) {
     let host = HostFacts { uplink: 2, mtu: 1500, mac: [2, 0, 0, 0, 0, 9], ..HostFacts::default() };
     let mut world = World { host, ..World::default() };
@@ -19,15 +19,22 @@ fn host() -> (World, Names) {
         let ifindex = 10 + u32::from(slot);
         world.slots.insert(slot, SlotEntry { ifindex, inner: 2, flags, epoch: 1 });
         world.devices.insert(slot, ifindex);
-        world.ports.extend((31_000 + (slot - 1) * 10..31_000 + slot * 10).map(|port| (port, slot)));
+        let own = (31_000 + (slot - 1) * 10..31_000 + slot * 10).flat_map(of_both);
+        world.ports.extend(own.map(|port| (port, slot)));
     }
     let names = Names {
         host: [(2, "eth0".into()), (3, "eth1".into()), (4, "wg0".into())].into(),
         bare: [4].into(),
         leases: [(1, "web".into()), (2, "job".into())].into(),
         devices: [(1, "portslice1".into()), (2, "portslice2".into())].into(),
+        claims: [(8080, false)].into(),
     };
+    world.ports.insert(Port { number: 8080, udp: false }, 1);
     (world, names)
+}
+
+fn of_both(number: u16) -> [Port; 2] {
+    [false, true].map(|udp| Port { number, udp })
 }
 
 fn said(packet: &str, from: Option<u16>) -> String {
@@ -49,6 +56,12 @@ fn a_packet_from_outside_goes_to_whoever_has_its_port() {
         "udp 192.0.2.1:50000 > 10.0.0.2:53, from the wire\n  \
          from_wire on eth0: to the host's own stack: port 53 is no container's\n"
     );
+}
+
+#[test]
+fn a_port_that_was_claimed_is_told_from_one_that_is_leased() {
+    assert!(said("tcp 10.0.0.5:1234 > :8080", None).contains("into web: its sockets have claimed port 8080\n"));
+    assert!(said("udp 10.0.0.5:1234 > :8080", None).contains("to the host's own stack: port 8080 is no container's\n"));
 }
 
 #[test]

@@ -74,11 +74,12 @@ fn failures_are_one_line_as_netavark_reads_it() {
     let published = |outer: u16| {
         let mut call: Value = serde_json::from_str(CONTAINER).unwrap();
         call["port_mappings"][0]["host_port"] = json!(outer);
+        call["port_mappings"][0]["protocol"] = json!("sctp");
         call.to_string()
     };
     for (arguments, input, says) in [
         (&["setup", NOWHERE][..], CONTAINER.to_owned(), NOWHERE),
-        (&["setup", NOWHERE], published(8080), "published port 8080:31600: "),
+        (&["setup", NOWHERE], published(8080), "published port 8080:31600: ports of sctp have no names"),
         (&["setup", NOWHERE], include_str!("netavark/address.json").to_owned(), "address 10.77.0.2: "),
         (&["setup", NOWHERE], "{".to_owned(), "on stdin"),
         (&["setup", NOWHERE], "{}".to_owned(), "missing field `container_id`"),

@@ -18,6 +18,7 @@ fn annotations_become_a_request() {
             ("org.example/ports", "nonsense"),
             ("portslice", "nonsense"),
             ("portslice/ports", "31000-31009, 31100, auto:2"),
+            ("portslice/open-ports", "80+all"),
             ("portslice/ephemeral-ports", "2048"),
             ("portslice/egress-ceil", "600mbit"),
             ("portslice/egress-rate", "37500KB"),
@@ -32,6 +33,7 @@ fn annotations_become_a_request() {
     )
     .unwrap();
     assert_eq!(request.ports.to_string(), "31000-31009,31100,auto:2");
+    assert_eq!(request.open_ports.unwrap().set().to_string(), "80,1024-65535");
     assert_eq!(request.ephemeral_ports.map(u16::from), Some(2048));
     assert_eq!(request.egress.rate.unwrap().to_string(), "37500KB/s (307.2 Mbit/s)");
     assert_eq!(request.egress.ceil.unwrap().bits_per_second(), 600_000_000);
@@ -61,6 +63,11 @@ fn hostile_annotations_are_refused_in_one_harmless_line() {
         ("portslice/ports", "auto:99999999999999999999", "auto:1 to auto:65535"),
         ("portslice/ports", &long, "at most 65536"),
         ("portslice/ports", &many, "is not a port"),
+        ("portslice/open-ports", "auto:2", "\"auto:2\" is not a port or a range"),
+        ("portslice/open-ports", "none,80", "none stands beside ports; write one of the two"),
+        ("portslice/open-ports", "\u{1b}[2J", "\\u{1b}"),
+        ("portslice/open-ports", &long, "at most 65536"),
+        ("portslice/open_ports", "all", "did you mean open-ports?"),
         ("portslice/prots", "1", "did you mean ports?"),
         ("portslice/ephemeral_ports", "1024", "did you mean ephemeral-ports?"),
         ("portslice/", "1", "known are ports, "),
@@ -177,16 +184,40 @@ fn ports_are_replaced_or_adjusted() {
         ("-31000-31009,-31100", ""),
     ] {
         let change = change(&[("ports", given)]).ports.unwrap();
-        assert_eq!(change.applied(&now).unwrap().to_string(), after, "{given}");
+        assert_eq!(change.applied(&now, "ports").unwrap().to_string(), after, "{given}");
     }
     for (given, now, words) in [
         ("-31010", &now, "ports: 31010 cannot be removed; the container has 31000-31009,31100"),
         ("-31008-31011,+5", &now, "ports: 31010-31011 cannot be removed"),
         ("-80", &PortSet::empty(), "ports: 80 cannot be removed; the container has no ports"),
     ] {
-        let error = change(&[("ports", given)]).ports.unwrap().applied(now).unwrap_err();
+        let error = change(&[("ports", given)]).ports.unwrap().applied(now, "ports").unwrap_err();
         assert!(error.to_string().starts_with(words) && error.exit_code() == 2, "{error}");
     }
+}
+
+#[test]
+fn open_ports_are_replaced_adjusted_or_taken_back() {
+    let now: PortSet = "8080,9000-9099".parse().unwrap();
+    for (given, after) in [
+        ("none", ""),
+        ("", ""),
+        ("all", "1024-65535"),
+        ("80+443,all", "80,443,1024-65535"),
+        ("9090", "9090"),
+        ("+9100", "8080,9000-9100"),
+        ("-8080,+80", "80,9000-9099"),
+    ] {
+        let change = change(&[("open-ports", given)]).open_ports.unwrap().unwrap();
+        assert_eq!(change.applied(&now, "open-ports").unwrap().to_string(), after, "{given}");
+    }
+    assert_eq!(change(&[("open-ports", "default")]).open_ports, Some(None));
+    let refused = |given, now: &PortSet| {
+        let change = change(&[("open-ports", given)]).open_ports.unwrap().unwrap();
+        change.applied(now, "open-ports").unwrap_err().to_string()
+    };
+    assert_eq!(refused("-80", &now), "open-ports: 80 cannot be removed; the container has 8080,9000-9099");
+    assert_eq!(refused("-80", &PortSet::empty()), "open-ports: 80 cannot be removed; the container has no open ports");
 }
 
 #[test]
@@ -207,6 +238,9 @@ fn a_change_that_cannot_be_is_refused_in_one_line() {
         ("ports", "default", "ports have no default"),
         ("ports", "+1\u{1b}[2J", "\\u{1b}"),
         ("ports", &long, "at most 65536"),
+        ("open-ports", "none,80", "none stands beside ports"),
+        ("open-ports", "+80,all", "\"all\" has no sign while another item has one"),
+        ("open-ports", "some", "besides, all and none are understood"),
         ("egress-rate", "fast", "does not begin with a number"),
         ("egress-rate", "1bit", "below the slowest"),
         ("egress-rate", "Default", "does not begin with a number"),
@@ -257,7 +291,7 @@ proptest! {
         let taken = change.set("ports", &text.join(","), "--ports");
         prop_assert_eq!(taken.is_ok(), add.first_overlap(&remove).is_none());
         if taken.is_ok() {
-            let after = change.ports.unwrap().applied(&now);
+            let after = change.ports.unwrap().applied(&now, "ports");
             prop_assert_eq!(after.is_ok(), remove.is_subset(&now));
             if let Ok(after) = after {
                 for port in 1..=65535u16 {

@@ -14,7 +14,7 @@ fn recorded(name: &str, ns: &Ns) -> Attachment {
 
 #[test]
 fn a_nomad_client_gets_a_slice() {
-    let host = Host::new("cni-nomad");
+    let host = Host::with("cni-nomad").judged("require").build();
     let ns = Ns::net_only("allocation");
     let call = recorded("nomad.json", &ns);
     let result = call.add(&host);
@@ -26,6 +26,8 @@ fn a_nomad_client_gets_a_slice() {
     assert_eq!(result["interfaces"][1]["sandbox"], json!(ns.path()));
     assert_eq!(result["ips"][0]["address"], "10.77.0.2/32");
     assert_works("Nomad's port", &host, &ns, 31_080);
+    // `to = 8080`
+    assert_eq!(lease["members"][0]["port_names"], "31090:8080");
     let limited = host.portslice(["show", &call.id, "--json"]).ok().json();
     assert!(limited["egress"].to_string().contains("20000000") || limited.to_string().contains("20mbit"), "{limited}");
     call.check(&host, &result).ok();
@@ -35,7 +37,7 @@ fn a_nomad_client_gets_a_slice() {
 
 #[test]
 fn a_mesos_agent_gets_a_slice() {
-    let host = Host::new("cni-mesos");
+    let host = Host::with("cni-mesos").judged("require").build();
     let ns = Ns::net_only("executor");
     let call = recorded("mesos.json", &ns);
     let result = call.add(&host);
@@ -46,6 +48,7 @@ fn a_mesos_agent_gets_a_slice() {
     assert_eq!(result["ip4"]["ip"], "10.77.0.2/32");
     assert_eq!(result["ip6"]["ip"], "fd77::2/128");
     assert_works("the task's port", &host, &ns, 31_500);
+    assert_eq!(lease["members"][0]["port_names"], "31501:53/udp");
     let stats = host.portslice(["stats", "--json"]).ok().json();
     assert_eq!(stats[0]["executor_id"], "executor-1", "{stats}");
     call.del(&host);

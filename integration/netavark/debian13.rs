@@ -165,7 +165,7 @@ fn what_podman_shows_and_refuses() {
 
     // What the user sees is our line.
     for (options, says) in [
-        (&["--network", "ps", "-p", "8080:80"][..], "published port 8080:80: "),
+        (&["--network", "ps", "-p", "8080:80"][..], "asks for port names"),
         (&["--network", "ps:ports=31600"], "port 31600 is leased to "),
         (&["--network", "ps:prots=31700"], "did you mean ports?"),
         (&["--network", "ps", "-p", "127.0.0.1:31700:31700"], "leave the address out"),

@@ -7,6 +7,9 @@ use portslice::plan::host::bpf_directory;
 use portslice::steer::{Book, Programs, find};
 use std::path::Path;
 
+/// How many programs are at the sockets of a host where no port has a name.
+const PROGRAMS: usize = 6;
+
 /// Ids of the host's own programs that are on a cgroup.
 fn attached(host: &Host) -> Vec<u32> {
     let book = Book::open(&host.ns.root(&bpf_directory(&host.state_dir()).to_string_lossy())).expect("the book");
@@ -26,7 +29,7 @@ fn configure(host: &Host, from: &str, to: &str) {
 fn they_are_attached_once_and_undone_without_a_trace() {
     let host = Host::with("sockets-undone").judged("require").build();
     let before = attached(&host);
-    assert_eq!(before.len(), 4);
+    assert_eq!(before.len(), PROGRAMS);
     for command in ["setup", "sync"] {
         host.portslice([command]).ok();
         assert_eq!(attached(&host), before, "{command}");
@@ -77,12 +80,12 @@ fn programs_that_somebody_took_off_are_missed_and_attached_again() {
     let links = find::on_cgroups().expect("links");
     let last = links.iter().rfind(|(_, program)| own.contains(program)).expect("a link");
     find::unhook(last.0).expect("taken off");
-    assert_eq!(attached(&host).len(), 3);
+    assert_eq!(attached(&host).len(), PROGRAMS - 1);
     let said = host.portslice(["doctor"]).stdout;
     let missed = "programs that judge bind() on the cgroup ";
     assert!(said.lines().any(|line| line.contains(missed) && line.contains("missing")), "{said}");
     host.portslice(["sync"]).ok();
-    assert_eq!(attached(&host).len(), 4);
+    assert_eq!(attached(&host).len(), PROGRAMS);
     // What tells whose a namespace is was removed: the next container finds out.
     let pins = bpf_directory(&host.state_dir());
     host.ns.inside_mounts(|| {
@@ -91,7 +94,7 @@ fn programs_that_somebody_took_off_are_missed_and_attached_again() {
         }
     });
     let c = host.bare("c", &["--ports", "31020"]);
-    assert_eq!(attached(&host).len(), 4);
+    assert_eq!(attached(&host).len(), PROGRAMS);
     for kind in KINDS {
         binds(&a.ns, kind, &[], ANY4, FREE, true);
         binds(&c.ns, kind, &[], ANY4, 31000, true);
@@ -109,14 +112,14 @@ fn another_version_replaces_them_and_they_know_everybody() {
     let before = attached(&host);
     other.run(&host, &["setup"]).ok();
     let after = attached(&host);
-    assert!(after.len() == 4 && after.iter().all(|program| !before.contains(program)), "{before:?} {after:?}");
+    assert!(after.len() == PROGRAMS && after.iter().all(|program| !before.contains(program)), "{before:?} {after:?}");
     for kind in KINDS {
         binds(&a.ns, kind, &[], ANY4, 31010, true);
         binds(&b.ns, kind, &[], ANY4, 31010, false);
         binds(&host.ns, kind, &[], ANY4, 31010, true);
     }
     host.portslice(["setup"]).ok();
-    assert_eq!(attached(&host).len(), 4);
+    assert_eq!(attached(&host).len(), PROGRAMS);
 }
 
 /// Somebody who attaches a program without BPF_F_ALLOW_MULTI keeps ours out.

@@ -79,7 +79,7 @@ impl Machine {
                 devices.insert(slot, index);
             }
         }
-        maps.reserve(&places::RESERVED.parse().unwrap(), 9);
+        maps.reserve(&places::RESERVED.parse().unwrap(), 9).unwrap();
         maps.set_shaper(places::SHAPER).expect("shaper");
         let programs = Programs::at(directory);
         let jumps = sys::program_array(PROGRAMS.len() as u32).expect("a map of programs");

@@ -149,7 +149,7 @@ pub fn world(place: usize, devices: &Devices) -> World {
     }
     world.kept = RESERVED.parse::<PortSet>().unwrap().iter().collect();
     for slot in super::case::SLOTS {
-        world.ports.extend(ports(slot).iter().map(|port| (port, slot)));
+        ports(slot).iter().for_each(|port| world.steer(port, slot));
         world.listening.extend(LISTENING.iter().flat_map(|port| [(slot, 6, *port), (slot, 17, *port)]));
     }
     world

@@ -158,8 +158,8 @@ pub(super) fn cpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D:
     deserializer.deserialize_i64(Count)
 }
 
-/// A whole number of ports, 0 to 65535.
-struct Ports;
+/// A whole number of ports, from this one up to 65535.
+struct Ports(u16);
 
 impl Visitor<'_> for Ports {
     type Value = u16;
@@ -169,7 +169,9 @@ impl Visitor<'_> for Ports {
     }
 
     fn visit_i64<E: Error>(self, given: i64) -> Result<u16, E> {
-        given.try_into().map_err(|_| E::custom(format_args!("{given} is not a number of ports; write 0 to 65535")))
+        let Ports(least) = self;
+        let count = given.try_into().ok().filter(|count| *count >= least);
+        count.ok_or_else(|| E::custom(format_args!("{given} is not a number of ports; write {least} to 65535")))
     }
 
     fn visit_u64<E: Error>(self, given: u64) -> Result<u16, E> {
@@ -178,7 +180,11 @@ impl Visitor<'_> for Ports {
 }
 
 pub(super) fn port_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
-    deserializer.deserialize_i64(Ports)
+    deserializer.deserialize_i64(Ports(0))
+}
+
+pub(super) fn claim_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    deserializer.deserialize_i64(Ports(1))
 }
 
 pub(super) fn or_empty<T: AsRef<Path>, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {

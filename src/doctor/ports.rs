@@ -71,7 +71,7 @@ fn strangers(scene: &Scene<'_>) -> Result<Vec<Finding>> {
     // A host that cannot be opened is told of elsewhere.
     let Ok(Some(host)) = peek_recorded(scene.config) else { return Ok(Vec::new()) };
     let all = PortRange::new(1, u16::MAX).expect("1 is below 65535");
-    let leased = host.maps.taken(all);
+    let leased = host.maps.leased(all);
     let (Some(first), Some(last)) = (leased.ranges().first(), leased.ranges().last()) else { return Ok(Vec::new()) };
     let Some(span) = PortRange::new(first.begin(), last.end()) else { return Ok(Vec::new()) };
     let mut found = holders(&mut Netlink::diag()?, span)?;

@@ -11,5 +11,10 @@ pub fn look(scene: &Scene<'_>) -> Option<Finding> {
     };
     let why = "a container that binds a port of somebody else's, and a program of the host that binds a leased one, hear nothing \
                there, and nothing tells them; when it is mended, setup tries again";
+    let why = if scene.config.open_ports.is_none() {
+        why.into()
+    } else {
+        format!("{why}; open_ports is not given to anybody")
+    };
     Some(warn("sockets", format!("bind() is not judged: {missing}"), why, scene.command("setup")))
 }

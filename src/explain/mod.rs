@@ -30,6 +30,8 @@ pub struct Names {
     pub bare: BTreeSet<u32>,
     /// Containers by their slot.
     pub leases: BTreeMap<u16, String>,
+    /// Ports that are not leased but claimed by sockets, and whether of UDP.
+    pub claims: BTreeSet<(u16, bool)>,
     /// The device of each.
     pub devices: BTreeMap<u16, String>,
 }

@@ -8,6 +8,8 @@ use super::own_address;
 use crate::error::{Error, Result};
 use crate::net::link::Mac;
 use crate::steer::model::World;
+use crate::steer::model::packet::UDP;
+use crate::steer::model::world::Port;
 
 /// Protocols by name; the last one asks for an echo.
 const PROTOCOLS: [(&str, u8); 6] =
@@ -73,7 +75,11 @@ impl Question {
             source.address = Some(looped.map_or_else(usual, Ok)?);
         }
         if protocol != ICMP && source.port.is_none() {
-            let own = |slot: u16| world.ports.iter().rfind(|(_, owner)| **owner == slot).map(|(port, _)| *port);
+            let udp = protocol == UDP;
+            let own = |slot: u16| {
+                let own = |(port, owner): &(&Port, &u16)| **owner == slot && port.udp == udp;
+                world.ports.iter().rfind(own).map(|(port, _)| port.number)
+            };
             source.port = Some(from.and_then(own).unwrap_or(OUTSIDE.2));
         }
         let complete = Self { protocol, source, destination };
@@ -93,6 +99,15 @@ impl Question {
     /// The port that it is for; `None` for an echo request.
     pub(super) fn port(&self) -> Option<u16> {
         self.destination.port
+    }
+
+    /// The port that it is for and whether that is one of UDP, where sockets can claim it: of TCP and UDP.
+    pub fn claimable(&self) -> Option<(u16, bool)> {
+        match self.protocol {
+            6 => Some((self.destination.port?, false)),
+            UDP => Some((self.destination.port?, true)),
+            _ => None,
+        }
     }
 
     /// The frame of a complete one: the first of a connection, or an echo request.

@@ -25,7 +25,8 @@ pub(super) fn verdict(verdict: &Verdict) -> &'static str {
 
 /// What happens to a packet, and why.
 pub(super) fn told(names: &Names, hook: Hook, decision: &Decision, question: &Question) -> String {
-    let why = why(decision, question);
+    let claimed = question.claimable().is_some_and(|port| names.claims.contains(&port));
+    let why = why(decision, question, claimed);
     let inside = matches!(hook, Hook::ContainerLo(_) | Hook::ContainerDevice);
     let what = match &decision.verdict {
         Verdict::Stack if inside => "stays in the container".into(),
@@ -51,9 +52,11 @@ pub(super) fn told(names: &Names, hook: Hook, decision: &Decision, question: &Qu
     if why.is_empty() { what } else { format!("{what}: {why}") }
 }
 
-fn why(decision: &Decision, question: &Question) -> String {
+/// `claimed`: is the port that it is for one that sockets hold without a lease?
+fn why(decision: &Decision, question: &Question, claimed: bool) -> String {
     let port = question.port().map_or_else(|| "an echo request".into(), |port| format!("port {port}"));
     match decision.why {
+        Why::Port(port) if claimed => format!("its sockets have claimed port {port}"),
         Why::Port(port) => format!("port {port} is its own"),
         Why::Nobodys if question.port().is_none() => "the host answers echo requests".into(),
         Why::Nobodys => format!("{port} is no container's"),

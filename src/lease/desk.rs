@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::ledger::{Ledger, decode};
 use super::record::Lease;
-use crate::error::Result;
-use crate::ports::{Block, BlockSize, PortRange, PortSet};
+use crate::error::{Error, Result};
+use crate::ports::{Block, BlockSize, PortNames, PortRange, PortSet};
 use crate::request::ContainerId;
 use crate::steer::tenants::{Cursor, Tenant, TenantState, boottime, id_hash};
 use crate::steer::{MAX_SLOTS, Maps};
@@ -43,8 +43,7 @@ impl<'a> Desk<'a> {
     /// The same, but for what the slice in `slot` has itself: a run that was killed may have taken a port for it that its
     /// lease does not tell of.
     pub fn taken_by_others(&self, span: PortRange, slot: u16) -> PortSet {
-        let (steered, reserved) = self.maps.owned(slot);
-        self.taken(span).difference(&steered.union(&reserved))
+        self.maps.taken_by_others(span, slot)
     }
 
     /// The numbers given out last.
@@ -162,13 +161,22 @@ impl<'a> Desk<'a> {
         self.maps.owner(port).map_or_else(|| "another container".into(), |owner| self.name(owner.slot))
     }
 
-    /// Enters a new lease: its slot, its block and its ports are nobody else's from now on, and not steered yet.
-    pub fn enter(&self, lease: &Lease) {
+    /// Enters a new lease: its slot, its block and its ports are nobody else's from now on, and not steered yet. Fails when a socket
+    /// of another container has claimed one of the ports since they were chosen: then none of them is.
+    pub fn enter(&self, lease: &Lease) -> Result<()> {
         // The numbers first: whoever is killed here has wasted an epoch, but none is given out twice.
         let cursor = Cursor { epoch: lease.epoch, last_slot: lease.slot, block: lease.block.end().wrapping_add(1) };
         self.maps.tenants.set_cursor(cursor);
         self.maps.tenants.put(lease.slot, tenant(lease, TenantState::Leased));
-        self.maps.reserve(&lease.all_ports(), lease.slot);
+        self.reserve(&lease.all_ports(), lease.slot)
+    }
+
+    /// Keeps ports for the slice in `slot`, all of them or none.
+    pub fn reserve(&self, ports: &PortSet, slot: u16) -> Result<()> {
+        self.maps.reserve(ports, slot).map_err(|taken| {
+            let (port, by) = (taken.port, self.name(taken.by));
+            Error::PortInUse(format!("port {port} is in use by {by}: ask for another port, or end that container"))
+        })
     }
 
     /// Says which of `host::Given` the slice of a lease carries.
@@ -183,12 +191,14 @@ impl<'a> Desk<'a> {
 
     /// Takes back a lease that never came into use: nobody has talked to its ports. That it was there leaves a trace.
     pub fn cancel(&self, lease: &Lease) {
+        self.free_claims(lease.slot);
         self.maps.withdraw(&lease.all_ports(), lease.slot);
         self.maps.tenants.put(lease.slot, Tenant { netns: lease.netns_id.ino, ..Tenant::default() });
     }
 
     /// Ends a lease; its block rests.
     pub fn release(&self, lease: &Lease) {
+        self.free_claims(lease.slot);
         self.maps.withdraw(&lease.all_ports(), lease.slot);
         // Of this container only the newest block counts.
         for slot in self.maps.tenants.of_id(id_hash(lease.id.as_str())) {
@@ -202,9 +212,22 @@ impl<'a> Desk<'a> {
 
     /// Gives back a slot of which no record is left, with all ports it has.
     pub fn clear(&self, slot: u16) {
+        self.free_claims(slot);
         let (steered, reserved) = self.maps.owned(slot);
         self.maps.withdraw(&steered.union(&reserved), slot);
         self.maps.tenants.put(slot, Tenant::default());
+    }
+
+    /// What sockets of an ended slice still hold leads nowhere: its slot's next tenant begins without.
+    fn free_claims(&self, slot: u16) {
+        // Its names would be the next tenant's.
+        let unnamed = self.maps.names.as_ref().map_or(Ok(()), |names| names.set(slot, &PortNames::default()));
+        if let Err(e) = unnamed {
+            log::warn!("{e}");
+        }
+        if let Err(e) = self.maps.free_claims(slot) {
+            log::warn!("{e}");
+        }
     }
 
     fn is_leased(&self, slot: u16) -> bool {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cpu::{self, Place, Values};
 use crate::cpus::{CpuLimit, Cpus};
 use crate::host::process::Worker;
-use crate::ports::PortSet;
+use crate::ports::{PortNames, PortSet};
 use crate::request::{Attachment, ContainerId, Labels, Names};
 
 /// The CPUs a member asked for. `portslice set` may change them.
@@ -80,6 +80,9 @@ pub struct Member {
     pub attachment: Option<Attachment>,
     /// Its listening ports.
     pub ports: PortSet,
+    /// What programs inside know some of them as.
+    #[serde(default, skip_serializing_if = "PortNames::is_empty")]
+    pub port_names: PortNames,
     /// The CPUs it asked for.
     pub asked: CpuAsked,
     /// CPUs that its bundle gives it, for limits that scale with them.

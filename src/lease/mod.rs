@@ -18,4 +18,4 @@ pub use cached::Leases;
 pub use desk::Desk;
 pub use ledger::Ledger;
 pub use member::{CpuAsked, CpuTerms, Member};
-pub use record::{Asked, Dropped, Lease, Placed, Second, Stage, State, Terms};
+pub use record::{Asked, Dropped, Lease, Offer, Placed, Second, Stage, State, Terms};

@@ -11,7 +11,7 @@ use crate::format::{Known, RAISED};
 use crate::host::process::Worker;
 use crate::host::record::Changed;
 use crate::net::netns::NetnsId;
-use crate::ports::{Block, PortSet};
+use crate::ports::{Block, PortNames, PortSet};
 use crate::rate::{Limit, Shape};
 use crate::request::ContainerId;
 
@@ -120,7 +120,26 @@ pub struct Dropped {
     pub ingress: u64,
 }
 
-/// What a change may alter: the bandwidth, and who the members are with what each has.
+/// The open ports that a slice may claim with bind().
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// What was asked for, or the configuration gave.
+    pub asked: PortSet,
+    /// Those of them that may be claimed at all, as far as nobody has them: neither the host's own connections nor leases take
+    /// any of these.
+    pub ports: PortSet,
+    /// How many of them at a time; a port counts once a protocol. 0 where no port is offered.
+    pub limit: u16,
+}
+
+impl Offer {
+    /// Is no port asked for?
+    pub fn is_none(&self) -> bool {
+        self.asked.is_empty()
+    }
+}
+
+/// What a change may alter: the bandwidth, the open ports, and who the members are with what each has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// The bandwidth.
@@ -129,6 +148,9 @@ pub struct State {
     pub members: Vec<Member>,
     /// Listening ports that are leased to the slice: its members', and those of members that left.
     pub leased: PortSet,
+    /// What the slice may claim.
+    #[serde(default, skip_serializing_if = "Offer::is_none", rename = "open_ports")]
+    pub open: Offer,
 }
 
 /// What stood in the namespace before the slice: a namespace that lives on gets it back.
@@ -163,6 +185,9 @@ pub struct Lease {
     pub block: Block,
     /// Listening ports that are leased to it: its members', and those of members that left.
     pub ports: PortSet,
+    /// Ports that it may claim with bind(). A claim is not leased: it ends with its sockets.
+    #[serde(default, skip_serializing_if = "Offer::is_none", rename = "open_ports")]
+    pub open: Offer,
     /// Its bandwidth.
     #[serde(flatten)]
     pub terms: Terms,
@@ -223,7 +248,12 @@ impl Lease {
 
     /// What a change may alter, as it is now.
     pub fn state(&self) -> State {
-        State { terms: self.terms.clone(), members: self.members.clone(), leased: self.ports.clone() }
+        State {
+            terms: self.terms.clone(),
+            members: self.members.clone(),
+            leased: self.ports.clone(),
+            open: self.open.clone(),
+        }
     }
 
     /// The member called `id`.
@@ -236,6 +266,13 @@ impl State {
     /// Listening ports of all members.
     pub fn ports(&self) -> PortSet {
         self.members.iter().fold(PortSet::empty(), |all, member| all.union(&member.ports))
+    }
+
+    /// The port names of all members. No two of them are in each other's way: whoever makes a state sees to it
+    /// (`plan::grant::named`).
+    pub fn port_names(&self) -> PortNames {
+        let names = |all: PortNames, member: &Member| all.union(&member.port_names).unwrap_or(all);
+        self.members.iter().fold(PortNames::default(), names)
     }
 
     /// The CPUs of all members, for limits that scale with them; `None` if nothing is known of any.
@@ -267,4 +304,52 @@ pub fn shaper_class(slot: u16, second: bool) -> u16 {
 /// The host's end of the pair of slot `slot`: at most 13 of the 15 bytes a device name may have.
 pub fn link_name(slot: u16) -> String {
     format!("portslice{slot}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record as a version wrote it that knew no open ports.
+    const OLDER: &str = r#"{"format":1,"id":"web","slot":3,"block":{"begin":32768,"end":33791},"ports":"31000","asked":{},
+        "egress_placed":"host","limit_local":true,"members":[],"before":{"terms":{"asked":{},"limit_local":true},"members":[],
+        "leased":""},"dropped":{"egress":0,"ingress":0},"netns":"/run/netns/web","netns_id":{"dev":4,"ino":1},"given":0,
+        "stage":"changing","created":0,"epoch":7,"device":"eth0","host_loopback":true,"worker":{"pid":1,"started":1}}"#;
+
+    #[test]
+    fn port_names_survive_and_older_records_have_none() {
+        let member = r#"{"id":"web","pid":null,"ports":"31000-31001","asked":{},"labels":{},"created":0}"#;
+        let older: Member = serde_json::from_str(member).unwrap();
+        let written = serde_json::to_value(&older).unwrap();
+        assert!(older.port_names.is_empty() && written.get("port_names").is_none(), "{written}");
+
+        let named = Member { port_names: "31000:80/tcp,31001:53".parse().unwrap(), ..older.clone() };
+        let written = serde_json::to_value(&named).unwrap();
+        assert_eq!(written["port_names"], "31000:80/tcp,31001:53");
+        assert_eq!(serde_json::from_value::<Member>(written).unwrap(), named);
+        let lease: Lease = serde_json::from_str(OLDER).unwrap();
+        let lease =
+            Lease { members: vec![named, Member { port_names: "31002:81".parse().unwrap(), ..older }], ..lease };
+        assert_eq!(lease.state().port_names().to_string(), "31000:80/tcp,31001:53,31002:81");
+    }
+
+    #[test]
+    fn open_ports_survive_and_older_records_have_none() {
+        let older: Lease = serde_json::from_str(OLDER).unwrap();
+        assert!(older.open.is_none() && older.before.as_ref().unwrap().open.is_none());
+        // What has none is written as before: an older version reads it.
+        let written = serde_json::to_value(&older).unwrap();
+        assert!(written.get("open_ports").is_none() && written["before"].get("open_ports").is_none(), "{written}");
+
+        let open =
+            Offer { asked: "443,1024-65535".parse().unwrap(), ports: "443,1024-32767".parse().unwrap(), limit: 1024 };
+        let lease = Lease { open: open.clone(), ..older };
+        let written = serde_json::to_value(&lease).unwrap();
+        assert_eq!(
+            written["open_ports"],
+            serde_json::json!({"asked": "443,1024-65535", "ports": "443,1024-32767", "limit": 1024})
+        );
+        let read: Lease = serde_json::from_value(written).unwrap();
+        assert_eq!((&read, &read.state().open), (&lease, &open));
+    }
 }

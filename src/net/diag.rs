@@ -1,6 +1,7 @@
 //! Which ports sockets of this namespace use (sock_diag), and which process holds one.
 
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 
 use netlink_packet_core::NlasIterator;
@@ -42,6 +43,7 @@ const SOCKID: usize = 48;
 // include/net/tcp_states.h
 const ESTABLISHED: u8 = 1;
 const TIME_WAIT: u8 = 6;
+const BOUND_INACTIVE: u8 = 13;
 
 /// Every TCP and UDP socket whose local port lies in `range`. TCP connections in TIME_WAIT do not count: they hold
 /// no file and nobody waits for them.
@@ -64,6 +66,58 @@ pub fn holders(netlink: &mut Netlink, range: PortRange) -> Result<Vec<Holder>> {
         ask(netlink, SOCK_DIAG_BY_FAMILY, request, range, false, &mut found)?;
     }
     Ok(found)
+}
+
+/// The ports that sockets of a namespace hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Of TCP, those in TIME_WAIT among them.
+    pub tcp: PortSet,
+    /// Of UDP.
+    pub udp: PortSet,
+    /// Those of either that are held at addresses of lo alone.
+    pub looped: PortSet,
+}
+
+/// All ports that sockets of the calling thread's namespace hold. A TCP socket that is bound and neither listens nor connects is told
+/// of since Linux 6.8.
+pub fn held(netlink: &mut Netlink) -> Result<Held> {
+    let mut found: Vec<(u16, bool, bool)> = Vec::new();
+    let all = !0u32;
+    let mut all_of_tcp = vec![0u8; 4 + SOCKID];
+    all_of_tcp.extend(all.to_ne_bytes());
+    all_of_tcp.extend([0; 4]);
+    let mut asked = Vec::new();
+    for (family, protocol) in [
+        (libc::AF_INET, libc::IPPROTO_TCP),
+        (libc::AF_INET6, libc::IPPROTO_TCP),
+        (libc::AF_INET, libc::IPPROTO_UDP),
+        (libc::AF_INET6, libc::IPPROTO_UDP),
+    ] {
+        let (tcp, states) = match protocol {
+            libc::IPPROTO_TCP => (true, 1 << BOUND_INACTIVE),
+            _ => (false, all),
+        };
+        let mut request = vec![family as u8, protocol as u8, 0, 0];
+        request.extend(u32::to_ne_bytes(states));
+        request.extend([0; SOCKID]);
+        asked.push((SOCK_DIAG_BY_FAMILY, request, tcp));
+    }
+    // A socket that is bound and begins to listen meanwhile must not be missed: those that are only bound come first.
+    asked.push((TCPDIAG_GETSOCK, all_of_tcp, true));
+    for (kind, request, tcp) in asked {
+        let mut bytes = message(kind, &request);
+        netlink.dump_raw("list sockets", &mut bytes, |body| {
+            found.extend(local(body).map(|(port, looped)| (port, tcp, looped)));
+        })?;
+    }
+    let set = |chosen: &dyn Fn(bool, bool) -> bool| {
+        let ports = found.iter().filter(|(_, tcp, looped)| chosen(*tcp, *looped));
+        PortSet::from_iter(ports.filter_map(|(port, ..)| PortRange::new(*port, *port)))
+    };
+    let elsewhere = set(&|_, looped| !looped);
+    let looped = set(&|_, looped| looped).difference(&elsewhere);
+    Ok(Held { tcp: set(&|tcp, _| tcp), udp: set(&|tcp, _| !tcp), looped })
 }
 
 /// What one TCP socket knows of its path (`struct tcp_info`).
@@ -210,6 +264,17 @@ fn decode(body: &[u8], tcp: bool) -> Option<Holder> {
     let inode = body.get(68..72)?;
     let inode = u32::from_ne_bytes([inode[0], inode[1], inode[2], inode[3]]);
     Some(Holder { port, inode, tcp, established: tcp && state == ESTABLISHED })
+}
+
+/// The source port of a struct inet_diag_msg, and whether its source address is one of lo.
+fn local(body: &[u8]) -> Option<(u16, bool)> {
+    let port = u16::from_be_bytes([*body.get(4)?, *body.get(5)?]);
+    let address = body.get(8..24)?;
+    let ip = match i32::from(*body.first()?) {
+        libc::AF_INET => IpAddr::from([address[0], address[1], address[2], address[3]]),
+        _ => IpAddr::from(<[u8; 16]>::try_from(address).ok()?).to_canonical(),
+    };
+    Some((port, ip.is_loopback())).filter(|(port, _)| *port != 0)
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use super::host::leasable;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::Facts;
+use crate::lease::Member;
 use crate::net::diag::Holder;
 use crate::ports::pool::{Full, View, auto};
-use crate::ports::{Block, PortRange, PortSet};
+use crate::ports::{Block, PortNames, PortRange, PortSet};
 use crate::request::{PortsAsked, Request};
 
 /// What a decision rests on besides the request.
@@ -96,10 +97,36 @@ pub fn host_ports(config: &Config, ephemeral: PortRange, reserved: &PortSet) -> 
 pub fn grant(request: &Request, last: Option<Block>, at: &Situation<'_>) -> Result<Grant, Refusal> {
     let ports = assigned(&request.ports, at)?;
     let size = request.ephemeral_ports.unwrap_or(at.config.ephemeral_ports_per_container);
-    let taken = at.leased.union(at.used);
+    // A number that stands for another one must not be one of its own as well.
+    let taken = at.leased.union(at.used).union(&request.ports.names.inside());
     let view = View { taken: &taken, resting: at.resting, cursor: at.block_from };
     let block = at.config.ephemeral_ports.choose(size, &view, last).map_err(Refusal::Full)?;
     Ok(Grant { block, ports })
+}
+
+/// Refuses members of one slice whose port names are in each other's way, or in that of the slice's own ports, its `block` and
+/// those that are `leased` to it: programs inside would mean two things by one number.
+pub fn named(members: &[Member], block: Block, leased: &PortSet) -> Result<()> {
+    let (mut all, mut inside) = (PortNames::default(), PortSet::empty());
+    for member in members {
+        let refuse = |why: String| Err(Error::invalid(format!("port names of container {}", member.id), why));
+        all = match all.union(&member.port_names) {
+            Ok(all) => all,
+            Err(why) => return refuse(why.to_string()),
+        };
+        let own = member.port_names.inside();
+        if let Some(range) = own.first_overlap(&block.range().into()) {
+            let why = format!("{range} lies in its block {block}, from which its connections come; choose other names");
+            return refuse(why);
+        }
+        inside = inside.union(&own);
+        if let Some(range) = inside.first_overlap(leased) {
+            let why =
+                format!("{range} is a port of its own as well; choose another name, or give that port another name");
+            return refuse(why);
+        }
+    }
+    Ok(())
 }
 
 /// The listening ports that answer `asked`, none of them leased to anybody.
@@ -165,6 +192,32 @@ pub fn exhausted(full: &Full, config: &Config, holders: &[String], count: usize,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_in_nobodys_way() {
+        let member = |names: &str| {
+            let text = r#"{"id":"web","pid":null,"ports":"","asked":{},"labels":{},"created":0}"#;
+            let member: Member = serde_json::from_str(text).unwrap();
+            Member { port_names: names.parse().unwrap(), ..member }
+        };
+        let block = Block::new(32768, crate::ports::BlockSize::new(1024).unwrap()).unwrap();
+        let leased: PortSet = "31000-31009".parse().unwrap();
+        for (members, words) in [
+            (&["31000:80", "31001:81"][..], None),
+            (&["31000:80", "31001:80"], Some("ports 31000 and 31001 are both named 80")),
+            (&["31000:80", "31001:33791"], Some("33791 lies in its block 32768-33791")),
+            (&["31000:33792", "31001:32767"], None),
+            (&["31000:31001"], Some("port names of container web: 31001 is a port of its own as well")),
+            (&["31000-31001:31001-31002"], Some("31001-31002 is a port of its own as well")),
+        ] {
+            let members: Vec<Member> = members.iter().map(|names| member(names)).collect();
+            let done = named(&members, block, &leased).map_err(|e| e.to_string());
+            match words {
+                None => done.unwrap(),
+                Some(words) => assert!(done.as_ref().is_err_and(|line| line.contains(words)), "{words}: {done:?}"),
+            }
+        }
+    }
 
     #[test]
     fn the_host_keeps_ports_of_its_own() {

@@ -4,7 +4,7 @@ use super::limits;
 use super::step::{CpuStep, Furniture, Step};
 use crate::host::Given;
 use crate::host::sysctl::{Setting, UNPRIVILEGED};
-use crate::lease::{Lease, Member, State, Terms};
+use crate::lease::{Lease, Member, Offer, State, Terms};
 use crate::net::link::{Mac, own_mac};
 use crate::net::qdisc::Leaf;
 use crate::ports::{Block, PortSet};
@@ -58,7 +58,8 @@ pub fn known(lease: &Lease, instance: u32, leaf: Leaf) -> Vec<Step> {
     rest.retain(|step| !matches!(step, Step::Queue { .. }));
     // A change that was killed may have reached what it came from, or what it went to.
     if let Some(before) = &lease.before {
-        for step in cpu(&before.members) {
+        let reached = offer(lease.slot, &before.open).into_iter().chain(names(lease.slot, before));
+        for step in cpu(&before.members).into_iter().chain(reached) {
             if !rest.iter().any(|other| other.same_place(&step)) {
                 rest.push(step);
             }
@@ -96,8 +97,22 @@ pub fn terms(lease: &Lease, state: &State, leaf: Leaf) -> Vec<Step> {
     }
     steps.push(Step::Slot { slot, flags: slot_flags(lease.host_loopback, &state.terms), epoch: lease.epoch });
     steps.extend(cpu(&state.members));
+    steps.extend(offer(lease.slot, &state.open));
+    steps.extend(names(lease.slot, state));
     steps.push(Step::Steer { slot, ports: steered(lease, state) });
     steps
+}
+
+/// What the slice may claim, if anything.
+pub fn offer(slot: u16, open: &Offer) -> Option<Step> {
+    let step = Step::Offer { slot, ports: open.ports.clone(), limit: open.limit };
+    (!open.ports.is_empty()).then_some(step)
+}
+
+/// The names of the slice's ports, if it has any.
+pub fn names(slot: u16, state: &State) -> Option<Step> {
+    let names = state.port_names();
+    (!names.is_empty()).then_some(Step::Names { slot, names })
 }
 
 /// Flags of a slot.

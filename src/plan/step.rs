@@ -15,7 +15,7 @@ use crate::lease::CpuTerms;
 use crate::net::link::Mac;
 use crate::net::qdisc::Throttle;
 use crate::net::route::InnerRoute;
-use crate::ports::PortSet;
+use crate::ports::{PortNames, PortSet};
 use crate::request::ContainerId;
 
 /// One thing to be there.
@@ -147,6 +147,22 @@ pub enum Step {
         /// Whose it is.
         slot: u16,
     },
+    /// Open ports: what the slice may claim.
+    Offer {
+        /// Whose it is.
+        slot: u16,
+        /// Ports, of TCP and of UDP.
+        ports: PortSet,
+        /// How many at one time, a port once a protocol.
+        limit: u16,
+    },
+    /// Port names: what programs in the container know its ports as.
+    Names {
+        /// Whose they are.
+        slot: u16,
+        /// All names of the slice.
+        names: PortNames,
+    },
     /// The CPU limits of a member.
     Cpu(Box<CpuStep>),
     /// Ports that lead to the container. They come last and go first.
@@ -232,12 +248,14 @@ impl Action {
             (Verb::Relax, _) => ("open", "opened"),
             (Verb::Undo, Step::Reserve { .. }) => ("release", "released"),
             (Verb::Undo, Step::Setting { .. } | Step::Cpu(_)) => ("restore", "restored"),
-            (Verb::Undo, Step::Steer { .. }) => ("withdraw", "withdrew"),
+            (Verb::Undo, Step::Steer { .. } | Step::Offer { .. } | Step::Names { .. }) => ("withdraw", "withdrew"),
             (Verb::Undo, Step::Allmulti { .. }) => ("clear", "cleared"),
             (Verb::Undo, _) => ("remove", "removed"),
             (_, Step::Reserve { .. }) => ("reserve", "reserved"),
             (_, Step::Setting { .. } | Step::Allmulti { .. }) => ("set", "set"),
             (_, Step::Steer { .. }) => ("steer", "steered"),
+            (_, Step::Offer { .. }) => ("offer", "offered"),
+            (_, Step::Names { .. }) => ("give", "gave"),
             (Verb::Mend, _) => ("mend", "mended"),
             (Verb::Perform, Step::Keep { .. }) => ("write", "wrote"),
             (Verb::Perform, Step::Mount { .. }) => ("mount", "mounted"),
@@ -332,6 +350,8 @@ impl fmt::Display for Step {
             Step::Slot { slot, epoch, .. } => write!(f, "slot {slot}, epoch {epoch}"),
             Step::Cpu(it) => write!(f, "CPU terms of {}", it.member),
             Step::Steer { slot, ports } => write!(f, "ports {ports} of slot {slot}"),
+            Step::Names { slot, names } => write!(f, "port names {names} of slot {slot}"),
+            Step::Offer { slot, ports, limit } => write!(f, "open ports {ports} of slot {slot}, {limit} at one time"),
         }
     }
 }

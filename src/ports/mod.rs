@@ -4,11 +4,15 @@
 //! ([`crate::lease`]), and whether a port is in use on the host ([`crate::net::diag`]).
 
 pub mod block;
+mod names;
+mod open;
 pub mod pool;
 mod set;
 mod text;
 
 pub use block::{Block, BlockSize};
+pub use names::{NameProtocol, PortNames, PortNamesError};
+pub use open::{OpenPorts, OpenPortsError};
 pub use pool::Pool;
 pub use set::{PortRange, PortSet};
 pub use text::PortError;

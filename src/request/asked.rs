@@ -2,12 +2,12 @@
 //!
 //! What does not live here: which ports `auto:` finds (`lease::pool`).
 
-use crate::ports::{PortError, PortRange, PortSet};
+use crate::ports::{PortError, PortNames, PortNamesError, PortRange, PortSet};
 use crate::refusal::quoted;
 use std::fmt;
 use std::str::FromStr;
 
-/// Ports to listen on, such as `31000-31009,auto:2`. A `+` between items is a comma, since Podman 4 cuts the values of its
+/// Ports to listen on, such as `31000-31009,auto:2`, or `31000:80` for one that programs inside know as 80. A `+` between items is a comma, since Podman 4 cuts the values of its
 /// `--annotation`, and every version the options of a network, at commas.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortsAsked {
@@ -15,6 +15,8 @@ pub struct PortsAsked {
     pub set: PortSet,
     /// And that many of the host's choice.
     pub auto: u16,
+    /// What programs inside know some of `set` as.
+    pub names: PortNames,
 }
 
 /// Why a text does not say which ports are asked for.
@@ -23,6 +25,9 @@ pub enum PortsAskedError {
     /// The part that names ports is wrong.
     #[error(transparent)]
     Port(#[from] PortError),
+    /// A name is wrong.
+    #[error(transparent)]
+    Name(#[from] PortNamesError),
     /// Not a count.
     #[error("{} does not say how many; write auto:1 to auto:65535", quoted(.0))]
     Count(String),
@@ -43,23 +48,24 @@ impl FromStr for PortsAsked {
 
     fn from_str(text: &str) -> Result<Self, PortsAskedError> {
         let mut auto = None;
-        let mut ranges: Vec<PortRange> = Vec::new();
+        let (mut ranges, mut names): (Vec<PortRange>, PortNames) = Default::default();
         let items = (!text.trim().is_empty()).then(|| text.split([',', '+']).map(str::trim));
         for item in items.into_iter().flatten() {
             match item.strip_prefix("auto:") {
                 Some(_) if auto.is_some() => return Err(PortsAskedError::Twice),
                 Some(count) => auto = Some(count_of(count).ok_or_else(|| PortsAskedError::Count(item.to_string()))?),
+                None if item.contains(':') => ranges.push(names.read(item)?),
                 None => ranges.push(item.parse()?),
             }
         }
-        Ok(PortsAsked { set: ranges.into_iter().collect(), auto: auto.unwrap_or(0) })
+        Ok(PortsAsked { set: ranges.into_iter().collect(), auto: auto.unwrap_or(0), names: names.checked()? })
     }
 }
 
 impl fmt::Display for PortsAsked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let comma = if self.set.is_empty() { "" } else { "," };
-        self.set.fmt(f)?;
+        f.write_str(&self.names.beside(&self.set))?;
         if self.auto == 0 { Ok(()) } else { write!(f, "{comma}auto:{}", self.auto) }
     }
 }
@@ -81,6 +87,9 @@ mod tests {
             (" auto:2 , 31100", "31100,auto:2"),
             ("31000-31009+31100", "31000-31009,31100"),
             ("auto:2 + 31100,31200", "31100,31200,auto:2"),
+            ("31100 + 31000-31001:80-81/tcp,auto:1", "31000-31001:80-81/tcp,31100,auto:1"),
+            ("31000,31000:80", "31000:80"),
+            ("31000:31000", "31000"),
             ("", ""),
         ] {
             assert_eq!(text.parse::<PortsAsked>().unwrap().to_string(), shown);
@@ -98,6 +107,10 @@ mod tests {
             "+1",
             "1+",
             "1++2",
+            "31000:80,31001:80",
+            "31000:80/sctp",
+            "31000-31001:80",
+            "auto:1:80",
         ] {
             assert!(bad.parse::<PortsAsked>().is_err(), "{bad}");
         }

@@ -6,7 +6,7 @@
 use super::{KEYS, bounded, flag, parsed, with_part};
 use crate::cpus::{CpuLimit, Cpus};
 use crate::error::{Error, Result};
-use crate::ports::{PortError, PortRange, PortSet};
+use crate::ports::{OpenPorts, PortError, PortNames, PortNamesError, PortRange, PortSet};
 use crate::rate::{Limit, Rate, Size};
 use crate::refusal::{one_line, quoted, unknown};
 use std::str::FromStr;
@@ -19,6 +19,8 @@ const DEFAULT: &str = "default";
 pub struct Change {
     /// The ports it may listen on.
     pub ports: Option<PortsChange>,
+    /// The ports it may claim with bind().
+    pub open_ports: Option<Option<PortsChange>>,
     /// What it may send.
     pub egress: LimitChange,
     /// What it may receive.
@@ -44,17 +46,19 @@ pub struct LimitChange {
     pub burst: Option<Option<Size>>,
 }
 
-/// What is to be different about the ports to listen on. In text a set, or items that each begin with a sign:
-/// `+31000-31009,-31100`.
+/// What is to be different about the ports to listen on, or to claim. In text a set, or items that each begin with a sign:
+/// `+31000-31009,-31100`; a port may have a name (`+31000:80`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortsChange {
     /// These and no others.
-    Replace(PortSet),
+    Replace(PortSet, PortNames),
     /// Some more, some less; no port is in both.
     Adjust {
         /// Those to add; having one already is fine.
         add: PortSet,
-        /// Those to remove, all of which it must have.
+        /// The names of those; one that it has without a name gets it.
+        names: PortNames,
+        /// Those to remove, all of which it must have. Their names go with them.
         remove: PortSet,
     },
 }
@@ -65,6 +69,12 @@ pub enum PortsChangeError {
     /// A port, a range or a set is wrong.
     #[error(transparent)]
     Port(#[from] PortError),
+    /// A name is wrong.
+    #[error(transparent)]
+    Name(#[from] PortNamesError),
+    /// What is claimed has no name.
+    #[error("open ports have no names; name them under ports")]
+    Named,
     /// Some items have a sign.
     #[error(
         "{} has no sign while another item has one; begin all with + or -, or none to replace the whole set", quoted(.0)
@@ -83,8 +93,9 @@ pub enum PortsChangeError {
 
 impl Change {
     /// The keys of [`Change::set`].
-    pub const KEYS: [&str; 11] = [
+    pub const KEYS: [&str; 12] = [
         "ports",
+        "open-ports",
         "egress-rate",
         "egress-ceil",
         "egress-burst",
@@ -104,6 +115,7 @@ impl Change {
         let text = value.trim();
         match key {
             "ports" => self.ports = Some(parsed(text, place)?),
+            "open-ports" => self.open_ports = Some(unless_default(text, || open_ports(text, place))?),
             "egress-rate" | "egress-ceil" | "egress-burst" => self.egress.set(key, text, place)?,
             "ingress-rate" | "ingress-ceil" | "ingress-burst" => self.ingress.set(key, text, place)?,
             "cpus-limit" => self.cpus_limit = Some(unless_default(text, || parsed(text, place))?),
@@ -147,22 +159,33 @@ impl LimitChange {
 }
 
 impl PortsChange {
-    /// The ports after the change of those it has `now`. Refused if one that is to be removed is not among them: the
-    /// caller believes something that is not so.
-    pub fn applied(&self, now: &PortSet) -> Result<PortSet> {
+    /// The ports after the change of those it has `now` under `key` (`ports`, `open-ports`). Refused if one that is to be
+    /// removed is not among them: the caller believes something that is not so.
+    pub fn applied(&self, now: &PortSet, key: &str) -> Result<PortSet> {
         let (add, remove) = match self {
-            PortsChange::Replace(ports) => return Ok(ports.clone()),
-            PortsChange::Adjust { add, remove } => (add, remove),
+            PortsChange::Replace(ports, _) => return Ok(ports.clone()),
+            PortsChange::Adjust { add, remove, .. } => (add, remove),
         };
         if let Some(missing) = remove.difference(now).ranges().first() {
             let why = if now.is_empty() {
-                format!("{missing} cannot be removed; the container has no ports")
+                format!("{missing} cannot be removed; the container has no {}", key.replace('-', " "))
             } else {
                 format!("{missing} cannot be removed; the container has {now}")
             };
-            return Err(Error::invalid("ports", one_line(&why)));
+            return Err(Error::invalid(key, one_line(&why)));
         }
         Ok(now.difference(remove).union(add))
+    }
+
+    /// The names after the change of those it has `now`.
+    pub fn renamed(&self, now: &PortNames) -> Result<PortNames> {
+        match self {
+            PortsChange::Replace(_, names) => Ok(names.clone()),
+            PortsChange::Adjust { names, remove, .. } => {
+                let left = now.without(remove).union(names);
+                left.map_err(|why| Error::invalid("ports", one_line(&why.to_string())))
+            }
+        }
     }
 }
 
@@ -178,22 +201,45 @@ impl FromStr for PortsChange {
             return Err(PortsChangeError::Auto(auto.to_string()));
         }
         if !items().any(|item| item.starts_with(['+', '-'])) {
-            return Ok(PortsChange::Replace(text.parse()?));
+            let (mut ports, mut names) = (PortSet::empty(), PortNames::default());
+            for item in items().filter(|_| !text.trim().is_empty()) {
+                ports.insert(port(item, &mut names)?);
+            }
+            return Ok(PortsChange::Replace(ports, names.checked()?));
         }
-        let (mut add, mut remove) = (PortSet::empty(), PortSet::empty());
+        let (mut add, mut remove, mut names) = (PortSet::empty(), PortSet::empty(), PortNames::default());
         for item in items() {
             match (item.strip_prefix('+'), item.strip_prefix('-')) {
-                (Some(range), _) => add.insert(range.parse()?),
-                (_, Some(range)) => remove.insert(range.parse()?),
+                (Some(range), _) => add.insert(port(range, &mut names)?),
+                // its name may stand there, and goes in any case
+                (_, Some(range)) => remove.insert(port(range, &mut PortNames::default())?),
                 _ if item.is_empty() => return Err(PortError::EmptyItem.into()),
                 _ => return Err(PortsChangeError::Mixed(item.to_string())),
             }
         }
         match add.first_overlap(&remove) {
             Some(both) => Err(PortsChangeError::Both(both)),
-            None => Ok(PortsChange::Adjust { add, remove }),
+            None => Ok(PortsChange::Adjust { add, names: names.checked()?, remove }),
         }
     }
+}
+
+/// Items that each begin with a sign adjust, as for ports; anything else replaces.
+fn open_ports(text: &str, place: &str) -> Result<PortsChange> {
+    if text.split(',').any(|item| item.trim().starts_with(['+', '-'])) {
+        return match parsed(text, place)? {
+            PortsChange::Adjust { names, .. } if !names.is_empty() => {
+                Err(Error::invalid(one_line(place), PortsChangeError::Named.to_string()))
+            }
+            change => Ok(change),
+        };
+    }
+    parsed(text, place).map(|open: OpenPorts| PortsChange::Replace(open.set().clone(), PortNames::default()))
+}
+
+/// A port or a range, with its name where it has one.
+fn port(item: &str, names: &mut PortNames) -> std::result::Result<PortRange, PortsChangeError> {
+    if item.contains(':') { Ok(names.read(item)?) } else { Ok(item.parse()?) }
 }
 
 fn unless_default<T>(text: &str, read: impl FnOnce() -> Result<T>) -> Result<Option<T>> {

@@ -1,10 +1,10 @@
 //! Attach: give a container its slice, or let it join the slice of the namespace it lives in.
 
+mod decided;
 mod looking;
 mod namesake;
 mod reserved;
 
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,22 +17,21 @@ use super::refused::{InTheWay, refused};
 use super::state::{State, state};
 use super::turn::Turn;
 use super::wanted::{self, Wanted};
-use super::{Container, end, join, reclaim, run};
+use super::{Container, end, join, open, reclaim, run};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::facts::{self, Facts};
 use crate::host::process::{Worker, in_the_hosts_user_namespace};
 use crate::host::sysctl::Proc;
 use crate::lease::lock::{self, Lock};
-use crate::lease::record::{FORMAT, Found};
-use crate::lease::{Asked, Desk, Dropped, Lease, Ledger, Member, Stage, Terms};
+use crate::lease::{Asked, Desk, Lease, Ledger, Member, Stage, Terms};
 use crate::net::netns::NetnsId;
 use crate::net::{Netlink, Netns};
 use crate::plan::grant;
 use crate::plan::slice::{Surroundings, settings, slice};
 use crate::plan::{Action, Verb, limits};
 use crate::ports::PortSet;
-use crate::request::{ContainerId, Request};
+use crate::request::Request;
 use crate::wire::{Host, Site, Survey, intend_cpu, queue};
 
 /// Leases and wires. Attaching what is attached already is a check that changes nothing. On failure the host is as it
@@ -120,6 +119,7 @@ impl<'a> Attach<'a> {
         if netns.as_ref().is_some_and(|netns| Netns::here().is_ok_and(|here| here == netns.id)) {
             return Err(without_namespace(&request.id));
         }
+        open::possible(config, &request.id, request.open_ports.as_ref())?;
         let ledger = Ledger::at(&config.state_dir);
         let mut known = None;
         if request.port_range.is_some() && netns.is_some() {
@@ -231,7 +231,7 @@ impl<'a> Attach<'a> {
                 actions = Turn::plan(*other, *goal).actions(&host);
             }
         }
-        let lease = self.decide(&desk, id, &back).map_err(|e| refused(e, &self.in_the_way(&host)))?;
+        let lease = self.decide(&host, id, &back).map_err(|e| refused(e, &self.in_the_way(&host)))?;
         actions.extend(self.actions(&lease, &host));
         Ok(actions)
     }
@@ -321,7 +321,7 @@ impl<'a> Attach<'a> {
         if is_altered(&traces, surveyed) {
             return Ok(Entered::Altered);
         }
-        match self.decide(&desk, id, &PortSet::empty()) {
+        match self.decide(host, id, &PortSet::empty()) {
             Ok(lease) => self.take(lease, host, surveyed),
             Err(refusal) => Ok(Entered::Refused(refusal)),
         }
@@ -391,47 +391,8 @@ impl<'a> Attach<'a> {
              or detach it first",
             self.wanted.request.id,
             known.block,
-            if member.ports.is_empty() { "none".into() } else { member.ports.to_string() }
+            if member.ports.is_empty() { "none".into() } else { member.port_names.beside(&member.ports) }
         )))
-    }
-
-    /// A slice of its own, called `id`. `back`: ports that are given back for it.
-    fn decide(&self, desk: &Desk<'_>, id: ContainerId, back: &PortSet) -> std::result::Result<Lease, grant::Refusal> {
-        wanted::permitted(self.wanted.config, self.wanted.request)?;
-        let size = self.wanted.request.ephemeral_ports.unwrap_or(self.wanted.config.ephemeral_ports_per_container);
-        let leased = self.wanted.leased(desk).difference(back);
-        let resting = desk.resting(self.wanted.config.block_cooldown);
-        let last = desk.last_block(&self.wanted.request.id, size);
-        let granted = grant::grant(self.wanted.request, last, &self.wanted.situation(desk, &leased, &resting))?;
-        let slot = desk
-            .free_slot()
-            .ok_or_else(|| Error::Exhausted("all slots are taken: a host carries no more containers".to_owned()))?;
-        let member = Member { ports: granted.ports, ..self.wanted.member.clone() };
-        let uplink = self.facts.uplink.name.clone();
-        let device = self.wanted.request.device().unwrap_or(&uplink).to_owned();
-        Ok(self.placed(Lease {
-            format: FORMAT,
-            id,
-            slot,
-            block: granted.block,
-            ports: member.ports.clone(),
-            terms: self.terms.clone(),
-            members: vec![member],
-            before: None,
-            dropped: Dropped::default(),
-            netns: PathBuf::new(),
-            netns_id: NetnsId::default(),
-            shared: false,
-            found: Found::default(),
-            given: 0,
-            stage: Stage::Reserved,
-            created: 0,
-            epoch: desk.cursor().epoch.wrapping_add(1),
-            uplink: (device != uplink).then_some(uplink),
-            device,
-            host_loopback: self.wanted.request.host_loopback.unwrap_or(self.wanted.config.host_loopback),
-            worker: self.worker,
-        }))
     }
 
     fn in_the_way<'s>(&'s self, host: &'s Host) -> InTheWay<'s> {

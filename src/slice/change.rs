@@ -3,6 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use super::open;
 use super::ready::{Preparer, locked, peek, ready};
 use super::refused::{InTheWay, refused};
 use super::state::{State, state};
@@ -13,17 +14,17 @@ use crate::error::{Error, Result};
 use crate::host::facts::{self, Facts};
 use crate::host::sysctl::Proc;
 use crate::lease::lock;
-use crate::lease::{Asked, CpuAsked, Desk, Lease, Ledger, Member, Placed, State as Goal};
+use crate::lease::{Asked, CpuAsked, Desk, Lease, Ledger, Member, Offer, Placed, State as Goal};
 use crate::net::Netlink;
 use crate::net::diag::{self, Holder};
 use crate::plan::Action;
 use crate::plan::grant::{self, Situation};
 use crate::plan::limits::{self, Place};
-use crate::ports::PortSet;
+use crate::ports::{OpenPorts, PortSet};
 use crate::request::{Change, ContainerId, PortsAsked};
 use crate::wire::{Host, Queue, Site, intend_cpu, queue};
 
-/// Gives the container `id` other terms and returns the lease of its slice. Bandwidth is the slice's, ports and CPUs are the
+/// Gives the container `id` other terms and returns the lease of its slice. Bandwidth and open ports are the slice's, ports and CPUs are the
 /// member's own. `force`: also take ports with open connections. On failure everything is as it was.
 pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool, prepare: Preparer<'_>) -> Result<Lease> {
     let ledger = Ledger::at(&config.state_dir);
@@ -121,6 +122,7 @@ impl Wish<'_> {
         let leased = now.ports.difference(&had.difference(&member.ports)).union(&member.ports);
         let others = |member: &&Member| member.id != *self.id;
         let leased = members.iter().filter(others).fold(leased, |all, member| all.union(&member.ports));
+        grant::named(&members, now.block, &leased)?;
         let asked = Asked {
             egress: change.egress.applied(&now.terms.asked.egress),
             ingress: change.ingress.applied(&now.terms.asked.ingress),
@@ -140,7 +142,20 @@ impl Wish<'_> {
         if terms.egress.is_some() || terms.ingress.is_some() {
             queue::leaf(self.host, &self.lease.id)?;
         }
-        Ok(Goal { terms, members, leased })
+        Ok(Goal { terms, members, leased, open: self.open()? })
+    }
+
+    /// What the slice may claim. What it has claimed and is no longer offered stays until it is closed.
+    fn open(&self) -> Result<Offer> {
+        let now = &self.lease.open;
+        let asked = match &self.change.open_ports {
+            None => return Ok(now.clone()),
+            Some(None) => None,
+            Some(Some(change)) => Some(OpenPorts::from(change.applied(&now.asked, "open-ports")?)),
+        };
+        open::possible(self.config, self.id, asked.as_ref())?;
+        let facts = Facts::read(&mut Netlink::route()?, &Proc::default(), self.config)?;
+        open::offer(self.config, self.id, asked.as_ref(), (self.host, &facts))
     }
 
     /// What the member is to be.
@@ -155,24 +170,45 @@ impl Wish<'_> {
             intend_cpu(self.config, member)?;
         }
         if let Some(ports) = &change.ports {
-            let wanted = ports.applied(&member.ports)?;
+            let wanted = ports.applied(&member.ports, "ports")?;
             self.busy(&member.ports.difference(&wanted))?;
-            member.ports = wanted;
+            let names = ports.renamed(&member.port_names)?;
+            open::has_names(self.config, (self.id, &names), self.host)?;
+            self.inhabited(&names.inside().difference(&member.port_names.inside()))?;
+            (member.ports, member.port_names) = (wanted, names);
         }
         Ok(())
     }
 
-    /// Refuses to take ports with open connections, unless forced.
-    fn busy(&self, removed: &PortSet) -> Result<()> {
-        let (Some(range), false) = (span(removed), self.force) else { return Ok(()) };
-        let busy = |holder: &&Holder| holder.established && removed.contains(holder.port);
+    /// Refuses names that a socket inside has for a number of its own: connections to it would lead elsewhere.
+    fn inhabited(&self, names: &PortSet) -> Result<()> {
+        let holders = self.inside(names)?;
+        let Some(first) = holders.iter().find(|holder| names.contains(holder.port)) else { return Ok(()) };
+        Err(Error::Busy(format!(
+            "port {} is open in container {} already, so that it cannot be the name of another one: close it first",
+            first.port, self.id
+        )))
+    }
+
+    /// Sockets of its namespace between these ports.
+    fn inside(&self, ports: &PortSet) -> Result<Vec<Holder>> {
+        let Some(range) = span(ports) else { return Ok(Vec::new()) };
         let proc = Proc::default();
         let mut netlink = Netlink::route()?;
         let mut site = Site::of(self.lease, self.host, &proc, &mut netlink);
-        let holders = match site.container() {
-            Err(Error::NotFound(_)) => Vec::new(),
-            container => container?.inside(|| diag::holders(&mut Netlink::diag()?, range))?,
-        };
+        match site.container() {
+            Err(Error::NotFound(_)) => Ok(Vec::new()),
+            container => container?.inside(|| diag::holders(&mut Netlink::diag()?, range)),
+        }
+    }
+
+    /// Refuses to take ports with open connections, unless forced.
+    fn busy(&self, removed: &PortSet) -> Result<()> {
+        if self.force {
+            return Ok(());
+        }
+        let busy = |holder: &&Holder| holder.established && removed.contains(holder.port);
+        let holders = self.inside(removed)?;
         let Some(first) = holders.iter().find(busy) else { return Ok(()) };
         let count = holders.iter().filter(|h| busy(h) && h.port == first.port).count();
         Err(Error::Busy(format!(
@@ -209,7 +245,7 @@ impl Wish<'_> {
             holders,
             used: &used,
         };
-        let asked = PortsAsked { set: added, auto: 0 };
+        let asked = PortsAsked { set: added, ..PortsAsked::default() };
         let way = InTheWay { config: self.config, desk, used: &used };
         grant::assigned(&asked, &at).map(drop).map_err(|refusal| refused(refusal, &way))
     }

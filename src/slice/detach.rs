@@ -186,7 +186,7 @@ fn goal(config: &Config, lease: &Lease, id: &ContainerId) -> Result<Goal> {
     let machine = facts::machine(config, lease.uplink());
     let mut terms = limits::terms(config, &lease.terms.asked, known, &machine)?;
     terms.second = lease.terms.second;
-    Ok(Goal { terms, members, leased: lease.ports.clone() })
+    Ok(Goal { terms, members, leased: lease.ports.clone(), open: lease.open.clone() })
 }
 
 fn leave(turn: Turn, lease: &Lease, id: &ContainerId, ledger: &Ledger, host: &Host) -> Result<Lease> {

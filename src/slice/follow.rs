@@ -9,19 +9,21 @@ use std::time::{Duration, Instant};
 
 use super::ready::{locked, peek_recorded};
 use super::state::{State, state};
-use super::{reclaim, run};
+use super::{open, reclaim, run};
 use crate::config::Config;
 use crate::error::Result;
 use crate::host::process::{Worker, boot_id};
 use crate::host::sysctl::Proc;
 use crate::host::{Given, HostRecord};
 use crate::lease::lock::is_gone;
-use crate::lease::{Desk, Lease, Ledger, Stage};
+use crate::lease::{Desk, Lease, Ledger, Offer, Stage};
 use crate::net::link::{self, Link};
 use crate::net::{Holders, Netlink};
+use crate::plan::slice::{names, offer};
 use crate::plan::{Action, Step, Verb, slice};
+use crate::ports::PortSet;
 use crate::request::ContainerId;
-use crate::wire::{Host, HostSite, Site, carried, guard};
+use crate::wire::{Host, HostSite, Site, carried, claims, guard};
 
 /// A slice that was behind the host.
 #[derive(Clone, Debug)]
@@ -54,6 +56,7 @@ pub fn all(config: &Config, patience: Duration) -> Result<Vec<Followed>> {
         let Some(host) = peek_recorded(config)? else { return Ok(followed) };
         let mut pass = Pass::new(config, &ledger, &host)?;
         let worked = pass.through()?;
+        claims::look(&host.maps)?;
         followed.append(&mut pass.followed);
         forget(config, &ledger, &host)?;
         if worked.is_empty() || start.elapsed() > patience {
@@ -93,6 +96,8 @@ struct Pass<'a> {
     /// What they were given before, as far as somebody carries it.
     earlier: Vec<Given>,
     fresh: Vec<crate::host::sysctl::Setting>,
+    /// Open ports that nobody is offered now.
+    withheld: PortSet,
     proc: Proc,
     netlink: Netlink,
     holders: Holders,
@@ -106,6 +111,11 @@ impl<'a> Pass<'a> {
         let record = HostRecord::read(&config.state_dir, boot_id())?;
         let mut netlink = Netlink::route()?;
         let links = link::all(&mut netlink)?;
+        let proc = Proc::private();
+        let withheld = {
+            let mut settings = proc.here();
+            open::withheld(config, (settings.ephemeral_range()?, &settings.reserved_ports()?))
+        };
         let slot = |link: Link| reclaim::slot_of(&link, host.instance).map(|slot| (slot, link));
         Ok(Pass {
             ledger,
@@ -113,7 +123,8 @@ impl<'a> Pass<'a> {
             given: host.given.clone(),
             earlier: record.given,
             fresh: record.fresh,
-            proc: Proc::private(),
+            withheld,
+            proc,
             netlink,
             holders: Holders::default(),
             pairs: links.into_iter().filter_map(slot).collect(),
@@ -173,26 +184,40 @@ impl<'a> Pass<'a> {
                 Some(namespaces) => namespaces.has(slot)?,
                 None => true,
             };
-            if guarded && judged && desk.given(slot) == self.given.generation {
+            let told = guarded && judged && desk.given(slot) == self.given.generation;
+            if told && self.host.maps.namespaces.is_none() {
                 continue;
             }
             match desk.record(slot) {
-                Ok(lease) => behind.extend(lease),
+                Ok(lease) => behind.extend(lease.filter(|lease| !told || self.open(lease) != lease.open)),
                 Err(e) => log::warn!("{e}"),
             }
         }
         Ok(behind)
     }
 
+    /// What it may claim of what it asked for, now.
+    fn open(&self, lease: &Lease) -> Offer {
+        Offer { ports: lease.open.asked.difference(&self.withheld), ..lease.open.clone() }
+    }
+
     /// What is to be done about a slice.
     fn actions(&mut self, lease: &Lease) -> Result<Vec<Action>> {
-        let mut actions = Vec::new();
+        let (mut actions, open) = (Vec::new(), self.open(lease));
         let mut site = Site::of(lease, self.host, &self.proc, &mut self.netlink);
         site.pair = self.pairs.get(&lease.slot).cloned();
-        for step in [Step::Guard { slot: lease.slot }, Step::Binds { slot: lease.slot }] {
-            if !run::differences(&mut site, std::slice::from_ref(&step)).is_empty() {
+        let steps = [Step::Guard { slot: lease.slot }, Step::Binds { slot: lease.slot }];
+        // where nothing translates names, giving them would fail
+        let translates = self.host.sockets.is_some() && self.host.maps.names.is_some();
+        let names = names(lease.slot, &lease.state()).filter(|_| translates);
+        for step in steps.into_iter().chain(offer(lease.slot, &open)).chain(names) {
+            let reoffered = open != lease.open && matches!(step, Step::Offer { .. });
+            if reoffered || !run::differences(&mut site, std::slice::from_ref(&step)).is_empty() {
                 actions.push(Action { verb: Verb::Mend, step });
             }
+        }
+        if open.ports.is_empty() {
+            actions.extend(offer(lease.slot, &lease.open).map(|step| Action { verb: Verb::Undo, step }));
         }
         if lease.given != self.given.generation {
             let last = self.earlier.iter().find(|given| given.generation == lease.given).cloned();
@@ -209,7 +234,8 @@ impl<'a> Pass<'a> {
     fn bring(&mut self, lease: &Lease, actions: &[Action]) -> Result<bool> {
         let mut site = Site::of(lease, self.host, &self.proc, &mut self.netlink).making();
         site.pair = self.pairs.get(&lease.slot).cloned();
-        if actions.iter().any(|action| matches!(action.step, Step::Furnish(_) | Step::Binds { .. })) {
+        let inside = |step: &Step| matches!(step, Step::Furnish(_) | Step::Binds { .. } | Step::Offer { .. });
+        if actions.iter().any(|action| inside(&action.step)) {
             site.container = Some(self.holders.reach(&lease.netns, lease.netns_id)?);
         }
         run::through(&mut site, actions)?;
@@ -218,7 +244,10 @@ impl<'a> Pass<'a> {
         let Some(_lock) = locked(self.ledger, self.host)? else { return Ok(true) };
         match self.ledger.read(&lease.id)? {
             Some(now) if now.epoch == lease.epoch && now.stage == Stage::Attached => {
-                let now = Lease { given: self.given.generation, found, ..now };
+                // Somebody may have changed what it asks for since it was looked at.
+                let open = self.open(&now);
+                self.host.maps.offer(now.slot, &open.ports, open.limit.into())?;
+                let now = Lease { given: self.given.generation, found, open, ..now };
                 self.ledger.write(&now, &self.host.maps.book)?;
                 Desk::of(&self.host.maps).stamp(&now);
                 Ok(true)

@@ -193,7 +193,7 @@ fn restore(ledger: &Ledger, host: &Host, dry: bool, all: &mut Vec<Difference>) -
         mended(lease.id.as_str(), "its slot and its ports are entered again");
         if !dry {
             let cursor = desk.cursor();
-            desk.enter(&lease);
+            desk.enter(&lease)?;
             // What was given out last is not what is entered again.
             if cursor.epoch >= lease.epoch {
                 host.maps.tenants.set_cursor(cursor);

@@ -1,8 +1,9 @@
 //! Join: a further container in a namespace that has a slice.
 //!
-//! The slice's block, rates and reach are fixed by its first member: a later one asks the same of them or nothing. Ports and
+//! The slice's block, open ports, rates and reach are fixed by its first member: a later one asks the same of them or nothing. Ports and
 //! CPUs are each member's own.
 
+use super::open;
 use super::wanted::Wanted;
 use crate::error::Error;
 use crate::host::facts;
@@ -25,13 +26,15 @@ pub(super) fn goal(wanted: &Wanted<'_>, lease: &Lease, host: &Host) -> Result<St
         Some(member) => *member = with_process(member, new),
         None => members.push(new),
     }
+    open::nameable(wanted.config, wanted.request, host)?;
+    grant::named(&members, lease.block, &leased)?;
     // A queue inside stays only where nobody in the namespace can get at it.
     let inside = lease.terms.egress_placed == Placed::Inside && wanted.request.powerless;
     let known = limits::Known { tamper_proof: inside, cpus: crate::lease::record::cpus_of(&members) };
     let machine = facts::machine(wanted.config, lease.uplink());
     let mut terms = limits::terms(wanted.config, &lease.terms.asked, known, &machine)?;
     terms.second = lease.terms.second;
-    Ok(State { terms, members, leased })
+    Ok(State { terms, members, leased, open: lease.open.clone() })
 }
 
 /// A member that its network attached, with what its runtime tells of it. It stays the network's to end.
@@ -42,6 +45,8 @@ fn with_process(attached: &Member, told: Member) -> Member {
         bundle: attached.bundle.clone(),
         attachment: attached.attachment.clone(),
         ports: attached.ports.union(&told.ports),
+        // whoever attached it published the ports; a runtime only adds to that
+        port_names: attached.port_names.union(&told.port_names).unwrap_or_else(|_| attached.port_names.clone()),
         labels: if told.labels == Default::default() { attached.labels.clone() } else { told.labels },
         created: attached.created,
         ..told
@@ -54,7 +59,7 @@ fn ports(wanted: &Wanted<'_>, lease: &Lease, host: &Host) -> Result<PortSet, Ref
     let desk = Desk::of(&host.maps);
     let leased = wanted.leased_by_others(&desk, lease.slot);
     let resting = PortSet::empty();
-    let new = PortsAsked { set: asked.set.difference(&lease.ports), auto: asked.auto };
+    let new = PortsAsked { set: asked.set.difference(&lease.ports), auto: asked.auto, ..PortsAsked::default() };
     let granted = grant::assigned(&new, &wanted.situation(&desk, &leased, &resting))?;
     Ok(granted.union(&asked.set))
 }
@@ -65,6 +70,7 @@ fn agree(request: &Request, lease: &Lease) -> Result<(), Error> {
     let other = |mine: &Limit, theirs: &Limit| *mine != Limit::default() && mine != theirs;
     let what = [
         ("ephemeral-ports", request.ephemeral_ports.is_some_and(|size| size != lease.block.size())),
+        ("open-ports", request.open_ports.as_ref().is_some_and(|open| *open.set() != lease.open.asked)),
         ("host-loopback", request.host_loopback.is_some_and(|wanted| wanted != lease.host_loopback)),
         ("limit-local", request.limit_local.is_some() && request.limit_local != asked.limit_local),
         ("an egress limit", other(&request.egress, &asked.egress)),

@@ -18,6 +18,7 @@ pub mod follow;
 pub mod fsck;
 mod join;
 pub mod network;
+mod open;
 pub mod power;
 pub mod ready;
 pub mod reclaim;

@@ -216,6 +216,7 @@ pub fn open(config: &Config, record: &HostRecord) -> Result<Host> {
         leaf: record.leaf,
         shaper: (record.shaper != 0).then_some(record.shaper),
         generation: record.generation,
+        sockets: record.sockets.clone().filter(|sockets| sockets.missing.is_none()),
     })
 }
 

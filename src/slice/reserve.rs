@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::host::HostRecord;
 use crate::host::sysctl::Proc;
-use crate::lease::{Desk, Ledger};
+use crate::lease::Ledger;
 use crate::net::Netlink;
 use crate::plan::host::{bpf_directory, leasable};
 use crate::plan::{Action, Step, grant};
@@ -40,5 +40,5 @@ fn leased(site: &HostSite<'_>) -> Result<PortSet> {
         return Ok(PortSet::empty());
     }
     let maps = Maps::open(&bpf_directory(&site.config.state_dir))?;
-    Ok(PortRange::new(1, u16::MAX).map_or_else(PortSet::empty, |all| Desk::of(&maps).taken(all)))
+    Ok(PortRange::new(1, u16::MAX).map_or_else(PortSet::empty, |all| maps.leased(all)))
 }

@@ -13,7 +13,7 @@ use crate::net::Netlink;
 use crate::plan::{Action, change};
 use crate::ports::PortSet;
 use crate::request::ContainerId;
-use crate::wire::{Host, Site};
+use crate::wire::{Host, Site, claims};
 
 /// A turn that is recorded and not carried out yet.
 pub struct Turn {
@@ -28,7 +28,14 @@ impl Turn {
     pub fn plan(lease: Lease, goal: State) -> Self {
         let before = lease.state();
         let ports = lease.ports.union(&goal.leased);
-        let lease = Lease { before: Some(Box::new(before)), terms: goal.terms, members: goal.members, ports, ..lease };
+        let lease = Lease {
+            before: Some(Box::new(before)),
+            terms: goal.terms,
+            members: goal.members,
+            open: goal.open,
+            ports,
+            ..lease
+        };
         Turn { lease, leased: goal.leased }
     }
 
@@ -47,7 +54,10 @@ impl Turn {
             return Err(e);
         }
         run::fault();
-        host.maps.reserve(&more, turn.lease.slot);
+        if let Err(e) = Desk::of(&host.maps).reserve(&more, turn.lease.slot) {
+            ledger.write(&known, &host.maps.book)?;
+            return Err(e);
+        }
         Ok(turn)
     }
 
@@ -109,8 +119,20 @@ fn act(site: &mut Site<'_>, actions: &[Action]) -> Result<()> {
     actions.iter().try_for_each(|action| run::through(site, std::slice::from_ref(action)))
 }
 
-/// The new state is the state.
-fn complete(mut lease: Lease, dropped: Dropped, leased: &PortSet, ledger: &Ledger, host: &Host) -> Result<Lease> {
+/// The new state is the state. Ports that it gave back and may claim are its own as far as sockets of it sit there: nobody
+/// waits for the look at them.
+fn complete(lease: Lease, dropped: Dropped, leased: &PortSet, ledger: &Ledger, host: &Host) -> Result<Lease> {
+    let lease = conclude(lease, dropped, leased, ledger, host)?;
+    if !lease.open.is_none()
+        && let Err(e) = claims::look_at(&host.maps, &lease)
+    {
+        log::warn!("{}: {e}", lease.id);
+    }
+    Ok(lease)
+}
+
+/// Writes it down, and gives back what is no more leased.
+fn conclude(mut lease: Lease, dropped: Dropped, leased: &PortSet, ledger: &Ledger, host: &Host) -> Result<Lease> {
     let before = lease.before.take();
     lease.stage = Stage::Attached;
     lease.dropped.egress += dropped.egress;
@@ -124,11 +146,16 @@ fn complete(mut lease: Lease, dropped: Dropped, leased: &PortSet, ledger: &Ledge
         let goal = Box::new(State { leased: leased.clone(), ..lease.state() });
         ledger.write(&Lease { stage: Stage::Changing, before: Some(goal), ..lease.clone() }, &host.maps.book)?;
         run::fault();
+        host.maps.withdraw_to_claims(&less.intersection(&lease.open.asked), lease.slot);
         host.maps.withdraw(&less, lease.slot);
         run::fault();
         lease.ports = leased.clone();
     }
-    ledger.write(&lease, &host.maps.book).inspect_err(|_| host.maps.reserve(&less, lease.slot))?;
+    ledger.write(&lease, &host.maps.book).inspect_err(|_| {
+        if let Err(e) = Desk::of(&host.maps).reserve(&less, lease.slot) {
+            log::error!("{}: {e}", lease.id);
+        }
+    })?;
     run::fault();
     let gone: Vec<ContainerId> = before
         .iter()
@@ -156,7 +183,8 @@ fn back(ledger: &Ledger, host: &Host, lease: Lease, dropped: Dropped) -> Result<
     let leased = before.leased.clone();
     // The members that the turn would have brought are gone again.
     let reached = Box::new(lease.state());
-    let lease = Lease { terms: before.terms, members: before.members, before: Some(reached), ..lease };
+    let lease =
+        Lease { terms: before.terms, members: before.members, open: before.open, before: Some(reached), ..lease };
     complete(lease, dropped, &leased, ledger, host)?;
     done
 }

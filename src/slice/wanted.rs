@@ -63,8 +63,10 @@ impl Wanted<'_> {
         let (asked, have, labels) = (&self.request.ports, &member.ports, &self.request.labels);
         let wanted = asked.set.len() + u32::from(asked.auto);
         if self.request.ephemeral_ports.is_some_and(|size| size != known.block.size())
+            || self.request.open_ports.as_ref().is_some_and(|open| *open.set() != known.open.asked)
             || self.request.host_loopback.is_some_and(|wanted| wanted != known.host_loopback)
             || !asked.set.is_subset(have)
+            || !asked.names.is_subset(&member.port_names)
             || (*labels != Default::default() && *labels != member.labels)
         {
             return true;
@@ -76,6 +78,7 @@ impl Wanted<'_> {
                 || (cpus && self.member.asked != member.asked);
         }
         wanted != have.len()
+            || asked.names != member.port_names
             || *limits != known.terms.asked
             || self.member.asked != member.asked
             || self.request.attachment != member.attachment
@@ -146,6 +149,7 @@ pub fn member(request: &Request, pid: Option<u32>) -> Member {
         bundle: request.bundle.clone(),
         attachment: request.attachment.clone(),
         ports: PortSet::empty(),
+        port_names: request.ports.names.clone(),
         asked: CpuAsked { cpus: request.cpus, cpus_limit: request.cpus_limit, cpus_revocable: request.cpus_revocable },
         bundle_cpus: request.bundle_cpus,
         cpu: CpuTerms::default(),

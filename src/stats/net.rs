@@ -20,8 +20,8 @@ use crate::net::qdisc::Counts;
 use crate::net::{Netlink, diag, link};
 use crate::ports::Block;
 use crate::rate::Shape;
-use crate::steer::SlotEntry;
 use crate::steer::layout::REASONS;
+use crate::steer::{Claims, SlotEntry};
 
 /// Counters and limits of a container's network, under Mesos' names where Mesos has one. Bytes include Ethernet headers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -88,6 +88,13 @@ pub struct Net {
     /// Beyond Mesos: how many ports of the container's block are held by sockets. TCP connections in TIME_WAIT do not count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_ephemeral_ports_in_use: Option<u64>,
+    /// Beyond Mesos: how many open ports the container's sockets have claimed, those that rest after them included; a port
+    /// counts once a protocol. Absent where it may claim none, like the next one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_open_ports_claimed: Option<u64>,
+    /// Beyond Mesos: how many it may have claimed at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_open_ports_limit: Option<u64>,
     /// Beyond Mesos: TCP segments that the container's namespace sent again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_tcp_retransmits: Option<u64>,
@@ -130,6 +137,7 @@ pub fn read(lease: &Lease, from: &Sources<'_>, netlink: &mut Netlink) -> Reading
     reading.net.net_ephemeral_ports = Some(lease.block);
     let has_device = reading.read_counters(lease, from, netlink);
     reading.enter_limits(lease);
+    reading.count_claims(lease, from);
     // the kernel reuses inode numbers of namespaces: without the device, the namespace may be another container's by now
     if from.groups.needs_namespace() && has_device {
         let read = reading.read_inside(lease, from);
@@ -211,6 +219,15 @@ impl Reading {
             self.net.net_tx_rate_limit = Some(shape.rate.bytes_per_second());
             self.net.net_tx_burst_rate_limit = burst(shape);
             self.net.net_tx_burst_size = Some(shape.burst.bytes());
+        }
+    }
+
+    /// Counts what it has claimed, where it may.
+    fn count_claims(&mut self, lease: &Lease, from: &Sources<'_>) {
+        if !lease.open.is_none() {
+            let Claims { tcp, udp, resting } = from.maps.claims(lease.slot);
+            self.net.net_open_ports_claimed = Some((tcp.len() + udp.len() + resting.len()).into());
+            self.net.net_open_ports_limit = Some(lease.open.limit.into());
         }
     }
 

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::maps::possible_cpus;
 use super::sys::{self, MapInfo};
+use super::word::{Holding, NUMBERS, Word};
 use crate::error::{Error, Result};
 
 /// The maps that are copied, in this order. The others tell for seconds where a part of a datagram, or an answer, goes.
@@ -20,6 +21,13 @@ pub(super) fn copy(name: &str, from: &OwnedFd, to: &OwnedFd) -> Result<()> {
     let (from, to) = (Side::of(from).map_err(|e| fail(e.to_string()))?, Side::of(to).map_err(|e| fail(e.to_string()))?);
     if from.info.kind != to.info.kind || from.info.key_size != to.info.key_size || from.value > to.value {
         return Err(fail("it is of a kind that this version does not know".into()));
+    }
+    if name == "ports" && from.info.max_entries == NUMBERS as u32 {
+        return from.each(|key, value| to.put_port(key, value)).map_err(|e| fail(e.to_string()));
+    }
+    if name == "ports" {
+        // what sockets do until the programs at them have the new map is counted in the older one alone
+        return from.each(|key, value| to.put_looked_after(key, value)).map_err(|e| fail(e.to_string()));
     }
     from.each(|key, value| to.put(key, value, from.value)).map_err(|e| fail(e.to_string()))
 }
@@ -65,6 +73,26 @@ impl<'a> Side<'a> {
         Ok(())
     }
 
+    /// Enters a port as layouts before 8 tell of it, for both protocols: the low half of its word is the slot that packets go to,
+    /// and while they go to the host's stack the high half is the slot that it is reserved for.
+    fn put_port(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        let (port, word) = (u32::from_ne_bytes(bytes(key)), u64::from_ne_bytes(bytes(value)));
+        let (steered, reserved) = (word as u16, (word >> 32) as u16);
+        let word = if steered != 0 { Word::leased(steered, true) } else { Word::leased(reserved, false) };
+        for key in [port, port + NUMBERS as u32] {
+            self.put(&key.to_ne_bytes(), &word.0.to_ne_bytes(), self.value)?;
+        }
+        Ok(())
+    }
+
+    /// Enters a port's word; one that sockets hold is to be looked after.
+    fn put_looked_after(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        let word = Word(u64::from_ne_bytes(bytes(value)));
+        let claimed = matches!(word.holding(), Holding::Claimed { sockets: 1.., .. });
+        let word = if claimed { word.with_look() } else { word };
+        self.put(key, &word.0.to_ne_bytes(), self.value)
+    }
+
     /// Enters a value whose parts have `part` bytes each.
     fn put(&self, key: &[u8], value: &[u8], part: usize) -> io::Result<()> {
         let mut grown = vec![0; self.value * self.cpus];
@@ -81,4 +109,9 @@ impl<'a> Side<'a> {
             done => done,
         }
     }
+}
+
+/// The first bytes; what is missing is zero.
+fn bytes<const N: usize>(from: &[u8]) -> [u8; N] {
+    std::array::from_fn(|i| from.get(i).copied().unwrap_or(0))
 }

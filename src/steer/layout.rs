@@ -10,8 +10,9 @@ pub const MAX_SLOTS: u16 = 4096;
 pub const MAX_ADDRESSES: usize = 16_384;
 
 /// Raised when a map's layout changes: programs of two layouts cannot share maps. A value may only grow at its end, and zero
-/// there has to mean what was before: [`super::convert`] copies what stands in the older maps.
-pub const LAYOUT: u32 = 7 + RAISED;
+/// there has to mean what was before: [`super::convert`] copies what stands in the older maps, and knows the one map whose words
+/// mean something else by now, `ports` (until layout 7).
+pub const LAYOUT: u32 = 8 + RAISED;
 
 /// The layouts whose maps this version takes over.
 pub const LAYOUTS: Known = Known { oldest: 3, newest: LAYOUT };

@@ -5,22 +5,24 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::book::Book;
+use super::claims::Offers;
 use super::layout::{Counters, HostFacts, MAX_ADDRESSES, REASONS, SlotEntry};
-use super::namespaces::Namespaces;
+use super::namespaces::{HOST, Namespaces};
+use super::naming::Naming;
 use super::shared::{Words, open};
 use super::sys;
 use super::tenants::Tenants;
+use super::word::{Holding, NUMBERS, Word, now};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::ports::{PortRange, PortSet};
 
-/// Words of the port table.
-const PORTS: usize = 65536;
 /// Bytes of a value of `devices`: `struct bpf_devmap_val`.
 const DEVICE: usize = 8;
 const COUNTER_WORDS: usize = size_of::<Counters>() / 8;
@@ -36,21 +38,13 @@ pub struct Owner {
     pub steered: bool,
 }
 
-impl Owner {
-    /// The low half of a port's word is all that the programs read: the slot that packets go to. The high half is the
-    /// slot that the port is reserved for while they do not.
-    fn of(word: u64) -> Option<Self> {
-        let (steered, reserved) = (word as u32, (word >> 32) as u32);
-        match (steered, reserved) {
-            (0, 0) => None,
-            (0, slot) => Some(Self { slot: slot as u16, steered: false }),
-            (slot, _) => Some(Self { slot: slot as u16, steered: true }),
-        }
-    }
-
-    fn word(self) -> u64 {
-        if self.steered { self.slot.into() } else { u64::from(self.slot) << 32 }
-    }
+/// A port that cannot be leased: sockets of another container hold it, or it is leased to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The port.
+    pub port: u16,
+    /// The slot of whoever has it.
+    pub by: u16,
 }
 
 /// The maps.
@@ -68,19 +62,24 @@ pub struct Maps {
     pub tenants: Tenants,
     /// Whose namespaces the programs at the sockets know; `None` where there are no such programs.
     pub namespaces: Option<Namespaces>,
+    /// The names of ports; `None` where there are no such programs.
+    pub names: Option<Naming>,
+    /// What containers may claim; `None` where there are no such programs.
+    pub(super) offers: Option<Offers>,
 }
 
 impl Maps {
     /// Opens the maps pinned under `directory`.
     pub fn open(directory: &Path) -> Result<Self> {
         let maps = Self::from_fds(|name| open(directory, name))?;
-        Ok(Self { namespaces: Namespaces::open(directory)?, ..maps })
+        let (namespaces, names) = (Namespaces::open(directory)?, Naming::open(directory)?);
+        Ok(Self { namespaces, names, offers: Offers::open(directory)?, ..maps })
     }
 
     /// Takes the maps of the data path from descriptors, which `fd` has by name.
     pub fn from_fds(mut fd: impl FnMut(&str) -> Result<OwnedFd>) -> Result<Self> {
         Ok(Self {
-            ports: Words::map(&fd("ports")?, "ports", PORTS)?,
+            ports: Words::map(&fd("ports")?, "ports", 2 * NUMBERS)?,
             slots: fd("slots")?,
             counters: fd("counters")?,
             host: fd("host")?,
@@ -90,86 +89,157 @@ impl Maps {
             book: Book::from_fd(fd("book")?),
             tenants: Tenants::from_fd(&fd("tenants")?)?,
             namespaces: None,
+            names: None,
+            offers: None,
         })
     }
 
-    /// Keeps `ports` for `slot`; packets to them go to the host's stack.
-    pub fn reserve(&self, ports: &PortSet, slot: u16) {
-        self.store(ports, Owner { slot, steered: false });
+    /// Keeps `ports` for `slot`, of both protocols; packets to them go to the host's stack. None of them, if another container has
+    /// one: a socket may have claimed it since the ports were chosen. Whether the host's own sockets use one is the caller's to look
+    /// at.
+    pub fn reserve(&self, ports: &PortSet, slot: u16) -> std::result::Result<(), Taken> {
+        let (now, lease) = (now(), Word::leased(slot, false));
+        let mut done = Vec::new();
+        for port in ports.iter() {
+            for at in both(port) {
+                let by = |word: Word| other(word, slot, now);
+                match self.change(at, |word| by(word).is_none().then(|| word.replaced_by(lease))) {
+                    Some(before) => done.push((at, before)),
+                    None => {
+                        let by = by(self.word(at)).unwrap_or(slot);
+                        // what it claimed itself is given back as it was, unless its sockets went meanwhile
+                        for (at, before) in done {
+                            self.change(at, |word| (word.holding() == lease.holding()).then_some(before));
+                        }
+                        return Err(Taken { port, by });
+                    }
+                }
+            }
+        }
+        // what was claimed is leased now, and counts for the claims no more
+        let claimed = |word: &Word| match word.holding() {
+            Holding::Claimed { slot: of, sockets } => of == slot && (sockets > 0 || word.is_looked_after()),
+            Holding::Free | Holding::Leased { .. } => false,
+        };
+        let claims = done.iter().filter(|(_, before)| claimed(before)).count() as u64;
+        self.count_claims(slot, claims.wrapping_neg());
+        Ok(())
     }
 
-    /// Makes `slot` the owner of `ports`. From this moment packets to them are steered.
+    /// Makes `slot` the owner of `ports`, of both protocols. From this moment packets to them are steered. What sockets of another
+    /// container hold stays theirs.
     pub fn publish(&self, ports: &PortSet, slot: u16) {
-        self.store(ports, Owner { slot, steered: true });
+        let (now, lease) = (now(), Word::leased(slot, true));
+        let claimed =
+            |word: Word| matches!(word.holding(), Holding::Claimed { .. }) && other(word, slot, now).is_some();
+        self.exchange(ports, |word| !claimed(word), lease);
     }
 
     /// Stops steering those of `ports` that are steered to `slot`. They stay reserved for it.
     pub fn unpublish(&self, ports: &PortSet, slot: u16) {
-        let kept = Owner { slot, steered: false }.word();
-        self.exchange(ports, |owner| owner == Owner { slot, steered: true }, kept);
+        let steered = Holding::Leased { slot, steered: true };
+        self.exchange(ports, |word| word.holding() == steered, Word::leased(slot, false));
     }
 
-    /// Gives back those of `ports` that `slot` still has, steered or reserved.
+    /// Gives back those of `ports` that `slot` still has leased, steered or reserved.
     pub fn withdraw(&self, ports: &PortSet, slot: u16) {
-        self.exchange(ports, |owner| owner.slot == slot, 0);
+        let is_its = |word: Word| matches!(word.holding(), Holding::Leased { slot: of, .. } if of == slot);
+        self.exchange(ports, is_its, Word::default());
     }
 
-    /// Who has `port`; `None` for a free one.
+    /// Which container has `port`: a lease has it of both protocols, sockets have it of one or both; `None` for one that is free, or
+    /// the host's.
     pub fn owner(&self, port: u16) -> Option<Owner> {
-        Owner::of(self.port(port).load(Ordering::Acquire))
+        let now = now();
+        both(port).into_iter().find_map(|at| owner_of(self.word(at), now))
     }
 
-    /// The ports of `within` that somebody has.
+    /// The slot that packets of one protocol to `port` go to; `None`: to the host's stack.
+    pub fn steered(&self, port: u16, udp: bool) -> Option<u16> {
+        Some(self.word(both(port)[usize::from(udp)]).steered()).filter(|slot| *slot != 0)
+    }
+
+    /// May datagrams be sent from the UDP port `port` by everybody who shares it? Nobody has it, or only sockets that share it.
+    pub(super) fn is_shared(&self, port: u16) -> bool {
+        let word = self.word(both(port)[1]);
+        word.holding() == Holding::Free || word.is_shared()
+    }
+
+    /// The ports of `within` that a container has, by lease or by its sockets; one that rests after its last socket among them.
     pub fn taken(&self, within: PortRange) -> PortSet {
-        let mut taken = Runs::default();
-        self.each_owned(within, |port, _| taken.add(port));
-        taken.finish()
+        self.taken_by_others(within, HOST)
     }
 
-    /// The ports that are steered to `slot`, and those that are only reserved for it.
+    /// The same, but for those of `slot`.
+    pub fn taken_by_others(&self, within: PortRange, slot: u16) -> PortSet {
+        let now = now();
+        let half = |half: usize| {
+            let mut taken = Runs::default();
+            self.each_word(range_of(within, half), |at, word| {
+                if other(word, slot, now).is_some() {
+                    taken.add((at % NUMBERS) as u16);
+                }
+            });
+            taken.finish()
+        };
+        half(0).union(&half(NUMBERS))
+    }
+
+    /// The ports of `within` that are leased, steered or not.
+    pub fn leased(&self, within: PortRange) -> PortSet {
+        let mut leased = Runs::default();
+        self.each_word(range_of(within, 0), |at, word| {
+            if matches!(word.holding(), Holding::Leased { .. }) {
+                leased.add(at as u16);
+            }
+        });
+        leased.finish()
+    }
+
+    /// The leased ports that are steered to `slot`, and those that are only reserved for it.
     pub fn owned(&self, slot: u16) -> (PortSet, PortSet) {
         let (mut steered, mut reserved) = (Runs::default(), Runs::default());
-        let all = PortRange::new(1, u16::MAX).expect("1 is below 65535");
-        self.each_owned(all, |port, owner| match owner {
-            Owner { slot: other, .. } if other != slot => {}
-            Owner { steered: true, .. } => steered.add(port),
-            Owner { .. } => reserved.add(port),
+        self.each_word(0..NUMBERS, |at, word| match word.holding() {
+            Holding::Leased { slot: of, steered: true } if of == slot => steered.add(at as u16),
+            Holding::Leased { slot: of, steered: false } if of == slot => reserved.add(at as u16),
+            _ => {}
         });
         (steered.finish(), reserved.finish())
     }
 
-    /// Each port of `within` that somebody has, in order.
-    fn each_owned(&self, within: PortRange, mut found: impl FnMut(u16, Owner)) {
-        /// Ports that are looked at together: nobody has most of them.
+    /// Each word at the places `within` that somebody has, in order.
+    pub(super) fn each_word(&self, within: Range<usize>, mut found: impl FnMut(usize, Word)) {
+        /// Words that are looked at together: nobody has most of them.
         const TOGETHER: usize = 32;
-        let words = &self.ports.all()[within.begin().into()..=within.end().into()];
-        for (from, some) in (within.begin()..=within.end()).step_by(TOGETHER).zip(words.chunks(TOGETHER)) {
+        let words = &self.ports.all()[within.clone()];
+        for (from, some) in within.step_by(TOGETHER).zip(words.chunks(TOGETHER)) {
             if some.iter().fold(0, |any, word| any | word.load(Ordering::Relaxed)) == 0 {
                 continue;
             }
-            for (port, word) in (from..=within.end()).zip(some) {
-                if let Some(owner) = Owner::of(word.load(Ordering::Acquire)) {
-                    found(port, owner);
+            for (at, word) in (from..).zip(some) {
+                let word = Word(word.load(Ordering::Acquire));
+                if word.holding() != Holding::Free {
+                    found(at, word);
                 }
             }
         }
     }
 
-    fn store(&self, ports: &PortSet, owner: Owner) {
-        for port in ports.iter() {
-            self.port(port).store(owner.word(), Ordering::Release);
+    /// Changes the word at a place to what `new` makes of it, at one moment, and returns what it was; `None`: it stays.
+    pub(super) fn change(&self, at: usize, new: impl Fn(Word) -> Option<Word>) -> Option<Word> {
+        let word = &self.ports.all()[at];
+        let done = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| new(Word(word)).map(|word| word.0));
+        done.ok().map(Word)
+    }
+
+    fn exchange(&self, ports: &PortSet, chosen: impl Fn(Word) -> bool, new: Word) {
+        for at in ports.iter().flat_map(both) {
+            self.change(at, |word| chosen(word).then(|| word.replaced_by(new)));
         }
     }
 
-    fn exchange(&self, ports: &PortSet, chosen: impl Fn(Owner) -> bool, new: u64) {
-        for port in ports.iter() {
-            let change = |word| Owner::of(word).is_some_and(&chosen).then_some(new);
-            let _ = self.port(port).fetch_update(Ordering::AcqRel, Ordering::Acquire, change);
-        }
-    }
-
-    fn port(&self, port: u16) -> &AtomicU64 {
-        &self.ports.all()[usize::from(port)]
+    fn word(&self, at: usize) -> Word {
+        Word(self.ports.all()[at].load(Ordering::Acquire))
     }
 
     /// Enters the host's end of a slot's pair. The kernel looks the device up in the calling thread's network namespace,
@@ -331,15 +401,40 @@ fn kinds(carried: &[IpAddr], others: &[IpAddr]) -> Result<BTreeMap<[u8; 16], u32
     Ok(kinds)
 }
 
+/// The places of a port's words, of TCP and of UDP.
+fn both(port: u16) -> [usize; 2] {
+    [port.into(), NUMBERS + usize::from(port)]
+}
+
+/// The places of `within` in the half that begins at `half`.
+fn range_of(within: PortRange, half: usize) -> Range<usize> {
+    half + usize::from(within.begin())..half + usize::from(within.end()) + 1
+}
+
+/// The container that has a port; `None` where nobody has it, or the host.
+fn owner_of(word: Word, now: u16) -> Option<Owner> {
+    match word.holding() {
+        Holding::Leased { slot, steered } => Some(Owner { slot, steered }),
+        Holding::Claimed { slot: HOST, .. } | Holding::Free => None,
+        Holding::Claimed { .. } if word.past_for(now).is_some() => None,
+        Holding::Claimed { slot, .. } => Some(Owner { slot, steered: true }),
+    }
+}
+
+/// The container other than `slot` that has a port.
+fn other(word: Word, slot: u16, now: u16) -> Option<u16> {
+    owner_of(word, now).map(|owner| owner.slot).filter(|of| *of != slot)
+}
+
 /// Ports that come in ascending order, as ranges.
 #[derive(Default)]
-struct Runs {
+pub(super) struct Runs {
     done: Vec<PortRange>,
     run: Option<(u16, u16)>,
 }
 
 impl Runs {
-    fn add(&mut self, port: u16) {
+    pub(super) fn add(&mut self, port: u16) {
         match &mut self.run {
             Some((_, end)) if u32::from(*end) + 1 == u32::from(port) => *end = port,
             run => {
@@ -348,7 +443,7 @@ impl Runs {
         }
     }
 
-    fn finish(self) -> PortSet {
+    pub(super) fn finish(self) -> PortSet {
         let last = self.run.and_then(|(begin, end)| PortRange::new(begin, end));
         self.done.into_iter().chain(last).collect()
     }
@@ -389,18 +484,6 @@ pub(super) fn possible_cpus() -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn programs_read_the_low_half_of_a_port() {
-        let steered = Owner { slot: 7, steered: true };
-        let reserved = Owner { slot: 7, steered: false };
-        assert_eq!(steered.word() as u32, 7);
-        assert_eq!(reserved.word() as u32, 0);
-        for owner in [steered, reserved] {
-            assert_eq!(Owner::of(owner.word()), Some(owner));
-        }
-        assert_eq!(Owner::of(0), None);
-    }
 
     #[test]
     fn ports_in_order_become_ranges() {

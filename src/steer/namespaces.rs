@@ -21,19 +21,20 @@ pub struct Namespaces {
 /// `struct space`.
 struct Space {
     slot: u16,
-    binds: u32,
+    /// Of the host how often its programs asked for a port, of a container the epoch of its lease.
+    second: u32,
 }
 
 impl Space {
     fn of(bytes: [u8; 8]) -> Self {
-        let [a, b, c, d, binds @ ..] = bytes;
-        Self { slot: u32::from_ne_bytes([a, b, c, d]) as u16, binds: u32::from_ne_bytes(binds) }
+        let [a, b, c, d, second @ ..] = bytes;
+        Self { slot: u32::from_ne_bytes([a, b, c, d]) as u16, second: u32::from_ne_bytes(second) }
     }
 
     fn bytes(&self) -> [u8; 8] {
         let mut bytes = [0; 8];
         bytes[..4].copy_from_slice(&u32::from(self.slot).to_ne_bytes());
-        bytes[4..].copy_from_slice(&self.binds.to_ne_bytes());
+        bytes[4..].copy_from_slice(&self.second.to_ne_bytes());
         bytes
     }
 }
@@ -48,15 +49,16 @@ impl Namespaces {
         Ok(Some(Self { spaces, cookies: open(directory, "cookies")? }))
     }
 
-    /// Makes the namespace of `cookie` that of `slot`. From this moment its sockets bind by the rules.
-    pub fn enter(&self, slot: u16, cookie: u64) -> Result<()> {
+    /// Makes the namespace of `cookie` that of `slot`. From this moment its sockets bind by the rules. `epoch`: of the slot's lease; 0
+    /// for the host. What sockets were counted for under another lease, they are counted for no more.
+    pub fn enter(&self, slot: u16, cookie: u64, epoch: u32) -> Result<()> {
         if self.cookie(slot)? == Some(cookie) && self.has(slot)? {
             return Ok(());
         }
         self.leave(slot)?;
         let (key, value) = (u32::from(slot).to_ne_bytes(), cookie.to_ne_bytes());
         sys::update(self.cookies.as_fd(), &key, &value).map_err(failed("note the network namespace of slot", slot))?;
-        sys::update(self.spaces.as_fd(), &value, &Space { slot, binds: 0 }.bytes())
+        sys::update(self.spaces.as_fd(), &value, &Space { slot, second: epoch }.bytes())
             .map_err(failed("enter the network namespace of slot", slot))
     }
 
@@ -86,7 +88,7 @@ impl Namespaces {
     /// sockets do not bind by the rules.
     pub fn binds_of_host(&self) -> Result<Option<u32>> {
         let Some(cookie) = self.cookie(HOST)? else { return Ok(None) };
-        Ok(self.space(cookie)?.map(|space| space.binds))
+        Ok(self.space(cookie)?.map(|space| space.second))
     }
 
     fn is_of(&self, cookie: u64, slot: u16) -> Result<bool> {

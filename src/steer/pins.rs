@@ -38,15 +38,36 @@ pub(super) const MAPS: [&str; 16] = [
     "devices",
 ];
 
-/// The programs at sockets, see `bpf/sockets.bpf.c`, in the order in which they are attached: post_bind reads what bind notes.
-pub(super) const SOCKET_NAMES: [&str; 4] = ["bind4", "bind6", "post_bind4", "post_bind6"];
+/// The programs at sockets, see `bpf/sockets.bpf.c`, in the order in which they are attached: post_bind reads what bind notes,
+/// and what it counts has to be seen to end.
+pub(super) const SOCKET_NAMES: [&str; 6] =
+    ["sock_release", "sock_events", "bind4", "bind6", "post_bind4", "post_bind6"];
 
 /// Maps of theirs alone.
-pub(super) const SOCKET_MAPS: [&str; 3] = ["namespaces", "cookies", "shares"];
+pub(super) const SOCKET_MAPS: [&str; 5] = ["namespaces", "cookies", "sockets", "offers", "claiming"];
+
+/// The programs of port names, see `bpf/names.bpf.c`: those from the ninth on are for datagrams alone.
+pub(super) const NAMING_NAMES: [&str; 12] = [
+    "name_bind4",
+    "name_bind6",
+    "name_sockname4",
+    "name_sockname6",
+    "name_peername4",
+    "name_peername6",
+    "name_connect4",
+    "name_connect6",
+    "name_sendmsg4",
+    "name_sendmsg6",
+    "name_recvmsg4",
+    "name_recvmsg6",
+];
+
+/// Their map.
+pub(super) const NAMING_MAPS: [&str; 1] = ["names"];
 
 /// Maps that the kernel may lose and older layouts lack: they tell for seconds where a part of a datagram, or an answer, goes;
 /// or who is in a group, which is reported again; or setup fills them anew.
-const PASSING: [&str; 11] = [
+const PASSING: [&str; 14] = [
     "fragments_in",
     "fragments_out",
     "held",
@@ -58,10 +79,13 @@ const PASSING: [&str; 11] = [
     SOCKET_MAPS[0],
     SOCKET_MAPS[1],
     SOCKET_MAPS[2],
+    SOCKET_MAPS[3],
+    SOCKET_MAPS[4],
+    NAMING_MAPS[0],
 ];
 
 /// Maps of older layouts that this one does without.
-pub(super) const RETIRED: [&str; 2] = ["echo_out", "echo_ids"];
+pub(super) const RETIRED: [&str; 3] = ["echo_out", "echo_ids", "shares"];
 
 /// Programs and links pinned under one directory of a bpffs.
 pub struct Programs {
@@ -257,12 +281,12 @@ impl Programs {
 
 /// The programs of the data path and those at the sockets.
 fn all_names() -> impl Iterator<Item = &'static str> {
-    NAMES.into_iter().chain(SOCKET_NAMES)
+    NAMES.into_iter().chain(SOCKET_NAMES).chain(NAMING_NAMES)
 }
 
 /// Their maps.
 fn all_maps() -> impl Iterator<Item = &'static str> {
-    MAPS.into_iter().chain(SOCKET_MAPS)
+    MAPS.into_iter().chain(SOCKET_MAPS).chain(NAMING_MAPS)
 }
 
 /// How the pins of programs and of links begin; the others are maps.

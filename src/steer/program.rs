@@ -216,6 +216,7 @@ fn load(program: &mut Program) -> std::result::Result<(), ProgramError> {
         Program::SchedClassifier(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
+        Program::SockOps(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -5,20 +5,30 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::EbpfLoader;
 
 use super::find::{self, Mine};
-use super::pins::{self, Programs, SOCKET_MAPS, SOCKET_NAMES};
+use super::pins::{self, NAMING_MAPS, Programs, SOCKET_MAPS, SOCKET_NAMES};
 use super::program::Object;
 use super::shared::open;
 use super::sys::{self, Kind};
 use crate::error::{Error, Result};
 
 /// The hook of each program.
-const HOOKS: [u32; 4] =
-    [sys::CGROUP_INET4_BIND, sys::CGROUP_INET6_BIND, sys::CGROUP_INET4_POST_BIND, sys::CGROUP_INET6_POST_BIND];
+const HOOKS: [u32; 6] = [
+    sys::CGROUP_INET_SOCK_RELEASE,
+    sys::CGROUP_SOCK_OPS,
+    sys::CGROUP_INET4_BIND,
+    sys::CGROUP_INET6_BIND,
+    sys::CGROUP_INET4_POST_BIND,
+    sys::CGROUP_INET6_POST_BIND,
+];
+
+/// What tells the loader where the kernel keeps what (CONFIG_DEBUG_INFO_BTF). Without it a socket that the kernel made, as MPTCP
+/// does, is one like others: its port is free when its container ends.
+const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 
 static OBJECT: Object = Object {
     bytes: aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockets.o")),
@@ -30,11 +40,14 @@ impl Programs {
     /// Loads them and pins them. Maps that are pinned already are used, so that what is known of containers survives an upgrade;
     /// a program that is attached stays so until [`Self::attach_sockets`].
     pub fn load_sockets(&self) -> Result<()> {
+        let knows_kernel = u32::from(Path::new(KERNEL_TYPES).exists());
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(self.directory());
+        loader.override_global("knows_kernel", &knows_kernel, true);
         let pinned = self.pin_beside(&OBJECT, &mut loader, &SOCKET_NAMES, |map| open(self.directory(), map));
         pinned.inspect_err(|_| self.forget_programs_beside(&SOCKET_NAMES))?;
-        self.take_over(&SOCKET_NAMES)
+        self.take_over(&SOCKET_NAMES)?;
+        self.load_naming()
     }
 
     /// Attaches them to a cgroup, each by a link that is pinned. A link that stands there gets the program that is pinned now, at
@@ -69,8 +82,7 @@ impl Programs {
             let program = sys::object_get(&self.path(name)).and_then(|program| sys::program_info(program.as_fd()));
             let (Ok(link), Ok(program)) = (link, program) else { return Ok(false) };
             let bound = |map: Option<u32>| map.is_some_and(|map| program.maps.contains(&map));
-            let judges = name.starts_with("post");
-            if link.cgroup != Some(id) || link.program != program.id || !bound(book) || (judges && !bound(ports)) {
+            if link.cgroup != Some(id) || link.program != program.id || !bound(book) || !bound(ports) {
                 return Ok(false);
             }
         }
@@ -86,7 +98,7 @@ impl Programs {
 
     /// Is any of them pinned, or a map of theirs?
     pub fn has_sockets(&self) -> bool {
-        self.socket_pins().any(|path| path.exists())
+        self.socket_pins().chain(self.naming_pins()).any(|path| path.exists())
     }
 
     /// Takes them off the cgroup, also where somebody else holds a link, and unpins them and their maps. A link that is not ours
@@ -101,6 +113,7 @@ impl Programs {
                 }
             }
         }
+        self.remove_naming(mine)?;
         self.unpin_some(&SOCKET_NAMES, &SOCKET_MAPS)
     }
 
@@ -111,7 +124,8 @@ impl Programs {
 
     /// Unpins their maps, so that [`Self::load_sockets`] makes new ones.
     pub fn forget_socket_maps(&self) -> Result<()> {
-        self.unpin_some(&[], &SOCKET_MAPS)
+        self.unpin_some(&[], &SOCKET_MAPS)?;
+        self.unpin_some(&[], &NAMING_MAPS)
     }
 }
 

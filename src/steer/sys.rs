@@ -42,13 +42,37 @@ const LINK_TYPE_CGROUP: u32 = 3;
 const LINK_TYPE_TCX: u32 = 11;
 
 /// enum bpf_attach_type
+pub const CGROUP_SOCK_OPS: u32 = 3;
+/// The same.
 pub const CGROUP_INET4_BIND: u32 = 8;
 /// The same.
 pub const CGROUP_INET6_BIND: u32 = 9;
 /// The same.
+pub const CGROUP_INET4_CONNECT: u32 = 10;
+/// The same.
+pub const CGROUP_INET6_CONNECT: u32 = 11;
+/// The same.
 pub const CGROUP_INET4_POST_BIND: u32 = 12;
 /// The same.
 pub const CGROUP_INET6_POST_BIND: u32 = 13;
+/// The same.
+pub const CGROUP_UDP4_SENDMSG: u32 = 14;
+/// The same.
+pub const CGROUP_UDP6_SENDMSG: u32 = 15;
+/// The same.
+pub const CGROUP_UDP4_RECVMSG: u32 = 19;
+/// The same.
+pub const CGROUP_UDP6_RECVMSG: u32 = 20;
+/// The same.
+pub const CGROUP_INET4_GETPEERNAME: u32 = 29;
+/// The same.
+pub const CGROUP_INET6_GETPEERNAME: u32 = 30;
+/// The same.
+pub const CGROUP_INET4_GETSOCKNAME: u32 = 31;
+/// The same.
+pub const CGROUP_INET6_GETSOCKNAME: u32 = 32;
+/// The same.
+pub const CGROUP_INET_SOCK_RELEASE: u32 = 34;
 /// The same.
 pub const TCX_INGRESS: u32 = 46;
 /// Before every other program on the hook.

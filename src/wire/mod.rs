@@ -3,6 +3,7 @@
 //! [`Site`] is where the steps of one slice are carried out, [`host::HostSite`] the same for the steps of the host. What does
 //! not live here: which steps there are (`plan`), in which order and what happens when one fails (`slice::run`).
 
+pub mod claims;
 mod cpu;
 pub mod fair;
 mod fib;
@@ -11,6 +12,7 @@ pub mod guard;
 pub mod hook;
 pub mod host;
 pub mod keep;
+pub mod naming;
 mod pair;
 pub mod programs;
 pub mod queue;

@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
-use super::{Carry, cpu, furnish, guard, pair, queue, refurnish, slot, sockets, steer};
+use super::{Carry, cpu, furnish, guard, naming, pair, queue, refurnish, slot, sockets, steer};
 use crate::error::{Error, Result};
 use crate::host::Given;
 use crate::host::facts::online_cpus;
+use crate::host::record::Sockets;
 use crate::host::sysctl::Proc;
 use crate::lease::record::{Dropped, Found, link_name};
 use crate::lease::{Lease, Placed, State};
@@ -34,6 +35,8 @@ pub struct Host {
     pub shaper: Option<u32>,
     /// Which preparation of the host this is.
     pub generation: u64,
+    /// The programs at the sockets, as they were attached.
+    pub sockets: Option<Sockets>,
 }
 
 impl Host {
@@ -272,6 +275,10 @@ impl Carry for Site<'_> {
             (Verb::Perform, Step::Slot { slot, flags, epoch }) => slot::perform(self, *slot, *flags, *epoch),
             (_, Step::Slot { slot, flags, .. }) => self.host.maps.set_flags(*slot, *flags),
             (Verb::Undo, Step::Binds { slot }) => sockets::leave(self, *slot),
+            (Verb::Undo, Step::Offer { slot, .. }) => self.host.maps.withdraw_offer(*slot),
+            (_, Step::Offer { slot, ports, limit }) => sockets::offer(self, *slot, ports, (*limit).into()),
+            (Verb::Undo, Step::Names { slot, .. }) => naming::undo(self, *slot),
+            (_, Step::Names { slot, names }) => naming::perform(self, *slot, names),
             (Verb::Undo, Step::Cpu(it)) => cpu::undo(it, self.doubtful),
             (_, Step::Cpu(it)) => cpu::perform(it),
             (Verb::Undo, Step::Steer { slot, ports }) => steer::undo(self, *slot, ports),
@@ -292,6 +299,8 @@ impl Carry for Site<'_> {
             Step::Segment { device, bytes, .. } => guard::look_at_segment(self, device, *bytes),
             Step::Slot { slot, flags, epoch } => slot::look(self, *slot, *flags, *epoch),
             Step::Binds { slot } => sockets::look(self, *slot),
+            Step::Offer { slot, ports, limit } => sockets::look_at_offer(self, *slot, ports, (*limit).into()),
+            Step::Names { slot, names } => naming::look(self, *slot, names),
             Step::Cpu(it) => cpu::look(it),
             Step::Steer { slot, ports } => Ok(steer::look(self, *slot, ports)),
             _ => Ok(Vec::new()),

@@ -3,15 +3,16 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use super::{HostSite, Site, keep};
+use super::{HostSite, Site, claims, keep, naming};
 use crate::config::{Config, SocketRules};
 use crate::error::{Error, Result};
 use crate::host::record::Sockets;
 use crate::host::{HostRecord, cgroup2};
 use crate::net::Netns;
 use crate::net::netns::NetnsId;
+use crate::ports::PortSet;
 use crate::steer::namespaces::HOST;
-use crate::steer::{Namespaces, program};
+use crate::steer::{Namespaces, Offer, program};
 
 /// Is bind() to be judged in the namespace `here`? Not as a matter of course where that is one of several on a machine: the
 /// programs would see every process' sockets, also of those that have nothing to do with it.
@@ -68,14 +69,25 @@ pub fn are_there(site: &HostSite<'_>, version: &str, cgroup: Option<&Path>) -> R
     }
     let namespaces = Namespaces::open(site.directory())?;
     let known = namespaces.map_or(Ok(false), |namespaces| namespaces.has(HOST))?;
-    Ok(known && site.programs.sockets_are_attached(sockets.id)?)
+    Ok(known && site.programs.sockets_are_attached(sockets.id)? && naming::is_there(site, sockets.id)?)
 }
 
 /// Lets the programs know the namespace of a slice.
 pub fn enter(site: &mut Site<'_>, slot: u16) -> Result<()> {
     let Some(namespaces) = &site.host.maps.namespaces else { return Ok(()) };
-    let cookie = site.container()?.cookie()?;
-    namespaces.enter(slot, cookie)
+    let (cookie, epoch) = (site.container()?.cookie()?, site.lease.epoch);
+    namespaces.enter(slot, cookie, epoch)?;
+    claims::take_up(site, slot)
+}
+
+/// Lets a slice claim ports. What sits on them already, where bind() is judged, is looked after; else that comes with [`enter`].
+pub fn offer(site: &mut Site<'_>, slot: u16, ports: &PortSet, limit: u32) -> Result<()> {
+    let maps = &site.host.maps;
+    maps.offer(slot, ports, limit)?;
+    match &maps.namespaces {
+        Some(namespaces) if namespaces.has(slot)? => claims::take_up(site, slot),
+        _ => Ok(()),
+    }
 }
 
 /// Lets them forget it. A slot of another epoch is another's.
@@ -93,6 +105,14 @@ pub fn look(site: &Site<'_>, slot: u16) -> Result<Vec<String>> {
     }
 }
 
+/// The same of what the slice may claim.
+pub fn look_at_offer(site: &Site<'_>, slot: u16, ports: &PortSet, limit: u32) -> Result<Vec<String>> {
+    let maps = &site.host.maps;
+    let wanted = Offer { ports: ports.clone(), limit };
+    let differs = maps.namespaces.is_some() && maps.offered(slot)?.as_ref() != Some(&wanted);
+    Ok(if differs { vec![format!("open ports {ports} cannot be claimed as granted")] } else { Vec::new() })
+}
+
 /// Loads and attaches them, and returns the id of the cgroup.
 fn load(site: &HostSite<'_>, cgroup: Option<&Path>) -> Result<u64> {
     let cgroup = cgroup2::open(cgroup)?;
@@ -105,8 +125,10 @@ fn load(site: &HostSite<'_>, cgroup: Option<&Path>) -> Result<u64> {
     site.programs.load_sockets()?;
     // The host's sockets are judged from the first moment on, containers' when their namespaces are entered.
     if let Some(namespaces) = Namespaces::open(site.directory())? {
-        namespaces.enter(HOST, Netns::current()?.cookie()?)?;
+        namespaces.enter(HOST, Netns::current()?.cookie()?, 0)?;
     }
     site.programs.attach_sockets(cgroup.directory.as_fd(), cgroup.id)?;
+    naming::restore(site, &cgroup)?;
+    claims::seed(site)?;
     Ok(cgroup.id)
 }

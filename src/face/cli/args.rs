@@ -277,9 +277,13 @@ pub struct Set {
     #[arg(long)]
     pub json: bool,
 
-    /// Listening ports: +31100,-31005 to add and remove, or the whole set
+    /// Listening ports: +31100,-31005 to add and remove, or the whole set; +31000:80 is known as 80 inside
     #[arg(long, value_name = "SET", allow_hyphen_values = true)]
     ports: Option<String>,
+
+    /// Ports it may claim with bind(): 1024-32767, all, none, default, or +8080,-9000 to add and remove
+    #[arg(long, value_name = "SET", allow_hyphen_values = true)]
+    open_ports: Option<String>,
 
     #[command(flatten)]
     limits: Limits,
@@ -288,7 +292,10 @@ pub struct Set {
 impl Set {
     /// Those keys that were given, with their values.
     pub fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.ports.as_deref().map(|ports| ("ports", ports)).into_iter().chain(self.limits.given())
+        [("ports", &self.ports), ("open-ports", &self.open_ports)]
+            .into_iter()
+            .filter_map(|(key, value)| value.as_deref().map(|value| (key, value)))
+            .chain(self.limits.given())
     }
 }
 
@@ -358,9 +365,13 @@ impl Limits {
 /// The annotation keys as options.
 #[derive(Debug, ArgsDerive)]
 pub struct Keys {
-    /// Listening ports: 31000-31009,31100 or auto:3; + works for the comma
+    /// Listening ports: 31000-31009,31100 or auto:3, or 31000:80 for one known as 80 inside; + works for the comma
     #[arg(long, value_name = "SET")]
     ports: Option<String>,
+
+    /// Ports it may claim with bind(): 1024-32767, all or none; + works for the comma
+    #[arg(long, value_name = "SET")]
+    open_ports: Option<String>,
 
     /// Size of the block of ephemeral ports, a power of two from 16 to 16384
     #[arg(long, value_name = "N")]
@@ -395,6 +406,7 @@ impl Keys {
     pub fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
         [
             ("ports", &self.ports),
+            ("open-ports", &self.open_ports),
             ("ephemeral-ports", &self.ephemeral_ports),
             ("host-loopback", &self.host_loopback),
             ("executor-id", &self.executor_id),

@@ -27,8 +27,7 @@ pub fn run(config: &Config, args: &Attach) -> Result<()> {
     if args.json {
         return print_json(&view(&lease, member));
     }
-    let none = Default::default();
-    let ports = member.map_or(&none, |member| &member.ports);
+    let ports = member.map(|member| member.port_names.beside(&member.ports)).unwrap_or_default();
     member.iter().for_each(|member| warn_of_cpus(member));
     let ports = if ports.is_empty() { String::new() } else { format!(", ports {ports}") };
     print(&format!("{}: block {}{ports}\n", args.id, lease.block))

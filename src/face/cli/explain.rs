@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::{named, print, print_json};
+use super::{claims, named, print, print_json};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::explain::question::Question;
@@ -12,11 +12,12 @@ use crate::explain::{Explained, Names, explain};
 use crate::lease::{Lease, Ledger};
 use crate::net::{Netlink, Netns, diag, link, route};
 use crate::plan::host::bpf_directory;
-use crate::ports::PortRange;
+use crate::ports::{PortRange, PortSet};
 use crate::slice::ready::peek;
 use crate::steer::model::World;
 use crate::steer::model::world::Path;
-use crate::steer::{Joined, Owner};
+use crate::steer::namespaces::HOST;
+use crate::steer::{Claim, Joined, Maps, Owner};
 
 /// TCP and UDP.
 const PROTOCOLS: [u8; 2] = [6, 17];
@@ -44,22 +45,28 @@ pub fn run(config: &Config, asked: &str, from: Option<&str>, json: bool) -> Resu
     for (slot, entry) in &world.slots {
         world.joined.extend(joined.groups(*slot, entry.epoch)?.into_iter().map(|group| (*slot, group)));
     }
-    let names = names(config, &mut world)?;
+    let mut names = names(config, &mut world)?;
+    names.claims = host.maps.all_claims().into_values().flatten().map(|claim| (claim.port, claim.udp)).collect();
     sender.iter().try_for_each(|lease| listen(&mut world, lease))?;
     let slot = sender.map(|lease| lease.slot);
     let answer = if let Ok(port) = asked.parse::<u16>() {
         let packets = vec![way(&mut world, &names, &Question::of_port(port), slot)?];
-        Answer { about: vec![owner(&names, port, host.maps.owner(port))], packets }
+        let mut about = about(&names, port, &host.maps);
+        about.extend(named_inside(config, port, host.maps.owner(port))?);
+        Answer { about, packets }
     } else if asked.contains([' ', '>']) {
-        Answer { about: Vec::new(), packets: vec![way(&mut world, &names, &asked.parse()?, slot)?] }
+        let question: Question = asked.parse()?;
+        let claim = question.claimable().and_then(|(port, udp)| host.maps.claim(port, udp));
+        let about = claim.map(|claim| claims::told(&claim, &holder(&names, claim.slot)));
+        Answer { about: about.into_iter().collect(), packets: vec![way(&mut world, &names, &question, slot)?] }
     } else {
-        container(config, &mut world, &names, asked)?
+        container(config, &mut world, &names, (asked, &host.maps))?
     };
     if json { print_json(&answer) } else { print(&text(&answer)) }
 }
 
 /// What reaches a container, and what it reaches: from outside, outside, and the host's loopback.
-fn container(config: &Config, world: &mut World, names: &Names, text: &str) -> Result<Answer> {
+fn container(config: &Config, world: &mut World, names: &Names, (text, maps): (&str, &Maps)) -> Result<Answer> {
     let (lease, _) = named(config, text)?;
     listen(world, &lease)?;
     let ports = lease.all_ports();
@@ -70,8 +77,12 @@ fn container(config: &Config, world: &mut World, names: &Names, text: &str) -> R
         way(world, names, &outside, Some(lease.slot))?,
         way(world, names, &loopback, Some(lease.slot))?,
     ];
-    let about = format!("{}: slot {}, device {}, ports {ports}", lease.id, lease.slot, lease.link());
-    Ok(Answer { about: vec![about], packets })
+    let ports = lease.state().port_names().beside(&ports);
+    let mut about = vec![format!("{}: slot {}, device {}, ports {ports}", lease.id, lease.slot, lease.link())];
+    if let Some(claims) = maps.all_claims().get(&lease.slot) {
+        about.push(format!("{}: has claimed {}", lease.id, claims::listed(claims)));
+    }
+    Ok(Answer { about, packets })
 }
 
 /// The way of a packet. Where the data path would ask the kernel for a route, so is done here.
@@ -100,12 +111,42 @@ fn path(netlink: &mut Netlink, from: Option<IpAddr>, to: IpAddr) -> Result<Optio
     Ok(Some(Path { network, kind: route.kind, device: route.link, mtu }))
 }
 
-fn owner(names: &Names, port: u16, owner: Option<Owner>) -> String {
-    let Some(owner) = owner else { return format!("port {port}: no container's") };
-    let whose =
-        names.leases.get(&owner.slot).cloned().unwrap_or_else(|| format!("slot {}, without a lease", owner.slot));
-    let steered = if owner.steered { "" } else { ", not steered: it is only kept for it" };
-    format!("port {port}: {whose} (slot {}){steered}", owner.slot)
+/// Whose a port is: of TCP and UDP at once by a lease, or of each by sockets.
+fn about(names: &Names, port: u16, maps: &Maps) -> Vec<String> {
+    let claims: Vec<Claim> = [false, true].into_iter().filter_map(|udp| maps.claim(port, udp)).collect();
+    match maps.owner(port) {
+        _ if !claims.is_empty() => claims.iter().map(|claim| claims::told(claim, &holder(names, claim.slot))).collect(),
+        None => match [false, true].into_iter().find_map(|udp| maps.steered(port, udp)) {
+            None => vec![format!("port {port}: no container's")],
+            Some(last) => {
+                let last = holder(names, last);
+                vec![format!("port {port}: free; what still comes there goes to {last}, which had it last")]
+            }
+        },
+        Some(owner) => {
+            let steered = if owner.steered { "" } else { ", not steered: it is only kept for it" };
+            vec![format!("port {port}: {}{steered}", holder(names, owner.slot))]
+        }
+    }
+}
+
+/// Whoever has a slot: `web (slot 3)`, or the host.
+fn holder(names: &Names, slot: u16) -> String {
+    match names.leases.get(&slot) {
+        _ if slot == HOST => "the host".into(),
+        Some(lease) => format!("{lease} (slot {slot})"),
+        None => format!("slot {slot}, without a lease (slot {slot})"),
+    }
+}
+
+/// What programs of its container know a port as, where that is another number.
+fn named_inside(config: &Config, port: u16, owner: Option<Owner>) -> Result<Option<String>> {
+    let Some(owner) = owner else { return Ok(None) };
+    let lease = Ledger::at(&config.state_dir).all()?.into_iter().find(|lease| lease.slot == owner.slot);
+    let others = PortSet::from(PortRange::new(port, port).ok_or_else(|| Error::invalid("port 0", "it is no port"))?);
+    let names = lease.map(|lease| lease.state().port_names()).unwrap_or_default();
+    let names = names.without(&names.outside().difference(&others));
+    Ok((!names.is_empty()).then(|| format!("{names}: programs inside bind and see the number behind the colon")))
 }
 
 /// What things are called; enters the addresses of the host's other devices.
@@ -117,7 +158,7 @@ fn names(config: &Config, world: &mut World) -> Result<Names> {
     let host = links.into_iter().map(|link| (link.index, link.name)).collect();
     let devices = leases.iter().map(|lease| (lease.slot, lease.link())).collect();
     let leases = leases.iter().map(|lease| (lease.slot, lease.id.to_string())).collect();
-    Ok(Names { host, bare, leases, devices })
+    Ok(Names { host, bare, leases, devices, ..Names::default() })
 }
 
 /// Enters the ports that sockets in a container wait at: what they wait for does not leave its lo.

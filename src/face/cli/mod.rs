@@ -3,6 +3,7 @@
 mod args;
 mod attach;
 mod cdi;
+mod claims;
 mod doctor;
 mod explain;
 mod fsck;

@@ -5,7 +5,7 @@ use std::slice;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{named, print, print_json};
+use super::{claims, named, print, print_json};
 use crate::config::Config;
 use crate::cpu::{Bandwidth, Quota, Values};
 use crate::error::Result;
@@ -21,6 +21,7 @@ use crate::slice::state::{State, state};
 use crate::stats::net::Net;
 use crate::stats::table::{described, short};
 use crate::stats::{Groups, Reported, Statistics, collect, table};
+use crate::steer::Claim;
 
 #[derive(Serialize)]
 struct Shown {
@@ -33,6 +34,8 @@ struct Shown {
     configured: Configured,
     /// Its root has more than its own network.
     net_admin: bool,
+    #[serde(skip)]
+    claims: Vec<Claim>,
     /// Does bind() of a port that is not the container's fail?
     bind_judged: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,6 +67,7 @@ pub fn run(config: &Config, id: &str, json: bool) -> Result<()> {
         member,
         configured,
         net_admin,
+        claims: Vec::new(),
         bind_judged: false,
         statistics: None,
         net: Net::default(),
@@ -75,6 +79,8 @@ pub fn run(config: &Config, id: &str, json: bool) -> Result<()> {
         if state(&shown.lease, &ledger, &host)? == State::Dead {
             shown.view = gone(shown.view);
         }
+        shown.claims = host.maps.all_claims().remove(&shown.lease.slot).unwrap_or_default();
+        claims::enter(&mut shown.view, &shown.lease.open, &shown.claims);
         let monitored = collect(slice::from_ref(&shown.lease), &host.sources(Groups::of(config)))?;
         Reported::default().log_new(&monitored);
         // The first member's has the network's counters; a slice that all left has one entry without a member.
@@ -181,8 +187,14 @@ fn text(shown: &Shown) -> String {
         ("block", format!("{} ({} ports)", lease.block, lease.block.size())),
         (
             "ports",
-            shown.member.as_ref().map(|m| m.ports.to_string()).filter(|p| !p.is_empty()).unwrap_or("none".into()),
+            shown
+                .member
+                .as_ref()
+                .map(|m| m.port_names.beside(&m.ports))
+                .filter(|p| !p.is_empty())
+                .unwrap_or("none".into()),
         ),
+        ("open ports", claims::offered(&lease.open, shown.claims.len())),
         ("device", format!("{} on the host, {} inside", lease.link(), lease.device)),
         ("namespace", lease.netns.display().to_string()),
         ("egress", limit(terms.egress, place, &terms.asked.egress, configured.egress)),
@@ -195,6 +207,9 @@ fn text(shown: &Shown) -> String {
             if shown.bind_judged { "bind() fails" } else { "bind() succeeds, and nothing is heard" }.to_owned(),
         ),
     ];
+    if !lease.open.is_none() || !shown.claims.is_empty() {
+        lines.push(("claimed", claims::listed(&shown.claims)));
+    }
     if shown.net_admin {
         lines.push(("power", "CAP_NET_ADMIN over the host's devices as well: see SECURITY.md".to_owned()));
     }

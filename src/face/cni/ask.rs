@@ -12,7 +12,7 @@ use super::decode::{Bandwidth, Environment, Label, Network, PortMapping};
 use super::failure::Failure;
 use crate::error::Result as OurResult;
 use crate::host::process::command_of;
-use crate::ports::{PortRange, PortSet};
+use crate::ports::{NameProtocol, PortNames, PortRange, PortSet};
 use crate::rate::{Limit, Rate};
 use crate::refusal::{one_line, quoted};
 use crate::request::{ContainerId, PREFIX, Request};
@@ -53,10 +53,12 @@ pub fn asked(id: ContainerId, environment: &Environment, network: &Network) -> R
 
     let mappings: Vec<PortMapping> =
         [runtime.port_mappings, mesos.port_mappings].into_iter().flatten().flatten().collect();
-    let (published, published_at) = published(&mappings)?;
+    let Published { ports, names, at: published_at } = Published::of(&mappings)?;
     // Podman binds the ports that it publishes while it has the plugin called.
-    request.caller_holds_ports = !published.is_empty();
-    request.ports.set = request.ports.set.union(&published);
+    request.caller_holds_ports = !ports.is_empty();
+    request.ports.set = request.ports.set.union(&ports);
+    request.ports.names =
+        request.ports.names.union(&names).map_err(|e| Failure::config("port mappings", e.to_string()))?;
     if let Some(bandwidth) = &runtime.bandwidth {
         limit(&mut request, bandwidth)?;
     }
@@ -120,32 +122,62 @@ fn text(value: &Value, place: &str) -> Result<String, Failure> {
     }
 }
 
-/// The ports that are published, and at which addresses of the host, as far as one is named.
-fn published(mappings: &[PortMapping]) -> Result<(PortSet, Vec<IpAddr>), Failure> {
-    let mut ports: Vec<PortRange> = Vec::new();
-    let mut addresses: Vec<IpAddr> = Vec::new();
-    for mapping in mappings.iter().filter(|mapping| mapping.host_port != 0) {
-        let (host, container) = (mapping.host_port, mapping.container_port);
-        let port = u16::try_from(host).ok().and_then(|port| PortRange::new(port, port));
-        let port =
-            port.ok_or_else(|| Failure::config(format!("port mapping of host port {host}"), "give 1 to 65535"))?;
-        if host != container {
-            return Err(Failure::config(
-                format!("host port {host} for container port {container}"),
-                "a container has the host's own ports, without translation; let it listen on the host port, and publish \
-                 that as itself",
-            ));
+/// What is published.
+#[derive(Default)]
+struct Published {
+    ports: PortSet,
+    /// What the program binds where that is another number.
+    names: PortNames,
+    /// At which addresses of the host, as far as one is named.
+    at: Vec<IpAddr>,
+}
+
+impl Published {
+    fn of(mappings: &[PortMapping]) -> Result<Self, Failure> {
+        let mut all = Self::default();
+        let mut ports: Vec<PortRange> = Vec::new();
+        for mapping in mappings.iter().filter(|mapping| mapping.host_port != 0) {
+            let (host, container) = (mapping.host_port, mapping.container_port);
+            let port = |port: i64| u16::try_from(port).ok().and_then(|port| PortRange::new(port, port));
+            let wrong = |what: String| Failure::config(what, "give 1 to 65535");
+            let outside = port(host).ok_or_else(|| wrong(format!("port mapping of host port {host}")))?;
+            let mapped = || format!("host port {host} for container port {container}");
+            let inside = port(container).ok_or_else(|| wrong(mapped()))?;
+            all.names
+                .add(outside, inside, protocol(mapping, &mapped)?)
+                .map_err(|e| Failure::config(mapped(), e.to_string()))?;
+            ports.push(outside);
+            let Some(text) = mapping.host_ip.as_deref().filter(|text| !text.is_empty()) else { continue };
+            let ip: IpAddr = text.parse().map_err(|_| {
+                Failure::config(
+                    format!("hostIP {} of port {host}", quoted(text)),
+                    "give an address of the host, or none",
+                )
+            })?;
+            if !ip.is_unspecified() && !all.at.contains(&ip) {
+                all.at.push(ip);
+            }
         }
-        ports.push(port);
-        let Some(text) = mapping.host_ip.as_deref().filter(|text| !text.is_empty()) else { continue };
-        let ip: IpAddr = text.parse().map_err(|_| {
-            Failure::config(format!("hostIP {} of port {host}", quoted(text)), "give an address of the host, or none")
-        })?;
-        if !ip.is_unspecified() && !addresses.contains(&ip) {
-            addresses.push(ip);
-        }
+        all.ports = ports.into_iter().collect();
+        all.names = all.names.checked().map_err(|e| Failure::config("port mappings", e.to_string()))?;
+        Ok(all)
     }
-    Ok((ports.into_iter().collect(), addresses))
+}
+
+/// For which protocol a mapping names a port. What is neither TCP nor UDP has ports under their own numbers alone.
+fn protocol(mapping: &PortMapping, mapped: &impl Fn() -> String) -> Result<NameProtocol, Failure> {
+    match mapping.protocol.as_deref().unwrap_or("").to_ascii_lowercase().as_str() {
+        "" | "tcp" => Ok(NameProtocol::Tcp),
+        "udp" => Ok(NameProtocol::Udp),
+        _ if mapping.host_port == mapping.container_port => Ok(NameProtocol::Both),
+        other => Err(Failure::config(
+            mapped(),
+            format!(
+                "ports of {} have no names; let the program listen on the host port, and publish that",
+                quoted(other)
+            ),
+        )),
+    }
 }
 
 /// Limits by capability, where no key of ours says otherwise.

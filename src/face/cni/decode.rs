@@ -170,6 +170,8 @@ pub struct PortMapping {
     /// The port that the program binds.
     #[serde(alias = "container_port")]
     pub container_port: i64,
+    /// `tcp`, `udp` or `sctp`; empty for TCP.
+    pub protocol: Option<String>,
     /// The host's address at which it is reached; empty for all.
     #[serde(rename = "hostIP")]
     pub host_ip: Option<String>,

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::net::link::is_name_of_device;
-use crate::ports::PortRange;
+use crate::ports::{NameProtocol, PortNames, PortRange};
 use crate::refusal::{one_line, quoted};
 use crate::request::{ContainerId, KEYS, Request};
 
@@ -77,9 +77,11 @@ impl Call {
         options.extend(self.network_options.options.clone().unwrap_or_default());
         ask(&mut request, &options, network)?;
         for mapping in self.port_mappings.iter().flatten() {
-            request.ports.set.insert(mapping.published()?);
+            request.ports.set.insert(mapping.published(&mut request.ports.names)?);
         }
         // Podman keeps a published port bound while it has the network set up.
+        let names = std::mem::take(&mut request.ports.names).checked();
+        request.ports.names = names.map_err(|why| Error::invalid("published ports", why.to_string()))?;
         request.caller_holds_ports = !request.ports.set.is_empty();
         request.device = Some(self.network_options.interface_name.clone()).filter(|name| !name.is_empty());
         request.name = Some(one_line(&self.container_name)).filter(|name| !name.is_empty());
@@ -117,17 +119,10 @@ impl Container {
 }
 
 impl Mapping {
-    /// The ports of the host that are to be the container's.
-    fn published(&self) -> Result<PortRange> {
+    /// The ports of the host that are to be the container's. What the program binds instead is added to the names.
+    fn published(&self, names: &mut PortNames) -> Result<PortRange> {
         let Mapping { container_port: inner, host_port: outer, .. } = *self;
         let what = || format!("published port {outer}:{inner}");
-        if outer != inner {
-            let why = format!(
-                "a container listens on the host's own ports: publish {outer}:{outer} and let the program listen on {outer}, \
-                 or publish {inner}:{inner}"
-            );
-            return Err(Error::invalid(what(), why));
-        }
         if !["", "0.0.0.0", "::"].contains(&self.host_ip.as_str()) {
             let why =
                 format!("it would answer at all of the host's addresses, not at {} alone; leave the address out", {
@@ -138,9 +133,27 @@ impl Mapping {
         if let Some(other) = self.protocol.split(',').find(|name| !["", "tcp", "udp", "sctp"].contains(name)) {
             return Err(Error::invalid(what(), format!("protocol {} is not tcp, udp or sctp", quoted(other))));
         }
-        let end = outer.checked_add(self.range.max(1) - 1);
-        end.and_then(|end| PortRange::new(outer, end))
-            .ok_or_else(|| Error::invalid(what(), format!("{} ports from there are more than there are", self.range)))
+        let row = |begin: u16| {
+            let end = begin.checked_add(self.range.max(1) - 1);
+            end.and_then(|end| PortRange::new(begin, end)).ok_or_else(|| {
+                Error::invalid(what(), format!("{} ports from there are more than there are", self.range))
+            })
+        };
+        let (outside, inside) = (row(outer)?, row(inner)?);
+        for protocol in self.protocol.split(',').filter(|_| outer != inner) {
+            let protocol = match protocol {
+                "" | "tcp" => NameProtocol::Tcp,
+                "udp" => NameProtocol::Udp,
+                other => {
+                    let why = format!(
+                        "ports of {other} have no names; publish {outer}:{outer} and let the program listen there"
+                    );
+                    return Err(Error::invalid(what(), why));
+                }
+            };
+            names.add(outside, inside, protocol).map_err(|why| Error::invalid(what(), why.to_string()))?;
+        }
+        Ok(outside)
     }
 }
 
@@ -181,11 +194,35 @@ mod tests {
     }
 
     #[test]
+    fn a_published_port_may_have_another_number_inside() {
+        let mapping = |outer: u16, inner: u16, range: u16, protocol: &str| json!({"container_port": inner, "host_port": outer, "host_ip": "", "protocol": protocol, "range": range});
+        let ports = json!([
+            mapping(31_000, 80, 1, "tcp"),
+            mapping(31_100, 53, 1, "tcp,udp"),
+            mapping(31_200, 31_200, 1, "udp"),
+            mapping(31_300, 8000, 10, "udp"),
+        ]);
+        let request = request(|call| call["port_mappings"] = ports).unwrap();
+        assert_eq!(request.ports.to_string(), "31000:80/tcp,31100:53,31300-31309:8000-8009/udp,31200");
+        assert_eq!(request.ports.set.to_string(), "31000,31100,31200,31300-31309");
+    }
+
+    #[test]
     fn what_a_slice_cannot_do_is_refused_in_one_line() {
         let mapping = |outer: u16, inner: u16, ip: &str, protocol: &str, range: u16| json!([{"container_port": inner, "host_port": outer, "host_ip": ip, "protocol": protocol, "range": range}]);
         for (pointer, value, says) in [
-            ("/port_mappings", mapping(8080, 80, "", "tcp", 1), "8080:80: "),
-            ("/port_mappings", mapping(8080, 80, "", "tcp", 1), "publish 8080:8080"),
+            (
+                "/port_mappings",
+                mapping(8080, 80, "", "sctp", 1),
+                "8080:80: ports of sctp have no names; publish 8080:8080",
+            ),
+            ("/port_mappings", mapping(8080, 65_535, "", "tcp", 2), "8080:65535: 2 ports from there"),
+            ("/port_mappings", mapping(8080, 0, "", "tcp", 1), "8080:0: 1 ports from there"),
+            (
+                "/port_mappings",
+                json!([mapping(8080, 80, "", "tcp", 1)[0], mapping(8081, 80, "", "tcp", 1)[0]]),
+                "published port 8081:80: ports 8080 and 8081 are both named 80",
+            ),
             ("/port_mappings", mapping(31_000, 31_000, "127.0.0.1", "tcp", 1), "not at \"127.0.0.1\" alone"),
             ("/port_mappings", mapping(31_000, 31_000, "", "dccp", 1), "\"dccp\" is not tcp"),
             ("/port_mappings", mapping(65_535, 65_535, "", "tcp", 2), "2 ports from there"),

@@ -92,7 +92,11 @@ impl Attach<'_> {
         self.survey_into(&mut lease, host, surveyed)?;
         run::fault();
         let desk = Desk::of(&host.maps);
-        desk.enter(&lease);
+        if let Err(e) = desk.enter(&lease) {
+            log::info!("{}: {e}", lease.id);
+            desk.cancel(&lease);
+            return Ok(Entered::Unlooked);
+        }
         match self.is_outrun(&lease.all_ports(), host) {
             Ok(false) => self.record(lease, host),
             outrun => {

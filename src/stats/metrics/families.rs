@@ -164,6 +164,14 @@ pub(super) const FAMILIES: &[Family] = &[
         "Ports of its block that sockets hold, those in TIME_WAIT apart.",
         |s, put| put(None, whole(s.statistics.net.net_ephemeral_ports_in_use)),
     ),
+    gauge(
+        "portslice_open_ports_claimed",
+        "Open ports that its sockets have claimed, those that rest included.",
+        |s, put| put(None, whole(s.statistics.net.net_open_ports_claimed)),
+    ),
+    gauge("portslice_open_ports_limit", "Open ports that it may have claimed at a time.", |s, put| {
+        put(None, whole(s.statistics.net.net_open_ports_limit))
+    }),
     gauge("portslice_tcp_connections", "IPv4 sockets, by state.", |s, put| {
         put(Some(("state", "active")), real(s.statistics.net.net_tcp_active_connections));
         put(Some(("state", "time_wait")), real(s.statistics.net.net_tcp_time_wait_connections));

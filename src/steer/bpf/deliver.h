@@ -9,7 +9,7 @@
 
 #define LOOPBACK 1		/* ifindex of lo in every network namespace (LOOPBACK_IFINDEX) */
 #define SHARED 0		/* key of single-entry maps */
-#define HOST 0			/* its slot */
+
 
 #define KEEP 0x70736c6f		/* mark: a program here gave this to the device, and must not take it again */
 
@@ -34,12 +34,12 @@ static __always_inline struct host *host_facts(void)
 	return bpf_map_lookup_elem(&host, &key);
 }
 
-static __always_inline __u32 port_slot(__u16 port)
+static __always_inline __u32 port_slot(__u16 port, __u8 proto)
 {
-	__u32 key = port;
-	__u64 *slot = bpf_map_lookup_elem(&ports, &key);
+	__u32 key = port_key(port, proto);
+	__u64 *word = bpf_map_lookup_elem(&ports, &key);
 
-	return slot ? (__u32)*slot : 0;
+	return word ? (__u16)*word : 0;
 }
 
 /* ADDRESS_OF_*, or 0 for an address that is not the host's. */

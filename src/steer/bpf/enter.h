@@ -54,7 +54,7 @@ static __noinline int of_quoted(struct __sk_buff *skb, struct packet *p, struct 
 	if (!is_loopback(&inner->src) && host_address(&inner->src) != ADDRESS_CARRIED)
 		return 0;
 	if (has_ports(inner->proto))
-		r->to = port_slot(inner->sport);
+		r->to = port_slot(inner->sport, inner->proto);
 	else if (inner->icmp == ICMP_ASK)
 		all_who_asked(r, &inner->dst, inner->sport);
 	return 0;
@@ -153,7 +153,7 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 	if (p->frag == FRAG_LATER)
 		r.to = later(skb, digest, &r.epoch, origin == FROM_WIRE && !martian);
 	else if (has_ports(p->proto))
-		r.to = ports_are_behind_its_end(skb, p, start) ? HOST : port_slot(p->dport);
+		r.to = ports_are_behind_its_end(skb, p, start) ? HOST : port_slot(p->dport, p->proto);
 	else if (is_error(p))
 		of_quoted(skb, p, &r);
 	else if (p->icmp == ICMP_ANSWER)

@@ -321,16 +321,22 @@ APART int report(struct __sk_buff *skb, __u32 n, __u32 epoch, __u32 goes)
 	return !p->v6 || from_the_link(skb, h, p) >= 0;
 }
 
+/* Has nobody a UDP port, or have only those it who share it? */
+static __always_inline __u32 is_shared(__u64 word)
+{
+	return word & CLAIMED ? (word & REUSE) != 0 : !(__u32)word;
+}
+
 /* May container `n` send from this port, which is not its own? Those who have joined a group talk from the port that they all
- * listen at, as processes of one host may that share it. It must be nobody's, and what a process may bind without privileges. */
+ * listen at, as processes of one host may that share it. It must be nobody's alone, and what a process may bind without privileges. */
 APART int shares_port(__u32 n, __u32 epoch)
 {
 	struct packet *p = packet(OUTER);
 	struct joined *j = joined_of(n);
-	__u32 port = p ? p->sport : 0;
-	__u64 *owner = bpf_map_lookup_elem(&ports, &port);
+	__u32 port = p ? p->sport : 0, key = port_key(port, PROTO_UDP);
+	__u64 *word = bpf_map_lookup_elem(&ports, &key);
 
-	if (!p || !j || !owner || *owner || p->proto != PROTO_UDP || p->sport != p->dport || port < SHARED_PORTS)
+	if (!p || !j || !word || !is_shared(*word) || p->proto != PROTO_UDP || p->sport != p->dport || port < SHARED_PORTS)
 		return 0;
 	return j->epoch == epoch && is_joinable(&p->dst) && joined_place(j, &p->dst) >> 61 == PLACE_SAME;
 }
@@ -374,7 +380,7 @@ APART int copy_for_many(struct __sk_buff *skb, __u32 from)
 		return 0;
 	ports = has_ports(p->proto);
 	if (ports && (is_all_hosts(&p->dst) || (!p->v6 && is_broadcast(h, p->dst.w[3])))) {
-		to = p->frag == FRAG_LATER ? 0 : port_slot(p->dport);
+		to = p->frag == FRAG_LATER ? 0 : port_slot(p->dport, p->proto);
 		if (to && to < MAX_SLOTS && to != from)
 			copy_for(skb, to, p, from);
 	} else if (ports || (!from && (p->icmp == ICMP_GROUP || (!p->v6 && p->proto == PROTO_IGMP)))) {

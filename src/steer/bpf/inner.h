@@ -44,21 +44,26 @@ PROGRAM(inner_lo)
 	struct slot *s = slot_of(slot);
 	struct packet *p, *whose;
 	__be16 *port = 0;
+	__u8 proto = 0;
 
 	if (!s || skb->mark == KEEP || (!v6 && skb->protocol != bpf_htons(ETH_P_IP)))
 		return PASS;
 	if (v6) {
 		struct ipv6hdr *ip = plain_v6(data, end);
 
-		if (ip)
+		if (ip) {
 			port = (__be16 *)(ip + 1);
+			proto = ip->nexthdr;
+		}
 	} else {
 		struct iphdr *ip = plain_v4(data, end);
 
-		if (ip)
+		if (ip) {
 			port = (__be16 *)(ip + 1);
+			proto = ip->protocol;
+		}
 	}
-	if (port && port_slot(bpf_ntohs(port[1])) == slot)
+	if (port && port_slot(bpf_ntohs(port[1]), proto) == slot)
 		return PASS;
 	p = parse(skb, ETH_HLEN, v6, OUTER);
 	if (!p)
@@ -81,12 +86,12 @@ PROGRAM(inner_lo)
 		whose->sport = whose->dport;
 		whose->dport = sport;
 	}
-	if (!has_ports(whose->proto) || port_slot(whose->dport) == slot || listens(skb, whose))
+	if (!has_ports(whose->proto) || port_slot(whose->dport, whose->proto) == slot || listens(skb, whose))
 		return PASS;
-	if (is_loopback(&whose->dst) && !(s->flags & SLOT_HOST_LOOPBACK) && !port_slot(whose->dport))
+	if (is_loopback(&whose->dst) && !(s->flags & SLOT_HOST_LOOPBACK) && !port_slot(whose->dport, whose->proto))
 		return PASS;
 	if (p->frag)
-		fragment_left_lo(slot, s->epoch, port_slot(whose->dport));
+		fragment_left_lo(slot, s->epoch, port_slot(whose->dport, whose->proto));
 	return bpf_redirect(s->inner, 0);
 }
 

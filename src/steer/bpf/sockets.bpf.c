@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR MIT)
  *
- * Who may bind a port: programs on a cgroup that see every bind() of the processes in it and below.
+ * Who may bind a port: programs on a cgroup that see every socket of the processes in it and below.
  *
- *   bind4, bind6            before the kernel binds   notes whether a datagram socket shares its port, and counts what the host
- *                                                     binds; refuses nothing
- *   post_bind4, post_bind6  after the kernel bound    refuses a port that is somebody else's with EADDRINUSE
+ *   bind4, bind6            before the kernel binds   notes whether a socket shares its port, and counts what the host binds;
+ *                                                     refuses nothing
+ *   post_bind4, post_bind6  after the kernel bound    refuses a port that is somebody else's with EADDRINUSE, and claims one that
+ *                                                     is nobody's (claim.h)
+ *   sock_release            close() of the last file  counts a bound socket no more, or lets its connection end first
+ *   sock_events             a TCP connection begins or ends: those accepted hold their listener's port as well
  *
  * A socket belongs to the network namespace in which it was made, and that namespace's cookie says whose it is: one set of
  * programs serves the host and every container. A namespace that is not registered is none of ours, and its sockets are left
@@ -15,10 +18,11 @@
  */
 #include <linux/errno.h>
 #include <bpf/bpf_endian.h>
+#include <bpf/bpf_core_read.h>
 
-#include "ports.h"
+#include "claim.h"
+#include "spaces.h"
 
-#define HOST 0			/* the host's slot */
 #define ALLOW 1
 #define REFUSE 0
 
@@ -26,40 +30,42 @@
 #define SOL_SOCKET 1		/* asm-generic/socket.h */
 #define SO_REUSEADDR 2
 #define SO_REUSEPORT 15
-
-/* Whose the sockets of a network namespace are. */
-struct space {
-	__u32 slot;
-	__u32 binds;		/* for the host alone: how often its programs asked for a port by its number */
-};
-
-/* Cookie of a network namespace -> space. The kernel never gives a cookie out twice. Twice the slots: the entry of an ended
- * container stays until its lease is taken back. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 2 * MAX_SLOTS);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-	__type(key, __u64);
-	__type(value, struct space);
-} namespaces SEC(".maps");
+#define PROTO_TCP 6
+#define PROTO_UDP 17
 
 /* slot -> cookie of its network namespace, 0 for none: by it user space finds the entry above */
 ARRAY(cookies, MAX_SLOTS, __u64, 0);
 
-/* Does the socket that is being bound share its port? Written by bind4 and bind6, read by post_bind4 and post_bind6, which may
- * not ask for options. */
+/* What is known of a socket that was bound by its owner. An accepted one has no such note. */
+struct note {
+	__u32 key;		/* of the port that counts it; 0: none does */
+	__u32 later;		/* the same, of one that the kernel made: nobody tells of its end unless it listens or connects */
+	__u32 state;		/* NOTE_* */
+	__u32 epoch;		/* under which lease it was counted: a namespace that lives on may be attached again */
+};
+
+#define NOTE_REUSE 1		/* it has SO_REUSEADDR, or shares its port */
+#define NOTE_RELEASED 2		/* nobody has it open any more, its connection has to end */
+#define NOTE_CLOSED 4		/* its connection has ended, and somebody has it open still */
+
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__type(key, int);
-	__type(value, __u32);
-} shares SEC(".maps");
+	__type(value, struct note);
+} sockets SEC(".maps");
 
-static __always_inline struct space *space_of(__u64 cookie)
+/* Does the loader know where the kernel keeps what is read below? It needs the kernel's own BTF for that. */
+const volatile __u32 knows_kernel = 0;
+
+struct sock {
+	unsigned int sk_kern_sock : 1;
+} __attribute__((preserve_access_index));
+
+static __always_inline __u32 epoch_of(const struct space *space)
 {
-	return bpf_map_lookup_elem(&namespaces, &cookie);
+	return space->slot == HOST ? 0 : space->epoch;
 }
 
 static __always_inline int option(struct bpf_sock_addr *ctx, int name)
@@ -72,34 +78,43 @@ static __always_inline int option(struct bpf_sock_addr *ctx, int name)
 /* The host's binds are counted before the kernel looks for the port: who finds the count as it was after ports were given to a
  * container knows that no socket of the host took one of them meanwhile, and that none will.
  *
- * Only containers' datagram sockets may share, so only theirs cost a note. A note is written at every bind: a socket whose bind
- * was refused keeps the old one, and may have changed its options since. */
-static __always_inline int note(struct bpf_sock_addr *ctx)
+ * Only of a port that is not leased it matters whether the socket shares it, so only that costs a note. A note is written at every
+ * bind: a socket whose bind was refused keeps the old one, and may have changed its options since. */
+static __always_inline int take_note(struct bpf_sock_addr *ctx)
 {
 	struct space *space = space_of(bpf_get_netns_cookie(ctx));
-	__u32 *noted, sharing;
+	__u16 port = bpf_ntohs(ctx->user_port);
+	__u32 dgram = ctx->type == SOCK_DGRAM;
+	struct note *note;
+	int reuse;
+	__u64 *word;
 
 	if (!space)
 		return ALLOW;
-	if (space->slot == HOST && ctx->user_port)
+	if (space->slot == HOST && port)
 		__sync_fetch_and_add(&space->binds, 1);
-	if (space->slot == HOST || ctx->type != SOCK_DGRAM || !ctx->sk)
+	if (!port || !ctx->sk)
 		return ALLOW;
-	sharing = option(ctx, SO_REUSEADDR) || option(ctx, SO_REUSEPORT);
-	noted = bpf_sk_storage_get(&shares, ctx->sk, 0, sharing ? BPF_SK_STORAGE_GET_F_CREATE : 0);
-	if (noted)
-		*noted = sharing;
+	word = word_of(port_key(port, dgram ? PROTO_UDP : PROTO_TCP));
+	if (!word || is_leased(read_word(word)))
+		return ALLOW;
+	reuse = option(ctx, SO_REUSEADDR) || (dgram && option(ctx, SO_REUSEPORT));
+	note = bpf_sk_storage_get(&sockets, ctx->sk, 0, reuse ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	if (note && reuse)
+		__sync_fetch_and_or(&note->state, NOTE_REUSE);
+	else if (note)
+		__sync_fetch_and_and(&note->state, ~NOTE_REUSE);
 	return ALLOW;
 }
 
 SEC("cgroup/bind4") int bind4(struct bpf_sock_addr *ctx)
 {
-	return note(ctx);
+	return take_note(ctx);
 }
 
 SEC("cgroup/bind6") int bind6(struct bpf_sock_addr *ctx)
 {
-	return note(ctx);
+	return take_note(ctx);
 }
 
 #define IS(name, i, c) ((name)[i] == (c))
@@ -119,11 +134,52 @@ static __always_inline int is_placeholder(void)
 	return IS(name, 0, 'c') && IS(name, 1, 'r') && IS(name, 2, 'i') && IS(name, 3, 'o') && !name[4];
 }
 
-static __always_inline int shared(struct bpf_sock *sk)
+static __always_inline int refuse(void)
 {
-	__u32 *noted = bpf_sk_storage_get(&shares, sk, 0, 0);
+	bpf_set_retval(-EADDRINUSE);
+	return REFUSE;
+}
 
-	return noted && *noted;
+/* Did the kernel make the socket itself? MPTCP does, for each of its subflows. Nobody closes such a socket by a file. */
+static __always_inline int is_kernels(struct bpf_sock *sk)
+{
+	return knows_kernel && BPF_CORE_READ_BITFIELD_PROBED((struct sock *)sk, sk_kern_sock);
+}
+
+/* Counts a socket that was bound to a port which is not leased. */
+static __always_inline int count_bound(struct bpf_sock *sk, const struct claimant *who, __u32 epoch, int held)
+{
+	__u32 slot = who->slot, key = who->key, then, counted;
+	struct note *note;
+
+	if (held != CLAIM_HELD)
+		return held == CLAIM_SHARED ? ALLOW : refuse();
+	note = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!note) {
+		/* no memory: it could not be told when the port is free again */
+		let_go(key, slot, 0);
+		return refuse();
+	}
+	if (is_kernels(sk) && key < UDP_HALF) {
+		note->later = key;
+		let_go(key, slot, TIME_WAIT_UNITS);
+		return ALLOW;
+	}
+	/* a socket whose bind somebody else refused after us was counted already */
+	counted = note->epoch == epoch;
+	note->epoch = epoch;
+	then = __sync_lock_test_and_set(&note->key, key);
+	__sync_fetch_and_and(&note->state, NOTE_REUSE);
+	if (then && counted)
+		let_go(then, slot, 0);
+	return ALLOW;
+}
+
+static __always_inline __u32 shares(struct bpf_sock *sk)
+{
+	struct note *note = bpf_sk_storage_get(&sockets, sk, 0, 0);
+
+	return note && note->state & NOTE_REUSE;
 }
 
 /* May the socket keep the port that it was bound to? `loopback`: its address is one of its namespace's own lo, where ports are
@@ -131,25 +187,46 @@ static __always_inline int shared(struct bpf_sock *sk)
 static __always_inline int judge(struct bpf_sock *sk, int loopback)
 {
 	struct space *space = space_of(bpf_get_netns_cookie(sk));
-	__u32 port = sk->src_port, owner;
-	__u64 *word;
+	struct claimant who = {};
+	__u64 *word, w;
+	__u32 epoch;
+	int held;
 
 	if (!space)
 		return ALLOW;
-	word = bpf_map_lookup_elem(&ports, &port);
+	epoch = epoch_of(space);
+	who.key = port_key(sk->src_port, sk->protocol);
+	who.slot = space->slot;
+	word = word_of(who.key);
 	if (!word)
 		return ALLOW;
-	owner = (__u32)*word ? (__u32)*word : (__u32)(*word >> 32);
-	if (owner == space->slot)
-		return ALLOW;
-	if (space->slot == HOST) {
-		if (is_placeholder())
+	w = read_word(word);
+	if (is_leased(w)) {
+		if (tenant_in(w) == who.slot || (who.slot == HOST ? is_placeholder() : loopback))
 			return ALLOW;
-	} else if (loopback || (!owner && sk->type == SOCK_DGRAM && shared(sk))) {
-		return ALLOW;
+		return refuse();
 	}
-	bpf_set_retval(-EADDRINUSE);
-	return REFUSE;
+	/* who is refused already takes no port; and what is lo's alone neither */
+	if (bpf_get_retval() < 0 || (who.slot != HOST && loopback))
+		return ALLOW;
+	who.reuse = shares(sk);
+	if (sk->protocol == PROTO_TCP || sk->protocol == PROTO_UDP) {
+		held = claim(&who);
+	} else {
+		/* whatever else has ports is not counted: the host may have them as far as no container holds TCP's */
+		w = read_word(word);
+		/* it leads to the last who had it */
+		if (who.slot == HOST && is_past(w, rest_clock()) && __sync_val_compare_and_swap(word, w, 0) == w)
+			w = 0;
+		held = who.slot == HOST && !(is_claimed(w) && slot_in(w) != HOST) ? CLAIM_SHARED : CLAIM_REFUSED;
+	}
+	if (held == CLAIM_REFUSED) {
+		w = read_word(word);
+		/* datagrams that share a port which nobody holds alone come to all who do, leased to nobody */
+		if (who.slot == HOST ? is_placeholder() : who.reuse && sk->protocol == PROTO_UDP && !(__u32)w && !is_claimed(w))
+			return ALLOW;
+	}
+	return count_bound(sk, &who, epoch, held);
 }
 
 static __always_inline int is_loopback4(__u32 address)
@@ -168,6 +245,138 @@ SEC("cgroup/post_bind6") int post_bind6(struct bpf_sock *sk)
 	int loopback = !a && !b && ((!c && d == bpf_htonl(1)) || (c == bpf_htonl(0xffff) && is_loopback4(d)));
 
 	return judge(sk, loopback);
+}
+
+/* The port of a socket that holds it no more, once. */
+static __always_inline void give_back(struct note *note, __u64 cookie, __u32 rest)
+{
+	__u32 key = __sync_lock_test_and_set(&note->key, 0);
+	struct space *space;
+
+	if (!key)
+		return;
+	space = space_of(cookie);
+	if (space && note->epoch == epoch_of(space))
+		let_go(key, space->slot, rest);
+}
+
+/* A socket that still holds its port has had a connection there. */
+static __always_inline void rests_later(__u32 key, __u64 cookie, __u32 rest)
+{
+	struct space *space = space_of(cookie);
+	__u64 *word = word_of(key);
+
+	if (space && word)
+		let_rest(word, space->slot, rest);
+}
+
+/* A connection outlives its file; sock_events sees its end. Whoever comes second of the two finds that the other one was there. */
+SEC("cgroup/sock_release") int sock_release(struct bpf_sock *sk)
+{
+	struct note *note = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	__u32 then;
+
+	if (!note || !note->key)
+		return ALLOW;
+	then = __sync_fetch_and_or(&note->state, NOTE_RELEASED);
+	if (note->key >= UDP_HALF || sk->state == BPF_TCP_CLOSE || sk->state == BPF_TCP_LISTEN || then & NOTE_CLOSED)
+		give_back(note, bpf_get_netns_cookie(sk), 0);
+	return ALLOW;
+}
+
+static __always_inline void hear_of_its_end(struct bpf_sock_ops *ctx)
+{
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+/* Which connections are counted that have no note: a connection begins with its listener's flags, and may end before it was
+ * accepted, as one does whose listener is closed meanwhile. Listeners do not have this one, and it costs a call of this program
+ * for each retransmission timeout. */
+#define COUNTED BPF_SOCK_OPS_RTO_CB_FLAG
+
+/* A connection was accepted, or will be: it holds its listener's port as long as it lasts. */
+static __always_inline void accepted(struct bpf_sock_ops *ctx)
+{
+	struct space *space = space_of(bpf_get_netns_cookie(ctx));
+	__u64 *word = word_of(ctx->local_port & 0xffff);
+
+	if (space && word && add_to(word, space->slot))
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG | COUNTED);
+}
+
+/* A bound socket connects, or listens: from now on its end is told. One that the kernel made is counted only now. */
+static __always_inline void begins(struct bpf_sock_ops *ctx)
+{
+	struct note *note = ctx->sk ? bpf_sk_storage_get(&sockets, ctx->sk, 0, 0) : 0;
+	struct claimant who = {};
+	struct space *space;
+
+	if (!note)
+		return;
+	if (note->later && !note->key) {
+		space = space_of(bpf_get_netns_cookie(ctx));
+		if (!space)
+			return;
+		who.key = note->later;
+		who.slot = space->slot;
+		who.reuse = (note->state & NOTE_REUSE) != 0;
+		if (claim(&who) == CLAIM_HELD) {
+			note->epoch = epoch_of(space);
+			note->key = who.key;
+		}
+	}
+	if (!note->key)
+		return;
+	__sync_fetch_and_and(&note->state, ~NOTE_CLOSED);
+	hear_of_its_end(ctx);
+}
+
+/* How long the connections' addresses are in use after their sockets have ended. */
+static __always_inline __u32 rest_after(__u32 state)
+{
+	if (state == BPF_TCP_FIN_WAIT2)
+		return FIN_WAIT_UNITS;
+	return state == BPF_TCP_CLOSING || state == BPF_TCP_TIME_WAIT ? TIME_WAIT_UNITS : 0;
+}
+
+/* A connection ended. A socket that its owner bound and has open still holds its port on. */
+static __always_inline void ended(struct bpf_sock_ops *ctx)
+{
+	struct note *note = ctx->sk ? bpf_sk_storage_get(&sockets, ctx->sk, 0, 0) : 0;
+	__u64 cookie = bpf_get_netns_cookie(ctx);
+	__u32 rest = rest_after(ctx->args[0]);
+	struct space *space;
+
+	if (note) {
+		__u32 then = __sync_fetch_and_or(&note->state, NOTE_CLOSED);
+
+		if (then & NOTE_RELEASED || note->later)
+			give_back(note, cookie, rest);
+		else if (rest && note->key)
+			rests_later(note->key, cookie, rest);
+		return;
+	}
+	/* flags of a socket of another installation's namespace are that one's, whose program may come after this one */
+	space = space_of(cookie);
+	if (!space)
+		return;
+	if (ctx->bpf_sock_ops_cb_flags & COUNTED)
+		let_go(ctx->local_port & 0xffff, space->slot, rest);
+	/* should it be bound or connected anew, it is another one */
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~(BPF_SOCK_OPS_STATE_CB_FLAG | COUNTED));
+}
+
+SEC("sockops") int sock_events(struct bpf_sock_ops *ctx)
+{
+	__u32 op = ctx->op;
+
+	if (op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		accepted(ctx);
+	else if (op == BPF_SOCK_OPS_STATE_CB && ctx->args[1] == BPF_TCP_CLOSE)
+		ended(ctx);
+	else if (op == BPF_SOCK_OPS_TCP_CONNECT_CB || op == BPF_SOCK_OPS_TCP_LISTEN_CB)
+		begins(ctx);
+	return 1;
 }
 
 char _license[] SEC("license") = "Dual MIT/GPL";

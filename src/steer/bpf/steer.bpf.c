@@ -33,7 +33,7 @@ PROGRAM(from_wire)
 
 		if (!ip)
 			return inbound(skb, 0, FROM_WIRE);
-		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]));
+		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]), ip->protocol);
 		if (!slot || host_address_v4(h, ip->daddr) != ADDRESS_CARRIED || not_for_uplink(skb))
 			return is_group_v4(h, ip->daddr) ? inbound(skb, 0, FROM_WIRE) : PASS;
 		if (martian_v4(h, ip->saddr))
@@ -46,7 +46,7 @@ PROGRAM(from_wire)
 
 		if (!ip)
 			return inbound(skb, 1, FROM_WIRE);
-		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]));
+		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]), ip->nexthdr);
 		__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
 		if (!slot || host_address_v6(h, &dst) != ADDRESS_CARRIED || not_for_uplink(skb))
 			return is_group_v6(&dst) ? inbound(skb, 1, FROM_WIRE) : PASS;
@@ -85,7 +85,7 @@ PROGRAM(from_lo)
 
 		if (!ip)
 			return inbound(skb, 0, FROM_LO);
-		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]));
+		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]), ip->protocol);
 		if (!slot || (!v4_is_loopback(ip->daddr) && !host_address_v4(h, ip->daddr)))
 			return PASS;
 		return to_container_locally(skb, h, slot, L4_V4, ip->protocol == PROTO_TCP,
@@ -97,7 +97,7 @@ PROGRAM(from_lo)
 
 		if (!ip)
 			return inbound(skb, 1, FROM_LO);
-		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]));
+		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]), ip->nexthdr);
 		if (!slot)
 			return PASS;
 		__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
@@ -130,11 +130,11 @@ static __noinline int check_icmp(struct __sk_buff *skb, struct packet *p, __u32 
 	 * that containers carry, to one of its own ports. */
 	inner = parse(skb, p->end, p->v6, QUOTED);
 	if (!inner || inner->frag == FRAG_LATER || !has_ports(inner->proto) ||
-	    port_slot(inner->dport) != slot || !same(&inner->src, &p->dst))
+	    port_slot(inner->dport, inner->proto) != slot || !same(&inner->src, &p->dst))
 		return R_ICMP;
 	if (is_loopback(&inner->dst) ? !local : host_address(&inner->dst) != ADDRESS_CARRIED)
 		return R_ICMP;
-	*to = port_slot(inner->sport);
+	*to = port_slot(inner->sport, inner->proto);
 	return -1;
 }
 
@@ -189,9 +189,9 @@ APART int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 			return drop(slot, R_FRAGMENT);
 		to = why;
 	} else if (has_ports(p->proto)) {
-		if (port_slot(p->sport) != slot && !shares_port(slot, s->epoch))
+		if (port_slot(p->sport, p->proto) != slot && !shares_port(slot, s->epoch))
 			return drop(slot, R_SOURCE_PORT);
-		to = port_slot(p->dport);
+		to = port_slot(p->dport, p->proto);
 	} else if (p->icmp == ICMP_GROUP || (p->proto == PROTO_IGMP && !v6)) {
 		if (!report(skb, slot, s->epoch, !oversize(skb, h, p->end - 8, 0)))
 			return drop(slot, R_NEIGHBOR);
@@ -227,13 +227,13 @@ APART int outbound(struct __sk_buff *skb, __u32 slot, __u32 v6)
 
 /* A plain packet from container `slot` to a port of this host's address. */
 static __always_inline int plainly_to_this_host(struct __sk_buff *skb, const struct slot *s, __u32 slot, __be16 port, __u32 l4,
-						__u32 tcp)
+						__u8 proto)
 {
-	__u32 to = port_slot(bpf_ntohs(port));
+	__u32 to = port_slot(bpf_ntohs(port), proto);
 
 	if (s->flags & SLOT_SHAPED && !(s->flags & SLOT_SPARE_LOCAL))
 		return to_shaper(skb, s, slot, to);
-	return deliver_locally(skb, slot, to, l4, tcp);
+	return deliver_locally(skb, slot, to, l4, proto == PROTO_TCP);
 }
 
 PROGRAM(from_container)
@@ -264,14 +264,14 @@ PROGRAM(from_container)
 		struct iphdr *ip = plain_v4(data, end);
 
 		if (!ip || host_address_v4(h, ip->saddr) != ADDRESS_CARRIED || v4_is_loopback(ip->daddr) ||
-		    port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
+		    port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0]), ip->protocol) != slot)
 			return outbound(skb, slot, 0);
 		here = host_address_v4(h, ip->daddr);
 		if (!here && (oversize(skb, h, L4_V4, ip->protocol == PROTO_TCP) ||
 			      ((!(h->flags & HOST_NEXTHOP_V4) || !h->v4_gw) && !h->fib)))
 			return outbound(skb, slot, 0);
 		if (here)
-			return plainly_to_this_host(skb, s, slot, ((__be16 *)(ip + 1))[1], L4_V4, ip->protocol == PROTO_TCP);
+			return plainly_to_this_host(skb, s, slot, ((__be16 *)(ip + 1))[1], L4_V4, ip->protocol);
 		if (s->flags & SLOT_SHAPED)
 			return to_shaper(skb, s, slot, 0);
 		return to_world_v4(skb, h, slot, leaving_plainly(ip->protocol, ip + 1, end, 0), ip->daddr);
@@ -285,14 +285,14 @@ PROGRAM(from_container)
 		__builtin_memcpy(&src, &ip->saddr, sizeof(src));
 		__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
 		if (host_address_v6(h, &src) != ADDRESS_CARRIED || is_loopback(&dst) || is_mapped(&dst) ||
-		    port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0])) != slot)
+		    port_slot(bpf_ntohs(((__be16 *)(ip + 1))[0]), ip->nexthdr) != slot)
 			return outbound(skb, slot, 1);
 		here = host_address_v6(h, &dst);
 		if (!here && (oversize(skb, h, L4_V6, ip->nexthdr == PROTO_TCP) ||
 			      ((!(h->flags & HOST_NEXTHOP_V6) || !h->v6_gw.d[0]) && !h->fib)))
 			return outbound(skb, slot, 1);
 		if (here)
-			return plainly_to_this_host(skb, s, slot, ((__be16 *)(ip + 1))[1], L4_V6, ip->nexthdr == PROTO_TCP);
+			return plainly_to_this_host(skb, s, slot, ((__be16 *)(ip + 1))[1], L4_V6, ip->nexthdr);
 		if (s->flags & SLOT_SHAPED)
 			return to_shaper(skb, s, slot, 0);
 		return to_world_v6(skb, h, slot, leaving_plainly(ip->nexthdr, ip + 1, end, 1), &dst);
@@ -334,7 +334,7 @@ PROGRAM(after_shaper)
 		return drop(slot, R_MALFORMED);
 	/* a port may have got another owner while the packet waited */
 	if (has_ports(p->proto) && p->frag != FRAG_LATER)
-		to = port_slot(p->dport);
+		to = port_slot(p->dport, p->proto);
 	return deliver(skb, slot, p, to);
 }
 

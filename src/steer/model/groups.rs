@@ -87,7 +87,7 @@ pub fn receivers(world: &World, memory: &Memory, packet: &Packet, from: Option<u
     let to = packet.destination;
     let receivers: Vec<u16> = if packet.is_of_ports() && (ALL_HOSTS.contains(&to) || is_broadcast(world, to)) {
         match packet.content {
-            Content::Ports { destination, .. } => world.owner(destination).into_iter().collect(),
+            Content::Ports { destination, .. } => world.owner(destination, packet.protocol).into_iter().collect(),
             // which port a later fragment is for is not known
             _ => Vec::new(),
         }
@@ -107,14 +107,14 @@ pub fn leave(world: &World, memory: &Memory, packet: &Packet, from: u16) -> Verd
 }
 
 /// May what members of a group send to it have a port that is none of theirs? All of them talk from the port that they listen at,
-/// as processes of one host may share it. It has to be nobody's, and one that takes no privileges.
+/// as processes of one host may share it. It has to be nobody's alone, and one that takes no privileges.
 pub fn is_shared_port(world: &World, packet: &Packet) -> bool {
     const SHARED: u16 = 1024;
     let Content::Ports { source, destination } = packet.content else { return false };
     packet.protocol == super::packet::UDP
         && source == destination
         && source >= SHARED
-        && world.owner(source).is_none()
+        && (world.owner(source, packet.protocol).is_none() || world.shared.contains(&source))
         && !world.kept.contains(&source)
         && is_joinable(packet.destination)
 }

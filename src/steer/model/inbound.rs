@@ -139,7 +139,9 @@ impl Arrival<'_> {
             }
             // a container's error about such a packet would quote no port
             (_, Content::Ports { .. }) if packet.ports_are_behind_its_end => (Receiver::Host, Why::Nobodys),
-            (_, Content::Ports { destination, .. }) => (self.owner(destination), Why::Port(destination)),
+            (_, Content::Ports { destination, .. }) => {
+                (self.owner(destination, packet.protocol), Why::Port(destination))
+            }
             (_, Content::Icmp(Icmp::Answer(id))) => (Receiver::Askers(packet.source, id), Why::Asked),
             (_, Content::Icmp(Icmp::Error { .. })) => (self.sender_of_quoted(), Why::Quoted),
             _ => (Receiver::Host, Why::Nobodys),
@@ -154,8 +156,9 @@ impl Arrival<'_> {
         }
     }
 
-    fn owner(&self, port: u16) -> Receiver {
-        self.world.owner(port).map_or(Receiver::Host, |slot| Receiver::Container(self.world.tenant(slot)))
+    fn owner(&self, port: u16, protocol: u8) -> Receiver {
+        let owner = self.world.owner(port, protocol);
+        owner.map_or(Receiver::Host, |slot| Receiver::Container(self.world.tenant(slot)))
     }
 
     fn sender_of_quoted(&self) -> Receiver {
@@ -164,7 +167,7 @@ impl Arrival<'_> {
             return Receiver::Host;
         }
         match quoted.content {
-            Content::Ports { source, .. } => self.owner(source),
+            Content::Ports { source, .. } => self.owner(source, quoted.protocol),
             Content::Icmp(Icmp::Ask(id)) => Receiver::Askers(quoted.destination, id),
             _ => Receiver::Host,
         }

@@ -37,7 +37,7 @@ pub fn from_lo(world: &World, memory: &mut Memory, slot: u16, frame: &Frame<'_>,
         _ => (End::receiver(&packet), Why::Own),
     };
     let Some(end) = end else { return stays(Why::Inner) };
-    if world.owner(end.port) == Some(slot) {
+    if world.owner(end.port, end.protocol) == Some(slot) {
         return stays(Why::Port(end.port));
     }
     if end.is_listened_at(world, slot) {
@@ -45,7 +45,7 @@ pub fn from_lo(world: &World, memory: &mut Memory, slot: u16, frame: &Frame<'_>,
     }
     // What it may not reach of the host it does not see: its own stack refuses.
     let walled = is_loopback(end.address) && !world.has(slot, SlotEntry::HOST_LOOPBACK);
-    if walled && world.owner(end.port).is_none() {
+    if walled && world.owner(end.port, end.protocol).is_none() {
         return stays(Why::Inner);
     }
     if let Part::First(part) = packet.part {

@@ -50,7 +50,7 @@ pub fn after_shaper(world: &World, memory: &Memory, frame: &Frame<'_>) -> Decisi
     }
     let Some(packet) = frame.packet() else { return Decision::refused(slot, Refusal::Malformed) };
     let to = match packet.content {
-        Content::Ports { destination, .. } => world.owner(destination).unwrap_or(0),
+        Content::Ports { destination, .. } => world.owner(destination, packet.protocol).unwrap_or(0),
         _ => marked,
     };
     Departure { world, slot, frame, packet }.leave(memory, to)
@@ -121,10 +121,10 @@ impl Departure<'_> {
             (Part::Later(part), _) => memory.follows(by, packet, &part, now).ok_or(Refusal::Fragment)?,
             (_, Content::Ports { source, destination }) => {
                 let shared = || groups::is_shared_port(world, packet) && memory.has_joined(by, packet.destination);
-                if world.owner(source) != Some(slot) && !shared() {
+                if world.owner(source, packet.protocol) != Some(slot) && !shared() {
                     return Err(Refusal::SourcePort);
                 }
-                world.owner(destination).unwrap_or(0)
+                world.owner(destination, packet.protocol).unwrap_or(0)
             }
             _ if groups::is_about_groups(packet) => {
                 groups::reported(frame, packet).map(|_| 0).ok_or(Refusal::Neighbor)?
@@ -157,10 +157,11 @@ impl Departure<'_> {
         let quoted = packet.quoted(frame).ok_or(Refusal::Icmp)?;
         let Content::Ports { source, destination } = quoted.content else { return Err(Refusal::Icmp) };
         let to_address = if is_loopback(quoted.destination) { local } else { world.is_carried(quoted.destination) };
-        if quoted.source != packet.destination || !to_address || world.owner(destination) != Some(slot) {
+        let to_its_port = world.owner(destination, quoted.protocol) == Some(slot);
+        if quoted.source != packet.destination || !to_address || !to_its_port {
             return Err(Refusal::Icmp);
         }
-        Ok(world.owner(source).unwrap_or(0))
+        Ok(world.owner(source, quoted.protocol).unwrap_or(0))
     }
 
     /// The address that it goes on from, if that is not its own: a report has to come from one of the link (RFC 3810 5.2.13), which

@@ -24,7 +24,7 @@ fn world() -> World {
     for (slot, flags) in [(1, SlotEntry::HOST_LOOPBACK), (2, 0)] {
         world.slots.insert(slot, SlotEntry { ifindex: slot.into(), inner: 2, flags, epoch: 7 });
         world.devices.insert(slot, slot.into());
-        world.ports.insert(30_990 + slot * 10, slot);
+        world.steer(30_990 + slot * 10, slot);
     }
     world
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::Tenant;
+use super::packet::UDP;
 use crate::error::Result;
 use crate::net::link::Mac;
 use crate::net::route::Kind;
@@ -17,6 +18,15 @@ pub enum Holder {
     Containers,
     /// The host alone: containers can carry only so many, or are to carry only some.
     Host,
+}
+
+/// A port: of UDP, or of TCP and everything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Port {
+    /// Its number.
+    pub number: u16,
+    /// Is it UDP's?
+    pub udp: bool,
 }
 
 /// What the host's routes say of a network.
@@ -42,9 +52,11 @@ pub struct World {
     /// Ethernet addresses of the host's devices beside the uplink.
     pub beside: BTreeMap<u32, Mac>,
     /// Slots by the port that is steered to them.
-    pub ports: BTreeMap<u16, u16>,
-    /// Ports that somebody has without that anything is steered there.
+    pub ports: BTreeMap<Port, u16>,
+    /// UDP ports that somebody has without that anything is steered there.
     pub kept: BTreeSet<u16>,
+    /// UDP ports that are steered to somebody who shares them.
+    pub shared: BTreeSet<u16>,
     /// Slots in service.
     pub slots: BTreeMap<u16, SlotEntry>,
     /// The devices of slots, as long as they exist.
@@ -63,11 +75,14 @@ impl World {
         let carried = |carried| if carried { Holder::Containers } else { Holder::Host };
         let addresses = maps.addresses()?.into_iter().map(|(ip, by_all)| (ip, carried(by_all))).collect();
         let mut world = World { host: maps.host()?, addresses, ..World::default() };
-        for (port, owner) in (0..=u16::MAX).filter_map(|port| Some((port, maps.owner(port)?))) {
-            if owner.steered {
-                world.ports.insert(port, owner.slot);
-            } else {
-                world.kept.insert(port);
+        for number in 0..=u16::MAX {
+            for udp in [false, true] {
+                world.ports.extend(maps.steered(number, udp).map(|slot| (Port { number, udp }, slot)));
+            }
+            match (maps.steered(number, true), maps.is_shared(number)) {
+                (None, false) => drop(world.kept.insert(number)),
+                (Some(_), true) => drop(world.shared.insert(number)),
+                _ => {}
             }
         }
         for slot in world.ports.values().copied().collect::<BTreeSet<_>>() {
@@ -87,9 +102,14 @@ impl World {
         if device == self.host.uplink { Some(self.host.mac) } else { self.beside.get(&device).copied() }
     }
 
-    /// The slot that has a port.
-    pub fn owner(&self, port: u16) -> Option<u16> {
-        self.ports.get(&port).copied()
+    /// The slot that has the port `number` of a protocol.
+    pub fn owner(&self, number: u16, protocol: u8) -> Option<u16> {
+        self.ports.get(&Port { number, udp: protocol == UDP }).copied()
+    }
+
+    /// Makes a slot the owner of a port of both protocols.
+    pub fn steer(&mut self, number: u16, slot: u16) {
+        self.ports.extend([false, true].map(|udp| (Port { number, udp }, slot)));
     }
 
     /// A slot's entry; all zeros where nobody is.

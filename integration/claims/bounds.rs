@@ -1,0 +1,52 @@
+//! What a container may claim, and what it may not.
+
+use super::*;
+
+#[test]
+fn what_is_not_offered_is_not_had() {
+    let host = host("claims-offered");
+    let (a, none) = (open(&host, "a"), host.bare("none", &[]));
+    for kind in [TCP, UDP] {
+        for port in [79, 81, 7999, 8100, 65535] {
+            refused(&a.ns, kind, ANY4, port, "it is not in the set");
+        }
+        for port in [80, 8000, 8099] {
+            succeeds(&a.ns, kind, ANY4, port, "it is in the set");
+            refused(&none.ns, kind, ANY4, port, "nothing is offered");
+        }
+    }
+    assert!(claims(&host, &none).is_empty());
+}
+
+#[test]
+fn a_container_holds_as_many_as_it_may() {
+    let host = Host::with("claims-bound").judged("require").config("open_ports_per_container = 3\n").build();
+    let (a, b) = (open(&host, "a"), open(&host, "b"));
+    let mut held: Vec<OwnedFd> = (8000..8002).map(|port| bound(&a.ns, TCP, ANY4, port, false).expect("free")).collect();
+    held.push(bound(&a.ns, UDP, ANY4, 8000, false).expect("free"));
+    refused(&a.ns, TCP, ANY4, 8002, "it has three");
+    refused(&a.ns, UDP, ANY4, 8002, "it has three");
+    let _beside = bound(&b.ns, TCP, ANY4, 8002, false).expect("another one has none");
+    held.pop();
+    succeeds(&a.ns, TCP, ANY4, 8003, "it has two");
+    // A port that rests counts as well, and nobody gets more by coming and going.
+    for _ in 0..8 {
+        succeeds(&a.ns, TCP, ANY4, 8004, "again and again");
+    }
+}
+
+#[test]
+fn a_change_offers_and_takes_back() {
+    let host = host("claims-changed");
+    let a = host.bare("a", &[]);
+    refused(&a.ns, TCP, ANY4, 8000, "nothing is offered");
+    host.portslice(["set", "a", "--open-ports", "8000"]).ok();
+    let held = bound(&a.ns, TCP, ANY4, 8000, false).expect("it is offered");
+    host.portslice(["set", "a", "--open-ports", "8001"]).ok();
+    assert_eq!(claims(&host, &a).tcp, set("8000"), "what it holds it keeps");
+    drop(held);
+    let gone = || bound(&a.ns, TCP, ANY4, 8000, false).is_err();
+    assert!(wait::eventually(gone), "it is offered no more");
+    succeeds(&a.ns, TCP, ANY4, 8001, "this one is");
+    assert_eq!(host.portslice(["fsck"]).ok().stdout, "");
+}

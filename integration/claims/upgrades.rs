@@ -1,0 +1,60 @@
+//! Other programs take over what is claimed.
+
+use super::*;
+use crate::upgrade::Build;
+
+#[test]
+fn claims_survive_other_programs_and_other_maps() {
+    for (name, build) in [("programs", Build::other()), ("maps", Build::raised())] {
+        let host = host(&format!("claims-upgrade-{name}"));
+        let (a, b) = (open(&host, "a"), open(&host, "b"));
+        let echo = Echo::start(&a.ns, Proto::Tcp, SocketAddr::new(ANY4, 8000));
+        let held = bound(&a.ns, UDP, ANY4, 8001, false).expect("free");
+        build.run(&host, &["setup"]).ok();
+        assert_reaches("after the upgrade", &host.peer, Proto::Tcp, SocketAddr::new(HOST4, 8000));
+        refused(&b.ns, TCP, ANY4, 8000, "it is a's still");
+        refused(&b.ns, UDP, ANY4, 8001, "it is a's still");
+        succeeds(&b.ns, UDP, ANY4, 8002, "what was offered is offered");
+        assert_eq!(build.run(&host, &["fsck"]).ok().stdout, "");
+        drop((echo, held));
+        let free = || {
+            build.run(&host, &["sync"]).ok();
+            bound(&b.ns, UDP, ANY4, 8001, false).is_ok() && bound(&b.ns, TCP, ANY4, 8000, true).is_ok()
+        };
+        assert!(wait::eventually(free), "{name}: what is closed is free");
+        // what wrote newer formats is alone in reading them
+        for ended in [&["detach", "a"][..], &["detach", "b"], &["setup", "--undo"]] {
+            build.run(&host, ended).ok();
+        }
+    }
+}
+
+#[test]
+fn sockets_from_before_the_programs_are_looked_after() {
+    let host = host("claims-taken-off");
+    let (a, b) = (open(&host, "a"), open(&host, "b"));
+    let echo = Echo::start(&a.ns, Proto::Tcp, SocketAddr::new(ANY4, 8000));
+    let config = std::fs::read_to_string(host.config_file()).expect("config");
+    // Somebody takes the programs off, and what is bound then nobody sees.
+    let book = portslice::steer::Book::open(
+        &host.ns.root(&portslice::plan::host::bpf_directory(&host.state_dir()).to_string_lossy()),
+    );
+    let book = book.and_then(|book| book.id()).expect("the book");
+    for (link, program) in portslice::steer::find::on_cgroups().expect("links") {
+        if portslice::steer::find::book_of_program(program).expect("programs") == Some(book) {
+            portslice::steer::find::unhook(link).expect("taken off");
+        }
+    }
+    let unseen = bound(&a.ns, UDP, ANY4, 8001, false).expect("nobody judges");
+    host.portslice(["sync"]).ok();
+    assert_eq!(std::fs::read_to_string(host.config_file()).expect("config"), config);
+    refused(&b.ns, UDP, ANY4, 8001, "it was bound meanwhile");
+    refused(&b.ns, TCP, ANY4, 8000, "it was bound before");
+    assert_eq!(claims(&host, &a), Claims { tcp: set("8000"), udp: set("8001"), resting: set("") });
+    drop((echo, unseen));
+    let free = || {
+        host.portslice(["sync"]).ok();
+        bound(&b.ns, UDP, ANY4, 8001, false).is_ok() && bound(&b.ns, TCP, ANY4, 8000, false).is_ok()
+    };
+    assert!(wait::eventually(free), "nobody has them any more");
+}

@@ -1,0 +1,274 @@
+//! The differences from host networking that are meant, each with the reason why.
+//!
+//! A difference is recognised by what the sockets of the program hold at that call, as the plain host answered so far. Whatever
+//! is not recognised is a failure.
+
+use super::program::{Call, Flag, Number, Outcome, Program};
+use std::net::IpAddr;
+
+/// A call that comes to something else than on a plain host.
+pub struct Difference<'a> {
+    pub program: &'a Program,
+    /// Of each process: a number that processes in the same namespace share.
+    pub owners: [u8; 4],
+    /// The step that differs; all before it came to the same.
+    pub at: usize,
+    pub plain: &'a [Outcome],
+    pub ours: Outcome,
+}
+
+/// A difference that is meant: its name, why, and how it is recognised.
+pub type Rule = (&'static str, fn(&Seen) -> bool);
+
+pub const RULES: [Rule; 9] = [
+    ("a claim takes the port at every address, and for both families", |seen| seen.refused_beside(Holder::is_apart)),
+    (
+        "across owners a port that nobody listens on is not shared by SO_REUSEADDR: listen() could not be refused",
+        |seen| {
+            seen.refused_beside(|other, new| {
+                other.stream && !other.listening && other.reuse_address && new.reuse_address
+            })
+        },
+    ),
+    ("across owners SO_REUSEPORT is refused: one of two containers would hear what is meant for the other", |seen| {
+        seen.refused_beside(|other, new| other.reuse_port && new.reuse_port)
+    }),
+    (
+        "who closed first leaves a mini-socket, and nobody is told of its end: the port rests as after TIME_WAIT",
+        |seen| seen.refused_beside(|other, _| other.stream && other.connected && !other.open && !other.saw_end),
+    ),
+    ("across owners datagram sockets that share a port are not counted, as those on 5353 and 1900", |seen| {
+        seen.shares_datagrams()
+    }),
+    ("a container's loopback is its own: somebody else's port is no conflict there", |seen| seen.binds_own_loopback()),
+    ("a container's loopback is its own: who is bound to it is reached from there alone", |seen| {
+        seen.asks_own_loopback()
+    }),
+    ("between owners nothing goes from a loopback address to the host's, or back: a source could be made up", |seen| {
+        seen.crosses_loopback()
+    }),
+    (
+        "a container's loopback is its own: a port that is bound there claims nothing, and is heard there alone",
+        |seen| seen.asks_from_own_loopback(),
+    ),
+];
+
+/// A socket that has one of the program's ports, or a chosen one.
+#[derive(Clone, Copy, Debug)]
+pub struct Holder {
+    process: u8,
+    socket: u8,
+    stream: bool,
+    v6_only: bool,
+    reuse_address: bool,
+    reuse_port: bool,
+    listening: bool,
+    connected: bool,
+    /// It read that its peer had closed.
+    saw_end: bool,
+    open: bool,
+    at: Option<(IpAddr, Number)>,
+    /// What it was connected to.
+    to: Option<IpAddr>,
+}
+
+/// A difference, and the sockets that there are then.
+pub struct Seen<'a> {
+    difference: &'a Difference<'a>,
+    sockets: Vec<Holder>,
+}
+
+/// The rule that a difference falls under.
+pub fn listed(difference: &Difference) -> Option<usize> {
+    let seen = Seen::of(difference);
+    RULES.iter().position(|(_, is)| is(&seen))
+}
+
+impl Holder {
+    /// Whether the addresses of two sockets have nothing in common.
+    fn is_apart(&self, new: &Holder) -> bool {
+        let (Some((one, _)), Some((other, _))) = (self.at, new.at) else { return false };
+        let (one, other) = (self.covers(one), new.covers(other));
+        !one.iter().any(|a| other.iter().any(|b| a.0 == b.0 && (a.1.is_none() || b.1.is_none() || a.1 == b.1)))
+    }
+
+    /// Families, each with the one address or all.
+    fn covers(&self, ip: IpAddr) -> Vec<(bool, Option<IpAddr>)> {
+        let ip = ip.to_canonical();
+        match (ip.is_unspecified(), ip.is_ipv4()) {
+            (true, true) => vec![(false, None)],
+            (true, false) if self.v6_only => vec![(true, None)],
+            (true, false) => vec![(false, None), (true, None)],
+            (false, v4) => vec![(!v4, Some(ip))],
+        }
+    }
+
+    fn is_on_loopback(&self) -> bool {
+        self.at.is_some_and(|(ip, _)| ip.to_canonical().is_loopback())
+    }
+
+    /// Would what it sends to an address go from a loopback address to one that is none, or back?
+    fn crosses(&self, to: IpAddr) -> bool {
+        let bound = self.at.map(|(ip, _)| ip.to_canonical()).filter(|ip| !ip.is_unspecified());
+        bound.is_some_and(|ip| ip.is_loopback() != to.to_canonical().is_loopback())
+    }
+}
+
+impl<'a> Seen<'a> {
+    fn of(difference: &'a Difference<'a>) -> Seen<'a> {
+        let mut seen = Seen { difference, sockets: Vec::new() };
+        for n in 0..difference.at {
+            seen.replay(n);
+        }
+        seen
+    }
+
+    fn replay(&mut self, n: usize) {
+        let (step, outcome) = (self.difference.program.steps[n], self.difference.plain[n]);
+        if outcome.errno != 0 {
+            return;
+        }
+        if let Call::Open { stream, .. } = step.call {
+            self.sockets.iter_mut().filter(|s| s.process == step.process && s.socket == step.socket).for_each(|s| {
+                s.open = false;
+            });
+            return self.sockets.push(Holder {
+                process: step.process,
+                socket: step.socket,
+                stream,
+                v6_only: false,
+                reuse_address: false,
+                reuse_port: false,
+                listening: false,
+                connected: false,
+                saw_end: false,
+                open: true,
+                at: None,
+                to: None,
+            });
+        }
+        let Some(at) = self.position(step.process, step.socket) else { return };
+        let socket = &mut self.sockets[at];
+        match step.call {
+            Call::Set { flag: Flag::ReuseAddress, on } => socket.reuse_address = on,
+            Call::Set { flag: Flag::ReusePort, on } => socket.reuse_port = on,
+            Call::Set { flag: Flag::V6Only, on } => socket.v6_only = on,
+            Call::Listen => socket.listening = true,
+            Call::Connect { to } => (socket.connected, socket.to) = (true, Some(to.ip)),
+            Call::Disconnect => (socket.connected, socket.listening) = (false, false),
+            Call::Receive if socket.stream && outcome.bytes.0 == 0 => socket.saw_end = true,
+            Call::Shutdown { how } if how != libc::SHUT_WR => socket.listening = false,
+            Call::Close => (socket.open, socket.listening) = (false, false),
+            Call::Accept { into } => {
+                let child = Holder { socket: into, listening: false, connected: true, at: outcome.local, ..*socket };
+                return self.sockets.push(child);
+            }
+            _ => {}
+        }
+        if let Some(local) = outcome.local {
+            socket.at = Some(local).filter(|(_, number)| *number != Number::Zero);
+        }
+    }
+
+    fn position(&self, process: u8, socket: u8) -> Option<usize> {
+        self.sockets.iter().rposition(|s| s.open && s.process == process && s.socket == socket)
+    }
+
+    /// The socket that the call is made on, with the address that the plain host gave it, or that it asked for.
+    fn caller(&self) -> Option<Holder> {
+        let Difference { program, at, plain, ours, .. } = self.difference;
+        let step = program.steps[*at];
+        let socket = self.sockets[self.position(step.process, step.socket)?];
+        let Call::Bind { to } = step.call else { return Some(socket) };
+        let asked = match to.port {
+            super::program::Port::Known(n) => Some((to.ip, Number::Known(n))),
+            _ => None,
+        };
+        Some(Holder { at: plain[*at].local.or(ours.local).or(asked), ..socket })
+    }
+
+    /// Sockets of other owners that have the caller's port, or had it.
+    fn others(&self, caller: &Holder) -> impl Iterator<Item = &Holder> {
+        let (owners, caller) = (self.difference.owners, *caller);
+        let port = caller.at.map(|(_, number)| number);
+        self.sockets.iter().filter(move |other| {
+            owners[usize::from(other.process)] != owners[usize::from(caller.process)]
+                && other.stream == caller.stream
+                && matches!(port, Some(Number::Known(_)))
+                && other.at.map(|(_, number)| number) == port
+        })
+    }
+
+    /// Is it a bind that only we refuse, beside a socket of somebody else with which it is as `is` says?
+    fn refused_beside(&self, is: impl Fn(&Holder, &Holder) -> bool) -> bool {
+        let Difference { program, at, plain, ours, .. } = self.difference;
+        let bind = matches!(program.steps[*at].call, Call::Bind { .. });
+        let refused = plain[*at].errno == 0 && ours.errno == libc::EADDRINUSE;
+        bind && refused && self.caller().is_some_and(|new| self.others(&new).any(|other| is(other, &new)))
+    }
+
+    /// Does it concern a port that datagram sockets of several owners share?
+    fn shares_datagrams(&self) -> bool {
+        let Some(caller) = self.caller().filter(|caller| !caller.stream) else { return false };
+        let shares = |socket: &Holder| socket.reuse_address || socket.reuse_port;
+        self.others(&caller).any(|other| shares(other) || shares(&caller))
+    }
+
+    /// Is it a bind to the loopback of a container that a plain host refuses, for somebody else's socket?
+    fn binds_own_loopback(&self) -> bool {
+        let Difference { program, at, plain, ours, .. } = self.difference;
+        let bind = matches!(program.steps[*at].call, Call::Bind { .. } | Call::Listen);
+        let refused = plain[*at].errno == libc::EADDRINUSE && ours.errno == 0;
+        let apart = |new: &Holder| {
+            new.is_on_loopback() && self.others(new).next().is_some()
+                || self.others(new).any(|other| other.is_on_loopback())
+        };
+        bind && refused && self.caller().is_some_and(|new| apart(&new))
+    }
+
+    /// Does somebody ask for a socket that is bound to the loopback of another container, or wait there for somebody else?
+    fn asks_own_loopback(&self) -> bool {
+        let Difference { program, at, owners, .. } = self.difference;
+        let step = program.steps[*at];
+        let elsewhere = |process: u8| owners[usize::from(process)] != owners[usize::from(step.process)];
+        let there = |socket: &Holder| socket.is_on_loopback() && !socket.connected && elsewhere(socket.process);
+        let asks = |socket: &Holder| socket.is_on_loopback() && socket.connected && elsewhere(socket.process);
+        match step.call {
+            Call::Connect { to } => to.ip.to_canonical().is_loopback() && self.sockets.iter().any(there),
+            Call::Send => self.sockets.iter().any(there),
+            Call::Receive | Call::Accept { .. } => {
+                self.caller().is_some_and(|caller| caller.is_on_loopback()) && self.sockets.iter().any(asks)
+            }
+            _ => false,
+        }
+    }
+    /// Does somebody who is bound to one side of a loopback ask the other one, where it is somebody else's or nobody's?
+    fn crosses_loopback(&self) -> bool {
+        self.is_unheard(Holder::crosses)
+    }
+
+    /// Does somebody who is bound to the loopback of a container, at a port that it has nowhere else, ask others?
+    fn asks_from_own_loopback(&self) -> bool {
+        let claims_nothing =
+            |socket: &Holder| matches!(socket.at, Some((_, Number::Known(_)))) && socket.is_on_loopback();
+        self.is_unheard(|socket, _| claims_nothing(socket))
+    }
+
+    /// Is a connection, or a datagram, not answered that goes from a socket to an address as `is` says?
+    fn is_unheard(&self, is: impl Fn(&Holder, IpAddr) -> bool) -> bool {
+        let Difference { program, at, plain, ours, .. } = self.difference;
+        let answered = [0, libc::ECONNREFUSED].contains(&plain[*at].errno);
+        match program.steps[*at].call {
+            Call::Connect { to } => {
+                let asks = self.caller().is_some_and(|caller| caller.stream && is(&caller, to.ip));
+                asks && answered && ours.errno == libc::EINPROGRESS
+            }
+            Call::Send | Call::Receive => {
+                let datagrams = self.caller().is_some_and(|caller| !caller.stream);
+                let asked = |socket: &Holder| !socket.stream && socket.to.is_some_and(|to| is(socket, to));
+                datagrams && self.sockets.iter().any(asked)
+            }
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Claims: ports that sockets hold without a lease, of containers that may (open ports) and of the host, and what a container may
+//! claim.
+//!
+//! The programs at the sockets claim, count and give back (`bpf/claim.h`). User space says who may claim what, frees what an ended
+//! container left, and looks after what the programs did not see begin. What does not live here: leases of ports
+//! ([`super::maps`]), and which ports a container is to be offered (`plan`).
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::layout::MAX_SLOTS;
+use super::maps::{Maps, Runs};
+use super::namespaces::HOST;
+use super::shared::{Words, open};
+use super::sys;
+use super::word::{Holding, NUMBERS, Word, now};
+use crate::error::{Error, Result};
+use crate::ports::PortSet;
+
+/// What a container holds by its sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// TCP ports that sockets of it hold, connections whose listener is gone among them.
+    pub tcp: PortSet,
+    /// UDP ports.
+    pub udp: PortSet,
+    /// TCP ports that none holds any more and that rest for it, because connections may be in TIME_WAIT.
+    pub resting: PortSet,
+}
+
+impl Claims {
+    /// Does it hold nothing, not even resting ports?
+    pub fn is_empty(&self) -> bool {
+        self.tcp.is_empty() && self.udp.is_empty() && self.resting.is_empty()
+    }
+}
+
+/// What a container may claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// Ports, of TCP and of UDP.
+    pub ports: PortSet,
+    /// How many at one time, both protocols and resting ones together.
+    pub limit: u32,
+}
+
+/// `struct claiming` in words.
+const WORDS: usize = 4;
+/// Bytes of `struct offer`: the limit, padding, and a bit for each port.
+const OFFER: usize = 8 + NUMBERS / 8;
+
+/// The maps `offers` and `claiming`.
+pub struct Offers {
+    offers: OwnedFd,
+    claiming: Words,
+}
+
+impl Offers {
+    /// Those pinned under `directory`; `None` where no program at the sockets claims.
+    pub fn open(directory: &Path) -> Result<Option<Self>> {
+        let offers = match sys::object_get(&directory.join("offers")) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            offers => offers.map_err(Error::file("open", directory.join("offers")))?,
+        };
+        let claiming = Words::map(&open(directory, "claiming")?, "claiming", usize::from(MAX_SLOTS) * WORDS)?;
+        Ok(Some(Self { offers, claiming }))
+    }
+
+    fn set(&self, slot: u16, offer: &Offer) -> io::Result<()> {
+        sys::update(self.offers.as_fd(), &u32::from(slot).to_ne_bytes(), &bytes_of(offer))
+    }
+
+    fn get(&self, slot: u16) -> io::Result<Option<Offer>> {
+        let mut value = vec![0; OFFER];
+        match sys::lookup(self.offers.as_fd(), &u32::from(slot).to_ne_bytes(), &mut value) {
+            Ok(()) => Ok(Some(offer_of(&value))),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn forget(&self, slot: u16) -> io::Result<()> {
+        match sys::delete(self.offers.as_fd(), &u32::from(slot).to_ne_bytes()) {
+            Err(e) if e.raw_os_error() != Some(libc::ENOENT) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the slot claimed anything since it was forgotten last?
+    fn has_claimed(&self, slot: u16) -> bool {
+        self.of(slot).iter().any(|word| word.load(Ordering::Acquire) != 0)
+    }
+
+    /// One held port more or less that the programs do not count.
+    fn count(&self, slot: u16, by: u64) {
+        if let Some(held) = self.of(slot).first() {
+            held.fetch_add(by, Ordering::AcqRel);
+        }
+    }
+
+    fn clear(&self, slot: u16) {
+        self.of(slot).iter().for_each(|word| word.store(0, Ordering::Release));
+    }
+
+    fn of(&self, slot: u16) -> &[AtomicU64] {
+        let at = usize::from(slot) * WORDS;
+        self.claiming.all().get(at..at + WORDS).unwrap_or_default()
+    }
+}
+
+impl Maps {
+    /// Lets a container claim ports by bind(): any of `ports` that is free, `limit` at one time. What it holds already stays its
+    /// own. Nothing where no program at the sockets claims.
+    pub fn offer(&self, slot: u16, ports: &PortSet, limit: u32) -> Result<()> {
+        let Some(offers) = &self.offers else { return Ok(()) };
+        let offer = Offer { ports: ports.clone(), limit };
+        let failed = |e: io::Error| failed("offer ports to slot", slot, &e);
+        if offers.get(slot).map_err(failed)?.as_ref() == Some(&offer) {
+            return Ok(());
+        }
+        if ports.is_empty() { offers.forget(slot) } else { offers.set(slot, &offer) }.map_err(failed)
+    }
+
+    /// What a container may claim; `None`: nothing.
+    pub fn offered(&self, slot: u16) -> Result<Option<Offer>> {
+        let Some(offers) = &self.offers else { return Ok(None) };
+        offers.get(slot).map_err(|e| failed("look up the offer of slot", slot, &e))
+    }
+
+    /// Takes an offer back: nothing more is claimed.
+    pub fn withdraw_offer(&self, slot: u16) -> Result<()> {
+        let Some(offers) = &self.offers else { return Ok(()) };
+        offers.forget(slot).map_err(|e| failed("take back the offer of slot", slot, &e))
+    }
+
+    /// What a container holds by its sockets now; what the host holds for slot 0.
+    pub fn claims(&self, slot: u16) -> Claims {
+        let (mut tcp, mut udp, mut resting) = (Runs::default(), Runs::default(), Runs::default());
+        let now = now();
+        self.each_claimed(slot, |at, word, sockets| {
+            let port = (at % NUMBERS) as u16;
+            match (sockets, at < NUMBERS) {
+                (0, _) if !word.is_looked_after() => {
+                    if word.rests(now) {
+                        resting.add(port);
+                    }
+                }
+                (_, true) => tcp.add(port),
+                (_, false) => udp.add(port),
+            }
+        });
+        Claims { tcp: tcp.finish(), udp: udp.finish(), resting: resting.finish() }
+    }
+
+    /// Frees everything that the sockets of a container hold, resting ports as well, and forgets its offer. Its namespace must be
+    /// forgotten already ([`super::Namespaces::leave`]): what its sockets do from then on counts for nobody.
+    pub fn free_claims(&self, slot: u16) -> Result<()> {
+        let Some(offers) = &self.offers else { return Ok(()) };
+        self.withdraw_offer(slot)?;
+        if offers.has_claimed(slot) {
+            self.each_claimed(slot, |at, _, _| {
+                self.change(at, |word| {
+                    matches!(word.holding(), Holding::Claimed { slot: of, .. } if of == slot).then_some(Word(0))
+                });
+            });
+            offers.clear(slot);
+        }
+        Ok(())
+    }
+
+    /// Gives back those of `ports` that `slot` still has leased, as ports that it may claim: each is looked after, since sockets may
+    /// sit there that nothing counts. A look frees the others ([`Self::free_unheld`]).
+    pub fn withdraw_to_claims(&self, ports: &PortSet, slot: u16) {
+        let is_its = |word: Word| matches!(word.holding(), Holding::Leased { slot: of, .. } if of == slot);
+        let places = ports.iter().flat_map(|port| [usize::from(port), NUMBERS + usize::from(port)]);
+        let turn = |at: &usize| {
+            self.change(*at, |word| is_its(word).then(|| word.replaced_by(Word::looked_after(slot)))).is_some()
+        };
+        self.count_claims(slot, places.filter(turn).count() as u64);
+    }
+
+    /// Has sockets be looked after that the programs did not see begin: `held` are the ports of all sockets of the host (slot 0) or
+    /// of a container, TCP and UDP. Only a look at the sockets tells when such a port is free ([`Self::free_unheld`]). A port that
+    /// somebody else has stays his.
+    pub fn look_after(&self, slot: u16, tcp: &PortSet, udp: &PortSet) {
+        let keys = tcp.iter().map(usize::from).chain(udp.iter().map(|port| NUMBERS + usize::from(port)));
+        for at in keys {
+            let before = self.change(at, |word| match word.holding() {
+                Holding::Free => Some(Word::looked_after(slot)),
+                Holding::Claimed { slot: of, .. } if of == slot => Some(word.with_look()),
+                // what rests for another and is held here was taken while nobody looked
+                Holding::Claimed { sockets: 0, .. } if !word.is_looked_after() => Some(Word::looked_after(slot)),
+                Holding::Claimed { .. } | Holding::Leased { .. } => None,
+            });
+            // one that the programs counted is counted as held already
+            let counted = |word: Word| matches!(word.holding(), Holding::Claimed { sockets: 1.., .. });
+            if before.is_some_and(|word| !counted(word) && !word.is_looked_after()) {
+                self.count_claims(slot, 1);
+            }
+        }
+    }
+
+    /// Are there ports that only a look tells of, of this slot?
+    pub fn is_looked_after(&self, slot: u16) -> bool {
+        let mut some = false;
+        self.each_claimed(slot, |_, word, _| some |= word.is_looked_after());
+        some
+    }
+
+    /// Frees ports that are looked after and that no socket holds, as far as none is counted there. `held` tells the ports of all
+    /// sockets there are, connections in TIME_WAIT among them, and is asked after the ports: who binds meanwhile keeps his.
+    pub fn free_unheld(&self, slot: u16, held: impl FnOnce() -> Result<(PortSet, PortSet)>) -> Result<()> {
+        let mut looked_after = Vec::new();
+        // Where a look does not tell of every socket (one of TCP that is only bound, before Linux 6.8), its count does.
+        self.each_claimed(slot, |at, word, sockets| {
+            if word.is_looked_after() && sockets == 0 {
+                looked_after.push((at, word));
+            }
+        });
+        if looked_after.is_empty() {
+            return Ok(());
+        }
+        let (tcp, udp) = held()?;
+        for (at, then) in looked_after {
+            let port = (at % NUMBERS) as u16;
+            let is_held = if at < NUMBERS { tcp.contains(port) } else { udp.contains(port) };
+            if !is_held && self.change(at, |word| (word == then).then_some(Word(0))).is_some() {
+                self.count_claims(slot, 1u64.wrapping_neg());
+            }
+        }
+        Ok(())
+    }
+
+    /// Has ports that nobody holds lead to the host again, whoever had them last. Those that ended just now do not yet: a last packet
+    /// may be on its way.
+    pub fn forget_past(&self) {
+        /// Units: more than four seconds.
+        const AGE: u16 = 2;
+        let now = now();
+        self.each_word(0..2 * NUMBERS, |at, word| {
+            if word.past_for(now).is_some_and(|units| units >= AGE) {
+                self.change(at, |again| (again == word).then_some(Word(0)));
+            }
+        });
+    }
+
+    /// So many held ports more, or less, than the programs count; of a container.
+    pub(super) fn count_claims(&self, slot: u16, by: u64) {
+        if let Some(offers) = self.offers.as_ref().filter(|_| slot != HOST) {
+            offers.count(slot, by);
+        }
+    }
+
+    /// Each word that sockets of `slot` hold, or that rests for it, by its place in the map.
+    fn each_claimed(&self, slot: u16, mut found: impl FnMut(usize, Word, u32)) {
+        self.each_word(0..2 * NUMBERS, |at, word| {
+            if let Holding::Claimed { slot: of, sockets } = word.holding()
+                && of == slot
+            {
+                found(at, word, sockets);
+            }
+        });
+    }
+}
+
+fn bytes_of(offer: &Offer) -> Vec<u8> {
+    let mut bytes = vec![0; OFFER];
+    bytes[..4].copy_from_slice(&offer.limit.to_ne_bytes());
+    for port in offer.ports.iter() {
+        // words of 64 bits in the machine's order
+        let (word, bit) = (usize::from(port) / 64, port % 64);
+        let byte = if cfg!(target_endian = "big") { 7 - bit / 8 } else { bit / 8 };
+        bytes[8 + word * 8 + usize::from(byte)] |= 1 << (bit % 8);
+    }
+    bytes
+}
+
+fn offer_of(bytes: &[u8]) -> Offer {
+    let limit = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    let mut runs = Runs::default();
+    for (word, bytes) in bytes[8..].chunks_exact(8).enumerate() {
+        let bits = u64::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]]);
+        (0..64).filter(|bit| bits >> bit & 1 == 1).for_each(|bit| runs.add((word * 64 + bit) as u16));
+    }
+    Offer { ports: runs.finish(), limit }
+}
+
+fn failed(doing: &str, slot: u16, e: &io::Error) -> Error {
+    Error::Bpf { doing: format!("{doing} {slot}"), why: e.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offers_are_read_as_they_are_written() {
+        for ports in ["80", "1-1023,8080,65535", "64-127"] {
+            let offer = Offer { ports: ports.parse().unwrap(), limit: 64 };
+            assert_eq!(offer_of(&bytes_of(&offer)), offer);
+        }
+    }
+}
