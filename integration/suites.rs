@@ -2,6 +2,7 @@
 //! their packages have them listen, twice on one host, and are reached at two ports.
 
 mod program;
+mod python;
 mod servers;
 mod unbound;
 

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// What all scripts begin with. /run and the directories of logs are the program's own.
 const PRELUDE: &str = "
@@ -39,7 +40,7 @@ impl Program {
         let file = File::options().create(true).append(true).open(&output).expect("output");
         let mut command = ns.command("unshare");
         command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]);
-        command.arg(format!("{PRELUDE}{script}")).current_dir(&dir);
+        command.arg(format!("{PRELUDE}cd {dir:?}\n{script}"));
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("output")).stderr(file);
         end_with_this_thread(&mut command);
         let child = command.spawn().unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -56,6 +57,18 @@ impl Program {
     /// What it printed so far.
     pub fn said(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.output).expect("output")).into_owned()
+    }
+
+    /// Waits until it ends by itself, and returns whether it did within a limit.
+    pub fn ended(&mut self, limit: Duration) -> bool {
+        let begun = Instant::now();
+        while self.child.try_wait().expect("wait").is_none() {
+            if begun.elapsed() > limit {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        true
     }
 }
 
