@@ -10,10 +10,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What all scripts begin with. /run and the directories of logs are the program's own.
+/// What all scripts begin with: what programs share is each one's own.
 const PRELUDE: &str = "
 set -eu
 mount -t tmpfs -o mode=755 none /run
+mount -t tmpfs none /dev/shm
 own() { # own USER DIRECTORY: an empty one of USER's in its place
     mkdir -p $2
     mount -t tmpfs -o mode=755 none $2
@@ -39,7 +40,7 @@ impl Program {
         let output = dir.join("output");
         let file = File::options().create(true).append(true).open(&output).expect("output");
         let mut command = ns.command("unshare");
-        command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]);
+        command.args(["--mount", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]);
         command.arg(format!("{PRELUDE}cd {dir:?}\n{script}"));
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("output")).stderr(file);
         end_with_this_thread(&mut command);
