@@ -1,6 +1,8 @@
 //! Promise: real programs, and the suites that they are tested with, find inside what they find on a plain host. Servers listen where
 //! their packages have them listen, twice on one host, and are reached at two ports.
 
+mod compare;
+mod go;
 mod node;
 mod postgresql;
 mod program;
