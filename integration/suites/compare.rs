@@ -3,9 +3,13 @@
 use super::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Instant;
 
 /// How often tests that differ run once more on both sides: some fail now and then on any host.
 const AGAIN: usize = 3;
+
+/// No run begins later after the first one: then too much differs for chance.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A plain host, and one with a container that has open ports.
 pub struct Sides {
@@ -48,6 +52,7 @@ impl Sides {
     #[track_caller]
     pub fn compare(&self, suite: &Suite<'_>) {
         let (plain, inside) = (Side { host: &self.plain, ns: &self.plain.ns }, self.inside());
+        let begun = Instant::now();
         let run = |side: &Side<'_>, chosen: Chosen<'_>, round| (suite.run)(side, chosen, round);
         let (on_plain, within) = race::both(|| run(&plain, None, 0), || run(&inside, None, 0));
         let passed = |outcomes: &Outcomes| outcomes.values().filter(|passed| **passed).count();
@@ -56,8 +61,8 @@ impl Sides {
         assert!(first >= suite.least, "{}: only {first} of {} pass on a plain host", suite.name, on_plain.len());
         let mut differing = differing(&on_plain, &within, on_plain.keys().chain(within.keys()));
         for again in 1..=AGAIN {
-            if differing.is_empty() {
-                return;
+            if differing.is_empty() || begun.elapsed() > PATIENCE {
+                break;
             }
             println!("{}: once more: {differing:?}", suite.name);
             let [on_plain, within] = [&plain, &inside].map(|side| run(side, Some(&differing), again));

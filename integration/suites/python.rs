@@ -21,7 +21,7 @@ echo nameserver 127.0.0.1 >resolv.conf
 mount --bind resolv.conf /etc/resolv.conf
 mkdir /run/t
 cd /run/t
-env -i PATH=\"$PATH\" LC_ALL=C.UTF-8 HOME=/run/t TMPDIR=/run/t /usr/bin/python3 -m test -u network --timeout 300 \\
+env -i PATH=\"$PATH\" LC_ALL=C.UTF-8 HOME=/run/t TMPDIR=/run/t /usr/bin/python3 -m test -u network --timeout 120 \\
     --junit-xml /run/t/outcomes.xml -i 'LEFT_OUT' --matchfile \"$dir/matching\" MODULE || true
 cp outcomes.xml \"$dir\"
 ";
