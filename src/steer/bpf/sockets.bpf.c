@@ -356,8 +356,11 @@ static __always_inline void ended(struct bpf_sock_ops *ctx)
 			rests_later(note->key, cookie, rest);
 		return;
 	}
+	/* flags of a socket of another installation's namespace are that one's, whose program may come after this one */
 	space = space_of(cookie);
-	if (space && ctx->bpf_sock_ops_cb_flags & COUNTED)
+	if (!space)
+		return;
+	if (ctx->bpf_sock_ops_cb_flags & COUNTED)
 		let_go(ctx->local_port & 0xffff, space->slot, rest);
 	/* should it be bound or connected anew, it is another one */
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~(BPF_SOCK_OPS_STATE_CB_FLAG | COUNTED));
