@@ -4,27 +4,63 @@ use super::*;
 use serde_json::Value;
 use std::fs;
 
+/// nginx as its package configures it, with a page that has a name.
+fn nginx(host: &Host, ns: &Ns, name: &str) -> Program {
+    fs::write(Program::directory(host, name).join("index.html"), name).expect("a page");
+    let script = "
+        own root /var/lib/nginx
+        own root /var/log/nginx
+        mount --bind . /var/www/html
+        exec nginx -g 'daemon off;'";
+    Program::start(host, ns, name, script)
+}
+
+fn page(ns: &Ns, to: SocketAddr) -> io::Result<String> {
+    let answer = request(ns, to, "GET /index.html HTTP/1.0\r\n\r\n")?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    if head.contains("Server: nginx") { Ok(body.to_owned()) } else { Err(io::Error::other(answer)) }
+}
+
 #[test]
 fn two_of_nginx_listen_on_80() {
     let (host, containers) = two("suites-nginx", 80);
-    let programs = containers.each_ref().map(|container| {
-        fs::write(Program::directory(&host, &container.id).join("index.html"), &container.id).expect("a page");
-        let script = "
-            own root /var/lib/nginx
-            own root /var/log/nginx
-            mount --bind . /var/www/html
-            exec nginx -g 'daemon off;'";
-        Program::start(&host, &container.ns, &container.id, script)
-    });
-    let page = |ns: &Ns, to: SocketAddr| {
-        let answer = request(ns, to, "GET /index.html HTTP/1.0\r\n\r\n")?;
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-        if head.contains("Server: nginx") { Ok(body.to_owned()) } else { Err(io::Error::other(answer)) }
-    };
+    let programs = containers.each_ref().map(|container| nginx(&host, &container.ns, &container.id));
     let servers = Servers { host: &host, containers: &containers, inside: 80, ask: &page };
     servers.ready(&programs);
     servers.reached_at_the_hosts_addresses();
     servers.reached_on_loopback();
+}
+
+/// Where 80 is open to everybody, as on one host: who comes second is told, be it on the host itself, and has it after the first.
+#[test]
+fn the_second_nginx_is_told_that_80_is_taken() {
+    let host = Host::with("suites-taken").judged("require").build();
+    let [a, b] = ["a", "b"].map(|id| host.bare(id, &["--open-ports", "80"]));
+    let clients = [&host.peer, &host.ns, &a.ns, &b.ns];
+    let serves = |name: &str, program: &Program| {
+        for client in clients {
+            for to in [HOST4, HOST6] {
+                let answers = || page(client, SocketAddr::new(to, 80)).is_ok_and(|said| said == name);
+                let why = || host.portslice(["explain", "80"]).stdout + &program.said();
+                assert!(wait::eventually(answers), "{} at {to}: no {name}: {}", client.name, why());
+            }
+        }
+    };
+    let first = nginx(&host, &a.ns, "first");
+    serves("first", &first);
+    for ns in [&b.ns, &host.ns, &a.ns] {
+        let mut second = nginx(&host, ns, "second");
+        assert!(second.ended(Duration::from_secs(30)), "{}: two have 80", ns.name);
+        let said = second.said();
+        assert!(said.contains("bind() to 0.0.0.0:80 failed (98: Address already in use)"), "{}: {said}", ns.name);
+        drop(second);
+        fs::remove_dir_all(Program::directory(&host, "second")).expect("its files");
+    }
+    drop(first);
+    for (ns, name) in [(&b.ns, "after"), (&host.ns, "then"), (&a.ns, "again")] {
+        let next = nginx(&host, ns, name);
+        serves(name, &next);
+    }
 }
 
 /// Its package has it listen on loopback alone; told so while it runs, it listens everywhere.
