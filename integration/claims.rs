@@ -70,6 +70,17 @@ fn succeeds(ns: &Ns, kind: i32, at: IpAddr, port: u16, why: &str) {
     assert!(wait::eventually(|| bound(ns, kind, at, port, false).is_ok()), "{}: {why}", ns.name);
 }
 
+/// A bind that goes well once a look finds that nobody has the port: what is left of a process that another test starts just
+/// now may have it at the first look.
+#[track_caller]
+fn found_free(host: &Host, ns: &Ns, kind: i32, port: u16) {
+    let free = || {
+        host.portslice(["sync"]).ok();
+        bound(ns, kind, ANY4, port, false).is_ok()
+    };
+    assert!(wait::eventually(free), "{}: {port}: nobody has it any more", ns.name);
+}
+
 fn maps(host: &Host) -> Maps {
     Maps::open(&host.ns.root(&portslice::plan::host::bpf_directory(&host.state_dir()).to_string_lossy())).expect("maps")
 }

@@ -56,6 +56,7 @@ mod shim;
 mod silent;
 mod sockets;
 mod statistics;
+mod suites;
 mod tamper;
 mod told;
 mod transparent;

@@ -2,6 +2,7 @@
 //! whoever gets a port hears what is sent to it.
 
 mod programs;
+mod range;
 
 use crate::lab::*;
 use std::io;

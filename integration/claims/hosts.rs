@@ -16,11 +16,8 @@ fn what_the_host_had_before_is_known_and_found_free_by_a_look() {
     refused(&a.ns, TCP, ANY4, 8000, "the host still listens there");
     // What it accepts now is counted, and what it closes is looked for.
     drop((tcp, udp));
-    let free = || {
-        host.portslice(["sync"]).ok();
-        bound(&a.ns, TCP, ANY4, 8000, false).is_ok() && bound(&a.ns, UDP, ANY4, 8001, false).is_ok()
-    };
-    assert!(wait::eventually(free), "nobody has them any more");
+    found_free(&host, &a.ns, TCP, 8000);
+    found_free(&host, &a.ns, UDP, 8001);
 }
 
 #[test]

@@ -52,9 +52,6 @@ fn sockets_from_before_the_programs_are_looked_after() {
     refused(&b.ns, TCP, ANY4, 8000, "it was bound before");
     assert_eq!(claims(&host, &a), Claims { tcp: set("8000"), udp: set("8001"), resting: set("") });
     drop((echo, unseen));
-    let free = || {
-        host.portslice(["sync"]).ok();
-        bound(&b.ns, UDP, ANY4, 8001, false).is_ok() && bound(&b.ns, TCP, ANY4, 8000, false).is_ok()
-    };
-    assert!(wait::eventually(free), "nobody has them any more");
+    found_free(&host, &b.ns, UDP, 8001);
+    found_free(&host, &b.ns, TCP, 8000);
 }

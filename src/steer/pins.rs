@@ -40,8 +40,8 @@ pub(super) const MAPS: [&str; 16] = [
 
 /// The programs at sockets, see `bpf/sockets.bpf.c`, in the order in which they are attached: post_bind reads what bind notes,
 /// and what it counts has to be seen to end.
-pub(super) const SOCKET_NAMES: [&str; 6] =
-    ["sock_release", "sock_events", "bind4", "bind6", "post_bind4", "post_bind6"];
+pub(super) const SOCKET_NAMES: [&str; 7] =
+    ["sock_release", "sock_events", "bind4", "bind6", "post_bind4", "post_bind6", "keep_range"];
 
 /// Maps of theirs alone.
 pub(super) const SOCKET_MAPS: [&str; 5] = ["namespaces", "cookies", "sockets", "offers", "claiming"];

@@ -217,6 +217,7 @@ fn load(program: &mut Program) -> std::result::Result<(), ProgramError> {
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
         Program::SockOps(program) => program.load(),
+        Program::CgroupSysctl(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -17,13 +17,14 @@ use super::sys::{self, Kind};
 use crate::error::{Error, Result};
 
 /// The hook of each program.
-const HOOKS: [u32; 6] = [
+const HOOKS: [u32; 7] = [
     sys::CGROUP_INET_SOCK_RELEASE,
     sys::CGROUP_SOCK_OPS,
     sys::CGROUP_INET4_BIND,
     sys::CGROUP_INET6_BIND,
     sys::CGROUP_INET4_POST_BIND,
     sys::CGROUP_INET6_POST_BIND,
+    sys::CGROUP_SYSCTL,
 ];
 
 /// What tells the loader where the kernel keeps what (CONFIG_DEBUG_INFO_BTF). Without it a socket that the kernel made, as MPTCP

@@ -60,6 +60,8 @@ pub const CGROUP_UDP4_SENDMSG: u32 = 14;
 /// The same.
 pub const CGROUP_UDP6_SENDMSG: u32 = 15;
 /// The same.
+pub const CGROUP_SYSCTL: u32 = 18;
+/// The same.
 pub const CGROUP_UDP4_RECVMSG: u32 = 19;
 /// The same.
 pub const CGROUP_UDP6_RECVMSG: u32 = 20;

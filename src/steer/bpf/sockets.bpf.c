@@ -8,6 +8,7 @@
  *                                                     is nobody's (claim.h)
  *   sock_release            close() of the last file  counts a bound socket no more, or lets its connection end first
  *   sock_events             a TCP connection begins or ends: those accepted hold their listener's port as well
+ *   keep_range              a setting is written      refuses ports that are not the container's in ip_local_port_range (range.h)
  *
  * A socket belongs to the network namespace in which it was made, and that namespace's cookie says whose it is: one set of
  * programs serves the host and every container. A namespace that is not registered is none of ours, and its sockets are left
@@ -21,6 +22,7 @@
 #include <bpf/bpf_core_read.h>
 
 #include "claim.h"
+#include "range.h"
 #include "spaces.h"
 
 #define ALLOW 1
@@ -377,6 +379,14 @@ SEC("sockops") int sock_events(struct bpf_sock_ops *ctx)
 	else if (op == BPF_SOCK_OPS_TCP_CONNECT_CB || op == BPF_SOCK_OPS_TCP_LISTEN_CB)
 		begins(ctx);
 	return 1;
+}
+
+/* Where the loader does not know how to find out whose namespace it is, nothing is refused. */
+SEC("cgroup/sysctl") int keep_range(struct bpf_sysctl *ctx)
+{
+	if (!ctx->write || !knows_kernel || !names_the_range(ctx))
+		return ALLOW;
+	return may_be_range(ctx) ? ALLOW : REFUSE;
 }
 
 char _license[] SEC("license") = "Dual MIT/GPL";
