@@ -199,11 +199,18 @@ impl Drop for Ns {
     }
 }
 
-/// A setting as a whole: the kernel gives a list of ports to the first read only, as much of it as that has room for.
+/// A setting as a whole: the kernel gives a list of ports to the first read only, as much of it as that has room for. All but
+/// such lists are far shorter, and there are thousands of settings to look at.
 pub fn setting(path: &Path) -> io::Result<String> {
-    let mut bytes = vec![0; 256 << 10];
-    let length = std::fs::File::open(path)?.read(&mut bytes)?;
-    bytes.truncate(length);
+    let mut short = [0; 4096];
+    let length = File::open(path)?.read(&mut short)?;
+    let bytes = if length < short.len() {
+        short[..length].to_vec()
+    } else {
+        let mut long = vec![0; 256 << 10];
+        let length = File::open(path)?.read(&mut long)?;
+        long[..length].to_vec()
+    };
     String::from_utf8(bytes).map_err(io::Error::other)
 }
 
