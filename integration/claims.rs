@@ -87,8 +87,13 @@ fn maps(host: &Host) -> Maps {
 
 /// What a container holds.
 fn claims(host: &Host, container: &Container) -> Claims {
-    let slot = container.show()["slot"].as_u64().expect("its slot");
-    maps(host).claims(slot as u16)
+    maps(host).claims(slot_of(host, &container.id))
+}
+
+fn slot_of(host: &Host, id: &str) -> u16 {
+    let leases = host.list();
+    let slot = leases.iter().find(|lease| lease["id"] == id).and_then(|lease| lease["slot"].as_u64());
+    slot.unwrap_or_else(|| panic!("{id} has no slot: {leases:?}")) as u16
 }
 
 fn set(text: &str) -> PortSet {

@@ -50,3 +50,19 @@ fn a_change_offers_and_takes_back() {
     succeeds(&a.ns, TCP, ANY4, 8001, "this one is");
     assert_eq!(host.portslice(["fsck"]).ok().stdout, "");
 }
+
+#[test]
+fn sockets_from_before_have_no_more_than_a_container_may() {
+    let host = Host::with("claims-before-bound").judged("require").config("open_ports_per_container = 3\n").build();
+    let (a, b) = (open(&host, "a"), open(&host, "b"));
+    a.detach().ok();
+    let held: Vec<OwnedFd> =
+        (8000..8008).map(|port| bound(&a.ns, UDP, ANY4, port, false).expect("nobody judges")).collect();
+    let pid = a.ns.pid().to_string();
+    host.portslice(["attach", "a", "--pid", &pid, "--open-ports", OPEN]).ok();
+    assert_eq!(maps(&host).claims(slot_of(&host, "a")).udp, set("8000-8002"));
+    refused(&a.ns, TCP, ANY4, 8050, "it has three");
+    succeeds(&b.ns, UDP, ANY4, 8003, "of the fourth nothing arrives there");
+    drop(held);
+    host.portslice(["detach", "a"]).ok();
+}

@@ -52,6 +52,41 @@ fn an_accepted_one_holds_the_port_of_a_listener_that_is_gone() {
 }
 
 #[test]
+fn a_socket_that_connects_to_itself_is_counted_once() {
+    let host = host("claims-itself");
+    let (a, b) = (open(&host, "a"), open(&host, "b"));
+    for ns in [&a.ns, &host.ns] {
+        let socket = bound(ns, TCP, ANY4, 8000, false).expect("free");
+        sock::limit(&socket, std::time::Duration::from_secs(5));
+        sock::connect(&socket, SocketAddr::new(HOST4, 8000)).expect("simultaneous open");
+        sock::send_all(&socket, b"ping").expect("it lives");
+        assert_eq!(sock::recv(&socket, &mut [0; 4]).expect("it hears itself"), 4);
+        refused(&b.ns, TCP, ANY4, 8000, "it holds its port");
+        sock::end_at_once(&socket).expect("SO_LINGER");
+        drop(socket);
+        succeeds(&b.ns, TCP, ANY4, 8000, "it is closed");
+    }
+}
+
+#[test]
+fn a_port_rests_no_longer_than_there_are_connections_if_somebody_looks() {
+    let host = host("claims-rests-for-nobody");
+    let (a, b) = (open(&host, "a"), open(&host, "b"));
+    let listener = listening(&a.ns, 8000);
+    let (outside, inside) = connected(&host, &listener, 8000);
+    drop((listener, inside));
+    assert_eq!(sock::recv(&outside, &mut [0; 4]).expect("the end"), 0);
+    assert!(wait::eventually(|| claims(&host, &a).resting == set("8000")), "{:?}", claims(&host, &a));
+    host.portslice(["sync"]).ok();
+    refused(&b.ns, TCP, ANY4, 8000, "the peer has not closed its end");
+    // a reset ends it, unlike a FIN
+    sock::end_at_once(&outside).expect("SO_LINGER");
+    drop(outside);
+    found_free(&host, &b.ns, TCP, 8000);
+    assert!(claims(&host, &a).is_empty());
+}
+
+#[test]
 fn a_port_rests_for_connections_in_time_wait() {
     let host = host("claims-time-wait");
     let (a, b) = (open(&host, "a"), open(&host, "b"));
@@ -138,4 +173,48 @@ fn the_last_word_of_a_port_is_heard() {
     std::thread::sleep(std::time::Duration::from_secs(9));
     host.portslice(["sync"]).ok();
     assert!(free(8013), "nobody has had it for two units of 4.3 s");
+}
+
+#[test]
+fn a_connection_over_the_containers_own_lo_holds_no_port() {
+    let host = host("claims-own-lo");
+    let (a, b) = (open(&host, "a"), open(&host, "b"));
+    let listener = listening(&a.ns, 8000);
+    let ends = a.ns.inside(|| {
+        let client = sock::socket(libc::AF_INET, TCP, 0).expect("a socket");
+        sock::connect(&client, SocketAddr::new(LO4, 8000)).expect("connected");
+        (client, sock::accept(&listener).expect("accepted").0)
+    });
+    drop(listener);
+    let _b = bound(&b.ns, TCP, ANY4, 8000, false).expect("nothing of a's is to be reached from outside");
+    talks(&ends, "on its lo it is undisturbed");
+}
+
+/// Of a socket of multipath TCP the kernel binds one that it made itself, and counts begin when that listens.
+#[test]
+fn a_multipath_socket_has_its_port_before_it_listens() {
+    const IPPROTO_MPTCP: i32 = 262;
+    let host = host("claims-multipath");
+    let (a, b) = (open(&host, "a"), open(&host, "b"));
+    for ns in [&a.ns, &host.ns] {
+        let made = ns.inside(|| sock::socket(libc::AF_INET, TCP, IPPROTO_MPTCP));
+        let Ok(server) = made else {
+            return println!("skipped: this kernel has no multipath TCP");
+        };
+        sock::reuse(&server).expect("SO_REUSEADDR");
+        sock::bind(&server, SocketAddr::new(ANY4, 8000)).expect("free");
+        for reuse in [false, true] {
+            assert!(bound(&b.ns, TCP, ANY4, 8000, reuse).is_err(), "SO_REUSEADDR {reuse}: {} has it", ns.name);
+        }
+        sock::listen(&server).expect("listens");
+        drop(connected(&host, &server, 8000));
+        refused(&b.ns, TCP, ANY4, 8000, "it listens");
+        drop(server);
+        succeeds(&b.ns, TCP, ANY4, 8000, "it is closed");
+        // one that is closed before it listens is found by a look
+        let server = ns.inside(|| sock::socket(libc::AF_INET, TCP, IPPROTO_MPTCP)).expect("a socket");
+        sock::bind(&server, SocketAddr::new(ANY4, 8001)).expect("free");
+        drop(server);
+        found_free(&host, &b.ns, TCP, 8001);
+    }
 }

@@ -76,3 +76,34 @@ fn a_lease_of_a_port_that_the_host_had_before_takes_no_claim_from_its_container(
     let a = host.bare("a", &["--open-ports", "8000", "--ports", "8050"]);
     succeeds(&a.ns, TCP, ANY4, 8000, "it holds nothing yet");
 }
+
+#[test]
+fn a_tunnel_of_the_kernel_has_its_port_as_long_as_it_is_up() {
+    let host = host("claims-tunnel");
+    let a = open(&host, "a");
+    let ip = |args: &[&str]| host.ns.command("ip").args(args).output().expect("ip");
+    let made = ip(&[
+        "link",
+        "add",
+        "tunnel",
+        "type",
+        "vxlan",
+        "id",
+        "7",
+        "dstport",
+        "8000",
+        "dev",
+        "eth0",
+        "group",
+        "239.1.1.1",
+    ]);
+    if !made.status.success() {
+        return println!("skipped: no VXLAN in this kernel: {}", String::from_utf8_lossy(&made.stderr).trim());
+    }
+    host.ns.ip("link set tunnel up");
+    refused(&a.ns, UDP, ANY4, 8000, "the kernel has it");
+    host.portslice(["sync"]).ok();
+    refused(&a.ns, UDP, ANY4, 8000, "a look finds it");
+    host.ns.ip("link del tunnel");
+    found_free(&host, &a.ns, UDP, 8000);
+}

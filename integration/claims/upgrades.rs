@@ -55,3 +55,30 @@ fn sockets_from_before_the_programs_are_looked_after() {
     found_free(&host, &b.ns, UDP, 8001);
     found_free(&host, &b.ns, TCP, 8000);
 }
+
+#[test]
+fn claims_end_with_the_programs_and_are_found_again() {
+    let host = host("claims-rules");
+    let (a, b) = (open(&host, "a"), open(&host, "b"));
+    let socket = bound(&a.ns, TCP, ANY4, 8000, false).expect("free");
+    let of_host = bound(&host.ns, TCP, ANY4, 8001, false).expect("free");
+    let judged = std::fs::read_to_string(host.config_file()).expect("config");
+    let off = judged.replace("\"require\"", "\"off\"");
+    assert_ne!(judged, off);
+    std::fs::write(host.config_file(), off).expect("config");
+    host.portslice(["setup"]).ok();
+    assert_eq!(maps(&host).steered(8000, false), None, "nobody would tell when it is closed");
+    drop(listening(&host.ns, 8000));
+    drop(of_host);
+    // whoever has the slot next has nothing of the one before
+    b.detach().ok();
+    let c = host.bare("c", &[]);
+    assert!(claims(&host, &c).is_empty());
+    std::fs::write(host.config_file(), judged).expect("config");
+    host.portslice(["setup"]).ok();
+    let b = open(&host, "b");
+    refused(&b.ns, TCP, ANY4, 8000, "a has it still");
+    found_free(&host, &b.ns, TCP, 8001);
+    drop(socket);
+    found_free(&host, &b.ns, TCP, 8000);
+}

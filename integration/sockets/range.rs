@@ -56,6 +56,8 @@ fn root_inside_narrows_the_range_and_never_widens_it() {
         assert_eq!(write(ns, RANGE, "2048 65000"), Ok(()), "{}", ns.name);
         assert_eq!(write(ns, RANGE, &before), Ok(()), "{}", ns.name);
     }
+    let gaps = host.bare("gaps", &["--ports", "31100,31116"]);
+    assert_eq!(write(&gaps.ns, RANGE, "31100 31116"), Err(Some(libc::EPERM)), "what lies between is not its own");
     a.detach();
     assert_eq!(write(&a.ns, RANGE, "2048 65000"), Ok(()), "it is no container any more");
 }

@@ -254,7 +254,21 @@ impl<'a> Pass<'a> {
             }
             // It is done all the same, and done again when the other one is through.
             Some(now) if now.epoch == lease.epoch && now.stage == Stage::Changing => Ok(false),
-            _ => Ok(true),
+            // It ended meanwhile, and what it was given here nobody takes back: the slot's next tenant would have it.
+            _ => {
+                let maps = &self.host.maps;
+                match Desk::of(maps).record(lease.slot)? {
+                    Some(next) if matches!(next.stage, Stage::Attaching | Stage::Attached | Stage::Changing) => {
+                        let open = self.open(&next);
+                        maps.offer(next.slot, &open.ports, open.limit.into())?;
+                    }
+                    _ => {
+                        maps.withdraw_offer(lease.slot)?;
+                        maps.namespaces.as_ref().map_or(Ok(()), |namespaces| namespaces.leave(lease.slot))?;
+                    }
+                }
+                Ok(true)
+            }
         }
     }
 }

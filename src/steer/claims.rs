@@ -15,7 +15,7 @@ use super::maps::{Maps, Runs};
 use super::namespaces::HOST;
 use super::shared::{Words, open};
 use super::sys;
-use super::word::{Holding, NUMBERS, Word, now};
+use super::word::{Holding, MOST_REST, NUMBERS, Word, now};
 use crate::error::{Error, Result};
 use crate::ports::PortSet;
 
@@ -100,6 +100,15 @@ impl Offers {
         }
     }
 
+    /// One port less that rests until `until`: the programs count those by the span in which they stop (`count_rest`).
+    fn end_rest(&self, slot: u16, until: u16) {
+        let span = until / MOST_REST;
+        let Some(rests) = self.of(slot).get(1 + usize::from(span & 1)) else { return };
+        let less = |rests: u64| (rests >> 32 == u64::from(span) && rests as u32 > 0).then(|| rests - 1);
+        // nothing to do where they count another span there
+        let _ = rests.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+    }
+
     fn clear(&self, slot: u16) {
         self.of(slot).iter().for_each(|word| word.store(0, Ordering::Release));
     }
@@ -170,6 +179,13 @@ impl Maps {
         Ok(())
     }
 
+    /// Frees everything that sockets hold, of the host as well: for when nobody counts them any more.
+    pub fn forget_claims(&self) {
+        self.each_word(0..2 * NUMBERS, |at, _| {
+            self.change(at, |word| matches!(word.holding(), Holding::Claimed { .. }).then_some(Word(0)));
+        });
+    }
+
     /// Gives back those of `ports` that `slot` still has leased, as ports that it may claim: each is looked after, since sockets may
     /// sit there that nothing counts. A look frees the others ([`Self::free_unheld`]).
     pub fn withdraw_to_claims(&self, ports: &PortSet, slot: u16) {
@@ -202,35 +218,46 @@ impl Maps {
         }
     }
 
-    /// Are there ports that only a look tells of, of this slot?
-    pub fn is_looked_after(&self, slot: u16) -> bool {
-        let mut some = false;
-        self.each_claimed(slot, |_, word, _| some |= word.is_looked_after());
-        some
+    /// Has this slot ports that a look may free?
+    pub fn needs_look(&self, slot: u16) -> bool {
+        !self.only_by_look(slot).is_empty()
     }
 
-    /// Frees ports that are looked after and that no socket holds, as far as none is counted there. `held` tells the ports of all
-    /// sockets there are, connections in TIME_WAIT among them, and is asked after the ports: who binds meanwhile keeps his.
+    /// Frees ports that are looked after and that no socket holds, as far as none is counted there, and those that rest for
+    /// connections which are not there any more. `held` tells the ports of all sockets there are, connections in TIME_WAIT among
+    /// them, and is asked after the ports: who binds meanwhile keeps his.
     pub fn free_unheld(&self, slot: u16, held: impl FnOnce() -> Result<(PortSet, PortSet)>) -> Result<()> {
-        let mut looked_after = Vec::new();
-        // Where a look does not tell of every socket (one of TCP that is only bound, before Linux 6.8), its count does.
-        self.each_claimed(slot, |at, word, sockets| {
-            if word.is_looked_after() && sockets == 0 {
-                looked_after.push((at, word));
-            }
-        });
-        if looked_after.is_empty() {
+        let candidates = self.only_by_look(slot);
+        if candidates.is_empty() {
             return Ok(());
         }
         let (tcp, udp) = held()?;
-        for (at, then) in looked_after {
+        for (at, then) in candidates {
             let port = (at % NUMBERS) as u16;
             let is_held = if at < NUMBERS { tcp.contains(port) } else { udp.contains(port) };
-            if !is_held && self.change(at, |word| (word == then).then_some(Word(0))).is_some() {
+            if is_held || self.change(at, |word| (word == then).then_some(Word(0))).is_none() {
+                continue;
+            }
+            if then.is_looked_after() {
                 self.count_claims(slot, 1u64.wrapping_neg());
+            } else if let Some(offers) = self.offers.as_ref().filter(|_| slot != HOST) {
+                offers.end_rest(slot, then.until());
             }
         }
         Ok(())
+    }
+
+    /// Ports without a counted socket of which only a look tells whether they are free: nobody counted what sits there, or the
+    /// programs let it rest as long as a connection may be in TIME_WAIT, which nobody tells them the end of. Where a look does not
+    /// tell of every socket (one of TCP that is only bound, before Linux 6.8), its count does.
+    fn only_by_look(&self, slot: u16) -> Vec<(usize, Word)> {
+        let (mut found, now) = (Vec::new(), now());
+        self.each_claimed(slot, |at, word, sockets| {
+            if sockets == 0 && (word.is_looked_after() || word.rests(now)) {
+                found.push((at, word));
+            }
+        });
+        found
     }
 
     /// Has ports that nobody holds lead to the host again, whoever had them last. Those that ended just now do not yet: a last packet

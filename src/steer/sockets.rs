@@ -75,15 +75,16 @@ impl Programs {
         Ok(())
     }
 
-    /// Are all of them attached as they are pinned, to the cgroup of this id, and do they read the map `ports` that is pinned?
+    /// Are all of them attached as they are pinned, to the cgroup of this id, and do they read the maps that are pinned?
     pub fn sockets_are_attached(&self, id: u64) -> Result<bool> {
-        let (ports, book) = (self.map_id("ports")?, self.map_id("book")?);
+        let (ports, tenants, book) = (self.map_id("ports")?, self.map_id("tenants")?, self.map_id("book")?);
         for name in SOCKET_NAMES {
             let link = sys::object_get(&self.link_path(name)).and_then(|link| sys::link_info(link.as_fd()));
             let program = sys::object_get(&self.path(name)).and_then(|program| sys::program_info(program.as_fd()));
             let (Ok(link), Ok(program)) = (link, program) else { return Ok(false) };
             let bound = |map: Option<u32>| map.is_some_and(|map| program.maps.contains(&map));
-            if link.cgroup != Some(id) || link.program != program.id || !bound(book) || !bound(ports) {
+            let read = if name == "keep_range" { tenants } else { ports };
+            if link.cgroup != Some(id) || link.program != program.id || !bound(book) || !bound(read) {
                 return Ok(false);
             }
         }

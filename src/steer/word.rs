@@ -15,7 +15,7 @@ const COUNTS: u64 = !0 << COUNT;
 /// One unit of the clock of resting ports, in nanoseconds (`REST_UNIT`).
 pub(super) const UNIT: u32 = 32;
 /// The longest rest, in such units (`REST_MOST`).
-const MOST: u16 = 32;
+pub(super) const MOST_REST: u16 = 32;
 
 /// A word of the map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,18 +92,23 @@ impl Word {
         self.0 & (CLAIMED | REUSE) == CLAIMED | REUSE
     }
 
+    /// Until when a claimed port rests; 0: never.
+    pub(super) fn until(self) -> u16 {
+        (self.0 >> SECOND) as u16
+    }
+
     /// Does a port that no socket holds still rest, at `now` ([`now`])?
     pub(super) fn rests(self, now: u16) -> bool {
-        let until = (self.0 >> SECOND) as u16;
+        let until = self.until();
         let left = until.wrapping_sub(now);
-        until != 0 && left != 0 && left <= MOST
+        until != 0 && left != 0 && left <= MOST_REST
     }
 
     /// Is it a claimed port that is nobody's any more, and leads to its last holder still? With how many units ago that began.
     pub(super) fn past_for(self, now: u16) -> Option<u16> {
         let claimed = matches!(self.holding(), Holding::Claimed { sockets: 0, .. });
         let past = claimed && !self.is_looked_after() && !self.rests(now);
-        past.then(|| match (self.0 >> SECOND) as u16 {
+        past.then(|| match self.until() {
             0 => u16::MAX,
             since => now.wrapping_sub(since),
         })
@@ -111,7 +116,7 @@ impl Word {
 
     /// How many units more a port rests that does.
     pub(super) fn rest_left(self, now: u16) -> u16 {
-        ((self.0 >> SECOND) as u16).wrapping_sub(now)
+        self.until().wrapping_sub(now)
     }
 }
 
@@ -155,7 +160,7 @@ mod tests {
     #[test]
     fn a_rest_ends_and_does_not_come_back_soon() {
         let resting = |until: u16| Word(CLAIMED | 9 | u64::from(until) << SECOND);
-        assert!(resting(100).rests(99) && resting(100).rests(100 - MOST));
+        assert!(resting(100).rests(99) && resting(100).rests(100 - MOST_REST));
         assert!(!resting(100).rests(100) && !resting(100).rests(101) && !resting(100).rests(40_000));
         assert!(resting(5).rests(65_530), "across the wrap");
         assert!(!resting(0).rests(65_530), "none was ever set");

@@ -12,7 +12,7 @@ use crate::net::Netns;
 use crate::net::netns::NetnsId;
 use crate::ports::PortSet;
 use crate::steer::namespaces::HOST;
-use crate::steer::{Namespaces, Offer, program};
+use crate::steer::{Maps, Namespaces, Offer, program};
 
 /// Is bind() to be judged in the namespace `here`? Not as a matter of course where that is one of several on a machine: the
 /// programs would see every process' sockets, also of those that have nothing to do with it.
@@ -50,10 +50,11 @@ pub fn try_again(record: &mut HostRecord) {
     }
 }
 
-/// Takes them off, and forgets whose namespaces are.
+/// Takes them off, and forgets whose namespaces are and what sockets hold: nobody would tell when that is free.
 pub fn detach(site: &mut HostSite<'_>) -> Result<()> {
     let record = site.record.clone();
     site.programs.remove_sockets(&|theirs| record.is_mine(theirs))?;
+    forget_claims(site)?;
     site.record.sockets = None;
     Ok(())
 }
@@ -113,6 +114,13 @@ pub fn look_at_offer(site: &Site<'_>, slot: u16, ports: &PortSet, limit: u32) ->
     Ok(if differs { vec![format!("open ports {ports} cannot be claimed as granted")] } else { Vec::new() })
 }
 
+fn forget_claims(site: &HostSite<'_>) -> Result<()> {
+    if site.directory().join("ports").exists() {
+        Maps::open(site.directory())?.forget_claims();
+    }
+    Ok(())
+}
+
 /// Loads and attaches them, and returns the id of the cgroup.
 fn load(site: &HostSite<'_>, cgroup: Option<&Path>) -> Result<u64> {
     let cgroup = cgroup2::open(cgroup)?;
@@ -121,6 +129,7 @@ fn load(site: &HostSite<'_>, cgroup: Option<&Path>) -> Result<u64> {
     if !record.ready {
         // An undo that was killed left them, and nobody needs what they hold.
         site.programs.forget_socket_maps()?;
+        forget_claims(site)?;
     }
     site.programs.load_sockets()?;
     // The host's sockets are judged from the first moment on, containers' when their namespaces are entered.

@@ -152,7 +152,8 @@ static __always_inline __u32 holds_one_more(struct claiming *c, const struct off
 {
 	__u64 others = rests_in_span(c, span_of(now)) + rests_in_span(c, (span_of(now) + 1) % (NUMBERS / REST_MOST));
 
-	if (__sync_fetch_and_add(&c->held, 1) + others < offer->limit)
+	/* signed: a close, an accept and a bind at one moment may count one less than there are, for that moment or for good */
+	if ((__s64)(__sync_fetch_and_add(&c->held, 1) + others) < (__s64)(__u64)offer->limit)
 		return 1;
 	__sync_fetch_and_sub(&c->held, 1);
 	return 0;

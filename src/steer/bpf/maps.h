@@ -17,6 +17,7 @@
 #include <bpf/bpf_endian.h>
 
 #include "ports.h"
+#include "tenants.h"
 
 #define MAX_ADDRESSES 16384	/* of a host, on all its devices */
 /* Datagrams that a container may have half sent at one time, and their bytes: so much of a receiver's memory for reassembly is
@@ -277,18 +278,7 @@ struct chunk {			/* one part of a record; book.rs has the keys */
 	__u8 bytes[BOOK_BYTES];
 };
 
-struct tenant {			/* of a slot; entry 0: epoch, slot and block given out last */
-	__u64 netns;		/* inode of the namespace */
-	__u64 id;		/* fnv1a64 of the container id; entry 0: epoch given out last */
-	__u32 stamp;		/* while leased: number of what it was given; then: seconds of CLOCK_BOOTTIME when it became
-				 * free; entry 0: slot given out last */
-	__u16 begin;		/* of its block, 0 for none; entry 0: where the search for a block goes on */
-	__u8 state;		/* 0 never used, 1 leased, 2 the block rests */
-	__u8 size;		/* of its block, as a power of two */
-};
-
 _Static_assert(sizeof(struct chunk) == 2048, "struct chunk");
-_Static_assert(sizeof(struct tenant) == 24, "struct tenant");
 
 /* slot << 16 | chunk -> a part of the slot's lease record; slot 0 has the host record */
 struct {
@@ -299,5 +289,3 @@ struct {
 	__type(key, __u32);
 	__type(value, struct chunk);
 } book SEC(".maps");
-
-ARRAY(tenants, MAX_SLOTS, struct tenant, BPF_F_MMAPABLE);

@@ -1,22 +1,20 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR MIT)
  *
- * net.ipv4.ip_local_port_range of a container: root inside may narrow it, and never widen it to ports that are not the container's.
- * Connections from there would be dropped on their way out, and who has them would not know why.
+ * net.ipv4.ip_local_port_range of a container: root inside may narrow it, and never widen it beyond the container's block. Connections
+ * from there would be dropped on their way out, and who has them would not know why.
  *
  * The kernel tells this hook nothing about whose setting is written, which is that of the namespace whose process opened the file:
- * it is taken for the writer's own.
+ * it is taken for the writer's own. Who writes from another one harms himself, as far as the data path lets him.
  */
 #pragma once
 
 #include <bpf/bpf_core_read.h>
 
-#include "claim.h"
 #include "spaces.h"
+#include "tenants.h"
 
 #define RANGE_NAME "net/ipv4/ip_local_port_range"
 #define RANGE_TEXT 32		/* two numbers and what may stand around them; a power of 2 */
-#define BLOCK_MOST 16384	/* ports of the largest block */
-#define BLOCK_LEAST 16		/* and of the smallest; each begins at a multiple of its size */
 
 struct net {
 	__u64 net_cookie;
@@ -42,28 +40,12 @@ static __always_inline __u32 read_port(const char *text, __u32 *port)
 	return length;
 }
 
-static __always_inline int is_leased_to(__u32 port, __u32 slot)
+static __always_inline int is_in_block(__u32 first, __u32 last, __u32 slot)
 {
-	__u64 *word = word_of(port);
-	__u64 w = word ? read_word(word) : 0;
+	struct tenant *tenant = bpf_map_lookup_elem(&tenants, &slot);
 
-	return is_leased(w) && tenant_in(w) == slot;
-}
-
-/* Are all of these ports leased to `slot`? No lease is finer than a block. */
-static __always_inline int are_leased_to(__u32 first, __u32 last, __u32 slot)
-{
-	if (first > last || last - first >= BLOCK_MOST || !is_leased_to(last, slot))
-		return 0;
-	for (__u32 i = 0; i < BLOCK_MOST / BLOCK_LEAST; i++) {
-		__u32 port = first + i * BLOCK_LEAST;
-
-		if (port > last)
-			break;
-		if (!is_leased_to(port, slot))
-			return 0;
-	}
-	return 1;
+	return tenant && tenant->begin && first <= last && first >= tenant->begin &&
+	       last < tenant->begin + (1U << (tenant->size & 31));
 }
 
 static __always_inline __u64 writers_cookie(void)
@@ -97,5 +79,5 @@ static __always_inline int may_be_range(struct bpf_sysctl *ctx)
 	if (bpf_sysctl_get_new_value(ctx, text, RANGE_TEXT) < 0)
 		return 0;
 	length = read_port(text, &first);
-	return length && read_port(text + (length & (RANGE_TEXT - 1)), &last) && are_leased_to(first, last, space->slot);
+	return length && read_port(text + (length & (RANGE_TEXT - 1)), &last) && is_in_block(first, last, space->slot);
 }

@@ -28,6 +28,7 @@
 #define ALLOW 1
 #define REFUSE 0
 
+#define AF_INET 2		/* include/linux/socket.h */
 #define SOCK_DGRAM 2		/* include/linux/net.h */
 #define SOL_SOCKET 1		/* asm-generic/socket.h */
 #define SO_REUSEADDR 2
@@ -49,6 +50,7 @@ struct note {
 #define NOTE_REUSE 1		/* it has SO_REUSEADDR, or shares its port */
 #define NOTE_RELEASED 2		/* nobody has it open any more, its connection has to end */
 #define NOTE_CLOSED 4		/* its connection has ended, and somebody has it open still */
+#define NOTE_LOOK 8		/* its port is looked after because of it */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -142,10 +144,24 @@ static __always_inline int refuse(void)
 	return REFUSE;
 }
 
-/* Did the kernel make the socket itself? MPTCP does, for each of its subflows. Nobody closes such a socket by a file. */
+/* Did the kernel make the socket itself? MPTCP does, for each of its subflows, and a tunnel by UDP. Nobody closes such a socket by a
+ * file. */
 static __always_inline int is_kernels(struct bpf_sock *sk)
 {
 	return knows_kernel && BPF_CORE_READ_BITFIELD_PROBED((struct sock *)sk, sk_kern_sock);
+}
+
+/* Nobody tells of the end of a socket that the kernel made, unless it listens or connects: a look at the sockets does. Its port is kept
+ * until then. */
+static __always_inline void look_after(struct note *note, __u32 key, __u32 slot)
+{
+	__u64 *word = word_of(key);
+
+	if (word && !(__sync_fetch_and_or(word, LOOK) & LOOK))
+		__sync_fetch_and_or(&note->state, NOTE_LOOK);
+	if (key < UDP_HALF)
+		note->later = key;
+	let_go(key, slot, 0);
 }
 
 /* Counts a socket that was bound to a port which is not leased. */
@@ -162,9 +178,8 @@ static __always_inline int count_bound(struct bpf_sock *sk, const struct claiman
 		let_go(key, slot, 0);
 		return refuse();
 	}
-	if (is_kernels(sk) && key < UDP_HALF) {
-		note->later = key;
-		let_go(key, slot, TIME_WAIT_UNITS);
+	if (is_kernels(sk)) {
+		look_after(note, key, slot);
 		return ALLOW;
 	}
 	/* a socket whose bind somebody else refused after us was counted already */
@@ -182,6 +197,16 @@ static __always_inline __u32 shares(struct bpf_sock *sk)
 	struct note *note = bpf_sk_storage_get(&sockets, sk, 0, 0);
 
 	return note && note->state & NOTE_REUSE;
+}
+
+static __always_inline int is_loopback4(__u32 address)
+{
+	return (bpf_ntohl(address) >> 24) == 127;
+}
+
+static __always_inline int is_loopback6(__u32 a, __u32 b, __u32 c, __u32 d)
+{
+	return !a && !b && ((!c && d == bpf_htonl(1)) || (c == bpf_htonl(0xffff) && is_loopback4(d)));
 }
 
 /* May the socket keep the port that it was bound to? `loopback`: its address is one of its namespace's own lo, where ports are
@@ -231,11 +256,6 @@ static __always_inline int judge(struct bpf_sock *sk, int loopback)
 	return count_bound(sk, &who, epoch, held);
 }
 
-static __always_inline int is_loopback4(__u32 address)
-{
-	return (bpf_ntohl(address) >> 24) == 127;
-}
-
 SEC("cgroup/post_bind4") int post_bind4(struct bpf_sock *sk)
 {
 	return judge(sk, is_loopback4(sk->src_ip4));
@@ -243,10 +263,7 @@ SEC("cgroup/post_bind4") int post_bind4(struct bpf_sock *sk)
 
 SEC("cgroup/post_bind6") int post_bind6(struct bpf_sock *sk)
 {
-	__u32 a = sk->src_ip6[0], b = sk->src_ip6[1], c = sk->src_ip6[2], d = sk->src_ip6[3];
-	int loopback = !a && !b && ((!c && d == bpf_htonl(1)) || (c == bpf_htonl(0xffff) && is_loopback4(d)));
-
-	return judge(sk, loopback);
+	return judge(sk, is_loopback6(sk->src_ip6[0], sk->src_ip6[1], sk->src_ip6[2], sk->src_ip6[3]));
 }
 
 /* The port of a socket that holds it no more, once. */
@@ -296,13 +313,22 @@ static __always_inline void hear_of_its_end(struct bpf_sock_ops *ctx)
  * for each retransmission timeout. */
 #define COUNTED BPF_SOCK_OPS_RTO_CB_FLAG
 
-/* A connection was accepted, or will be: it holds its listener's port as long as it lasts. */
+/* A connection was accepted, or will be: it holds its listener's port as long as it lasts. A socket that was bound is none, and is
+ * counted already: two that connect to each other at once, as one to itself, come here as well. */
 static __always_inline void accepted(struct bpf_sock_ops *ctx)
 {
 	struct space *space = space_of(bpf_get_netns_cookie(ctx));
 	__u64 *word = word_of(ctx->local_port & 0xffff);
+	int loopback;
 
-	if (space && word && add_to(word, space->slot))
+	if (!space || (ctx->sk && bpf_sk_storage_get(&sockets, ctx->sk, 0, 0)))
+		return;
+	/* a container's lo is its own, see judge() */
+	loopback = ctx->family == AF_INET ? is_loopback4(ctx->local_ip4)
+					  : is_loopback6(ctx->local_ip6[0], ctx->local_ip6[1], ctx->local_ip6[2], ctx->local_ip6[3]);
+	if (loopback && space->slot != HOST)
+		return;
+	if (word && add_to(word, space->slot))
 		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG | COUNTED);
 }
 
@@ -312,6 +338,7 @@ static __always_inline void begins(struct bpf_sock_ops *ctx)
 	struct note *note = ctx->sk ? bpf_sk_storage_get(&sockets, ctx->sk, 0, 0) : 0;
 	struct claimant who = {};
 	struct space *space;
+	__u64 *word;
 
 	if (!note)
 		return;
@@ -325,6 +352,9 @@ static __always_inline void begins(struct bpf_sock_ops *ctx)
 		if (claim(&who) == CLAIM_HELD) {
 			note->epoch = epoch_of(space);
 			note->key = who.key;
+			/* its end is told from now on */
+			if (__sync_fetch_and_and(&note->state, ~NOTE_LOOK) & NOTE_LOOK && (word = word_of(who.key)))
+				__sync_fetch_and_and(word, ~LOOK);
 		}
 	}
 	if (!note->key)
