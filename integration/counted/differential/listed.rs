@@ -44,9 +44,11 @@ pub const RULES: [Rule; 9] = [
     ("a container's loopback is its own: who is bound to it is reached from there alone", |seen| {
         seen.asks_own_loopback()
     }),
-    ("between owners nothing goes from a loopback address to the host's, or back: a source could be made up", |seen| {
-        seen.crosses_loopback()
-    }),
+    (
+        "between owners nothing goes from a loopback address to the host's, or back: a source could be made up; and from ::1 to an \
+         address of one's own device a plain host does not answer itself, where a container does",
+        |seen| seen.crosses_loopback() || seen.answers_own_loopback(),
+    ),
     (
         "a container's loopback is its own: a port that is bound there claims nothing, and is heard there alone",
         |seen| seen.asks_from_own_loopback(),
@@ -207,11 +209,14 @@ impl<'a> Seen<'a> {
         bind && refused && self.caller().is_some_and(|new| self.others(&new).any(|other| is(other, &new)))
     }
 
-    /// Does it concern a port that datagram sockets of several owners share?
+    /// Does it concern a port that datagram sockets of several owners share, or wait for what comes from one?
     fn shares_datagrams(&self) -> bool {
         let Some(caller) = self.caller().filter(|caller| !caller.stream) else { return false };
         let shares = |socket: &Holder| socket.reuse_address || socket.reuse_port;
-        self.others(&caller).any(|other| shares(other) || shares(&caller))
+        let shared = |socket: &Holder| self.others(socket).any(|other| shares(other) || shares(socket));
+        let Difference { program, at, .. } = self.difference;
+        let mut senders = self.sockets.iter().filter(|sender| !sender.stream && sender.to.is_some());
+        shared(&caller) || matches!(program.steps[*at].call, Call::Receive) && senders.any(shared)
     }
 
     /// Is it a bind to the loopback of a container that a plain host refuses, for somebody else's socket?
@@ -245,6 +250,14 @@ impl<'a> Seen<'a> {
     /// Does somebody who is bound to one side of a loopback ask the other one, where it is somebody else's or nobody's?
     fn crosses_loopback(&self) -> bool {
         self.is_unheard(Holder::crosses)
+    }
+
+    /// Is a connection from ::1 to the host's IPv6 address answered here alone?
+    fn answers_own_loopback(&self) -> bool {
+        let Difference { program, at, plain, ours, .. } = self.difference;
+        let Call::Connect { to } = program.steps[*at].call else { return false };
+        let crosses = self.caller().is_some_and(|caller| caller.stream && to.ip.is_ipv6() && caller.crosses(to.ip));
+        crosses && plain[*at].errno == libc::EINPROGRESS && [0, libc::ECONNREFUSED].contains(&ours.errno)
     }
 
     /// Does somebody who is bound to the loopback of a container, at a port that it has nowhere else, ask others?
