@@ -51,9 +51,8 @@ fn bound(ns: &Ns, kind: i32, at: IpAddr, port: u16, reuse: bool) -> io::Result<O
 /// A listening socket with SO_REUSEADDR, as servers have it.
 #[track_caller]
 fn listening(ns: &Ns, port: u16) -> OwnedFd {
-    let socket = bound(ns, TCP, ANY4, port, true).expect("bound");
-    sock::listen(&socket).expect("listening");
-    socket
+    let listening = || bound(ns, TCP, ANY4, port, true).and_then(|socket| sock::listen(&socket).map(|()| socket));
+    wait::success(listening).unwrap_or_else(|e| panic!("{}: {port}: {e}", ns.name))
 }
 
 /// Is a bind refused, as for a port that is in use?

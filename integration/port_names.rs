@@ -29,9 +29,8 @@ fn bound(ns: &Ns, kind: i32, at: IpAddr, port: u16) -> io::Result<OwnedFd> {
 }
 
 fn listening(ns: &Ns, at: IpAddr, port: u16) -> OwnedFd {
-    let socket = bound(ns, libc::SOCK_STREAM, at, port).unwrap_or_else(|e| panic!("{}: {at} {port}: {e}", ns.name));
-    sock::listen(&socket).expect("listen");
-    socket
+    let listening = || bound(ns, libc::SOCK_STREAM, at, port).and_then(|socket| sock::listen(&socket).map(|()| socket));
+    wait::success(listening).unwrap_or_else(|e| panic!("{}: {at} {port}: {e}", ns.name))
 }
 
 fn connected(ns: &Ns, kind: i32, to: SocketAddr) -> io::Result<OwnedFd> {

@@ -17,3 +17,15 @@ pub fn eventually(mut condition: impl FnMut() -> bool) -> bool {
     }
     true
 }
+
+/// The first success of something that is tried again and again, or how the last attempt failed. A port of a socket that was closed
+/// just now is one: what is left of a process that another test starts at that moment may have the socket a little longer.
+pub fn success<T, E>(mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    let start = Instant::now();
+    loop {
+        match attempt() {
+            Err(_) if start.elapsed() <= PATIENCE => std::thread::sleep(Duration::from_millis(10)),
+            done => return done,
+        }
+    }
+}
