@@ -150,7 +150,7 @@ pub const ROWS: [Row; 28] = [
         Connect,
         Loopback,
         Near,
-        [at(1.03), short(1.03, 1.041)],
+        [short(1.03, 1.031), short(1.03, 1.041)],
         1.05,
     ),
     row("in-container loopback: UDP 64 bytes", Datagrams, Loopback, Near, [at(1.03), short(1.03, 1.039)], 1.05),
@@ -179,7 +179,7 @@ pub const ROWS: [Row; 28] = [
         [short(1.15, 1.256), short(1.15, 1.323)],
         1.35,
     ),
-    row("container to host: TCP stream", Stream, ToHost, Near, [at(1.15), at(1.15)], 1.35),
+    row("container to host: TCP stream", Stream, ToHost, Near, [short(1.15, 1.152), at(1.15)], 1.35),
     row("container to host: TCP request/response", Exchange, ToHost, Near, [at(1.15), short(1.15, 1.199)], 1.35),
     row(
         "container to host: TCP connect/request/response",

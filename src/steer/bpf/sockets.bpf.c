@@ -321,14 +321,17 @@ static __always_inline void accepted(struct bpf_sock_ops *ctx)
 	__u64 *word = word_of(ctx->local_port & 0xffff);
 	int loopback;
 
-	if (!space || (ctx->sk && bpf_sk_storage_get(&sockets, ctx->sk, 0, 0)))
+	/* nothing more for each connection to a leased port */
+	if (!space || !word || !is_held_by(read_word(word), space->slot))
+		return;
+	if (ctx->sk && bpf_sk_storage_get(&sockets, ctx->sk, 0, 0))
 		return;
 	/* a container's lo is its own, see judge() */
 	loopback = ctx->family == AF_INET ? is_loopback4(ctx->local_ip4)
 					  : is_loopback6(ctx->local_ip6[0], ctx->local_ip6[1], ctx->local_ip6[2], ctx->local_ip6[3]);
 	if (loopback && space->slot != HOST)
 		return;
-	if (word && add_to(word, space->slot))
+	if (add_to(word, space->slot))
 		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG | COUNTED);
 }
 
