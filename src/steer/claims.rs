@@ -5,6 +5,7 @@
 //! container left, and looks after what the programs did not see begin. What does not live here: leases of ports
 //! ([`super::maps`]), and which ports a container is to be offered (`plan`).
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -45,6 +46,10 @@ pub struct Offer {
     /// How many at one time, both protocols and resting ones together.
     pub limit: u32,
 }
+
+/// Ports whose end the programs do not see: their places in the map, and the words that stood there.
+#[derive(Debug, Default)]
+pub struct Uncounted(Vec<(usize, Word)>);
 
 /// `struct claiming` in words.
 const WORDS: usize = 4;
@@ -218,24 +223,28 @@ impl Maps {
         }
     }
 
-    /// Has this slot ports that a look may free?
-    pub fn needs_look(&self, slot: u16) -> bool {
-        !self.only_by_look(slot).is_empty()
+    /// Ports without a counted socket of which only a look tells whether they are free, by the slot that has them: nobody counted
+    /// what sits there, or the programs let it rest as long as a connection may be in TIME_WAIT, which nobody tells them the end of.
+    /// Where a look does not tell of every socket (one of TCP that is only bound, before Linux 6.8), its count does.
+    pub fn uncounted(&self) -> BTreeMap<u16, Uncounted> {
+        let (mut found, now) = (BTreeMap::<_, Uncounted>::new(), now());
+        self.each_word(0..2 * NUMBERS, |at, word| {
+            if let Holding::Claimed { slot, sockets: 0 } = word.holding()
+                && (word.is_looked_after() || word.rests(now))
+            {
+                found.entry(slot).or_default().0.push((at, word));
+            }
+        });
+        found
     }
 
-    /// Frees ports that are looked after and that no socket holds, as far as none is counted there, and those that rest for
-    /// connections which are not there any more. `held` tells the ports of all sockets there are, connections in TIME_WAIT among
-    /// them, and is asked after the ports: who binds meanwhile keeps his.
-    pub fn free_unheld(&self, slot: u16, held: impl FnOnce() -> Result<(PortSet, PortSet)>) -> Result<()> {
-        let candidates = self.only_by_look(slot);
-        if candidates.is_empty() {
-            return Ok(());
-        }
-        let (tcp, udp) = held()?;
-        for (at, then) in candidates {
+    /// Frees those of `uncounted` that no socket of `slot` holds. `tcp` and `udp` are the ports of all sockets there are, connections
+    /// in TIME_WAIT among them, and are asked for after [`Self::uncounted`]: who binds meanwhile keeps his.
+    pub fn free_unheld(&self, slot: u16, uncounted: &Uncounted, (tcp, udp): (&PortSet, &PortSet)) {
+        for (at, then) in &uncounted.0 {
             let port = (at % NUMBERS) as u16;
-            let is_held = if at < NUMBERS { tcp.contains(port) } else { udp.contains(port) };
-            if is_held || self.change(at, |word| (word == then).then_some(Word(0))).is_none() {
+            let is_held = if *at < NUMBERS { tcp.contains(port) } else { udp.contains(port) };
+            if is_held || self.change(*at, |word| (word == *then).then_some(Word(0))).is_none() {
                 continue;
             }
             if then.is_looked_after() {
@@ -244,20 +253,6 @@ impl Maps {
                 offers.end_rest(slot, then.until());
             }
         }
-        Ok(())
-    }
-
-    /// Ports without a counted socket of which only a look tells whether they are free: nobody counted what sits there, or the
-    /// programs let it rest as long as a connection may be in TIME_WAIT, which nobody tells them the end of. Where a look does not
-    /// tell of every socket (one of TCP that is only bound, before Linux 6.8), its count does.
-    fn only_by_look(&self, slot: u16) -> Vec<(usize, Word)> {
-        let (mut found, now) = (Vec::new(), now());
-        self.each_claimed(slot, |at, word, sockets| {
-            if sockets == 0 && (word.is_looked_after() || word.rests(now)) {
-                found.push((at, word));
-            }
-        });
-        found
     }
 
     /// Has ports that nobody holds lead to the host again, whoever had them last. Those that ended just now do not yet: a last packet

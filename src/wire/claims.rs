@@ -44,20 +44,30 @@ pub fn take_up(site: &mut Site<'_>, slot: u16) -> Result<()> {
 
 /// Frees the ports among those that a slice has and that no socket of it holds.
 pub fn look_at(maps: &Maps, lease: &Lease) -> Result<()> {
-    maps.free_unheld(lease.slot, || held_by(lease, &Holders::default()).map(|held| (held.tcp, held.udp)))
+    let Some(uncounted) = maps.uncounted().remove(&lease.slot) else { return Ok(()) };
+    let held = held_by(lease, &Holders::default())?;
+    maps.free_unheld(lease.slot, &uncounted, (&held.tcp, &held.udp));
+    Ok(())
 }
 
 /// Frees the ports among those that no socket holds any more, and has what nobody holds lead to nobody.
 pub fn look(maps: &Maps) -> Result<()> {
     maps.forget_past();
-    maps.free_unheld(HOST, || held(&mut Netlink::diag()?).map(|held| (held.tcp, held.udp)))?;
     let (desk, holders) = (Desk::of(maps), Holders::default());
-    for slot in desk.leased().filter(|slot| maps.needs_look(*slot)) {
-        let Some(lease) = desk.record(slot)? else { continue };
-        let done = maps.free_unheld(slot, || held_by(&lease, &holders).map(|held| (held.tcp, held.udp)));
-        if let Err(e) = done {
-            log::debug!("{}: {e}", lease.id);
-        }
+    for (slot, uncounted) in maps.uncounted() {
+        let held = if slot == HOST {
+            held(&mut Netlink::diag()?)?
+        } else {
+            let Some(lease) = desk.record(slot)? else { continue };
+            match held_by(&lease, &holders) {
+                Ok(held) => held,
+                Err(e) => {
+                    log::debug!("{}: {e}", lease.id);
+                    continue;
+                }
+            }
+        };
+        maps.free_unheld(slot, &uncounted, (&held.tcp, &held.udp));
     }
     Ok(())
 }
