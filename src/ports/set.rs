@@ -184,6 +184,16 @@ impl PortSet {
             None
         })
     }
+
+    /// Adds a port, at once where none in the set is above it; number 0 is none.
+    pub fn push(&mut self, port: u16) {
+        let Some(next) = PortRange::new(port, port) else { return };
+        if self.ranges.last().is_none_or(|last| last.begin <= port) {
+            push_merging(&mut self.ranges, next);
+        } else {
+            self.insert(next);
+        }
+    }
 }
 
 impl FromIterator<PortRange> for PortSet {
@@ -236,6 +246,15 @@ mod tests {
         ports.insert(PortRange::new(1, 1).unwrap());
         ports.insert(PortRange::new(62, 62).unwrap());
         assert_eq!(ports.to_string(), "1,10-60,62,65535");
+    }
+
+    #[test]
+    fn ports_in_order_become_ranges() {
+        let mut ports = PortSet::empty();
+        [0, 1, 2, 3, 10, 65534, 65535].into_iter().for_each(|port| ports.push(port));
+        assert_eq!(ports.to_string(), "1-3,10,65534-65535");
+        [11, 5, 65535].into_iter().for_each(|port| ports.push(port));
+        assert_eq!(ports.to_string(), "1-3,5,10-11,65534-65535");
     }
 
     #[test]

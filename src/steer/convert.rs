@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::maps::possible_cpus;
+use super::shared::possible_cpus;
 use super::sys::{self, MapInfo};
 use super::word::{Holding, NUMBERS, Word};
 use crate::error::{Error, Result};

@@ -11,16 +11,15 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::book::Book;
-use super::claims::Offers;
 use super::layout::{Counters, HostFacts, MAX_ADDRESSES, REASONS, SlotEntry};
+use super::names::Naming;
 use super::namespaces::{HOST, Namespaces};
-use super::naming::Naming;
-use super::shared::{Words, open};
+use super::offers::Offers;
+use super::shared::{Words, open, possible_cpus};
 use super::sys;
 use super::tenants::Tenants;
 use super::word::{Holding, NUMBERS, Word, now};
 use crate::error::{Error, Result};
-use crate::file;
 use crate::ports::{PortRange, PortSet};
 
 /// Bytes of a value of `devices`: `struct bpf_devmap_val`.
@@ -174,37 +173,37 @@ impl Maps {
     pub fn taken_by_others(&self, within: PortRange, slot: u16) -> PortSet {
         let now = now();
         let half = |half: usize| {
-            let mut taken = Runs::default();
+            let mut taken = PortSet::empty();
             self.each_word(range_of(within, half), |at, word| {
                 if other(word, slot, now).is_some() {
-                    taken.add((at % NUMBERS) as u16);
+                    taken.push((at % NUMBERS) as u16);
                 }
             });
-            taken.finish()
+            taken
         };
         half(0).union(&half(NUMBERS))
     }
 
     /// The ports of `within` that are leased, steered or not.
     pub fn leased(&self, within: PortRange) -> PortSet {
-        let mut leased = Runs::default();
+        let mut leased = PortSet::empty();
         self.each_word(range_of(within, 0), |at, word| {
             if matches!(word.holding(), Holding::Leased { .. }) {
-                leased.add(at as u16);
+                leased.push(at as u16);
             }
         });
-        leased.finish()
+        leased
     }
 
     /// The leased ports that are steered to `slot`, and those that are only reserved for it.
     pub fn owned(&self, slot: u16) -> (PortSet, PortSet) {
-        let (mut steered, mut reserved) = (Runs::default(), Runs::default());
+        let (mut steered, mut reserved) = (PortSet::empty(), PortSet::empty());
         self.each_word(0..NUMBERS, |at, word| match word.holding() {
-            Holding::Leased { slot: of, steered: true } if of == slot => steered.add(at as u16),
-            Holding::Leased { slot: of, steered: false } if of == slot => reserved.add(at as u16),
+            Holding::Leased { slot: of, steered: true } if of == slot => steered.push(at as u16),
+            Holding::Leased { slot: of, steered: false } if of == slot => reserved.push(at as u16),
             _ => {}
         });
-        (steered.finish(), reserved.finish())
+        (steered, reserved)
     }
 
     /// Each word at the places `within` that somebody has, in order.
@@ -426,29 +425,6 @@ fn other(word: Word, slot: u16, now: u16) -> Option<u16> {
     owner_of(word, now).map(|owner| owner.slot).filter(|of| *of != slot)
 }
 
-/// Ports that come in ascending order, as ranges.
-#[derive(Default)]
-pub(super) struct Runs {
-    done: Vec<PortRange>,
-    run: Option<(u16, u16)>,
-}
-
-impl Runs {
-    pub(super) fn add(&mut self, port: u16) {
-        match &mut self.run {
-            Some((_, end)) if u32::from(*end) + 1 == u32::from(port) => *end = port,
-            run => {
-                self.done.extend(run.replace((port, port)).and_then(|(begin, end)| PortRange::new(begin, end)));
-            }
-        }
-    }
-
-    pub(super) fn finish(self) -> PortSet {
-        let last = self.run.and_then(|(begin, end)| PortRange::new(begin, end));
-        self.done.into_iter().chain(last).collect()
-    }
-}
-
 /// IPv4 as ::ffff:a.b.c.d.
 fn mapped(ip: IpAddr) -> [u8; 16] {
     match ip {
@@ -471,27 +447,4 @@ fn words(value: &[u32; 4]) -> [u8; 16] {
 
 fn failed(doing: &'static str, slot: u16) -> impl Fn(io::Error) -> Error {
     move |e| Error::Bpf { doing: format!("{doing} {slot}"), why: e.to_string() }
-}
-
-/// A per-CPU map has a value for every CPU that could ever be there, not only for those that are.
-pub(super) fn possible_cpus() -> Result<usize> {
-    const PATH: &str = "/sys/devices/system/cpu/possible";
-    let text = file::read_generated_text(PATH).map_err(Error::file("read", PATH))?;
-    let last = text.trim().rsplit([',', '-']).next().and_then(|n| n.parse::<usize>().ok());
-    last.map(|n| n + 1).ok_or_else(|| Error::Failed(format!("cannot understand {PATH}: {:?}", text.trim())))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_in_order_become_ranges() {
-        let mut runs = Runs::default();
-        for port in [1, 2, 3, 10, 65534, 65535] {
-            runs.add(port);
-        }
-        assert_eq!(runs.finish().to_string(), "1-3,10,65534-65535");
-        assert!(Runs::default().finish().is_empty());
-    }
 }

@@ -1,4 +1,5 @@
-//! An array map in memory: its words, read and written without a system call.
+//! What all maps have in common: opening one, an array map in memory, whose words are read and written without a system call, and
+//! how many values an entry of a per-CPU map has.
 
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
@@ -11,6 +12,7 @@ use std::path::Path;
 
 use super::sys;
 use crate::error::{Error, Result};
+use crate::file;
 
 /// The words of an array map that was made with BPF_F_MMAPABLE.
 pub struct Words {
@@ -58,4 +60,12 @@ pub(super) fn open(directory: &Path, name: &str) -> Result<OwnedFd> {
         doing: format!("open the map {}", directory.join(name).display()),
         why: format!("{e}; `portslice setup` makes it"),
     })
+}
+
+/// How many values an entry of a per-CPU map has: one for every CPU that could ever be there, not only for those that are.
+pub(super) fn possible_cpus() -> Result<usize> {
+    const PATH: &str = "/sys/devices/system/cpu/possible";
+    let text = file::read_generated_text(PATH).map_err(Error::file("read", PATH))?;
+    let last = text.trim().rsplit([',', '-']).next().and_then(|n| n.parse::<usize>().ok());
+    last.map(|n| n + 1).ok_or_else(|| Error::Failed(format!("cannot understand {PATH}: {:?}", text.trim())))
 }
