@@ -3,6 +3,9 @@
 
 use super::leases::assignable;
 use super::*;
+use crate::lab::kill::injected;
+use crate::lab::race::both;
+use std::time::Duration;
 
 #[test]
 fn what_may_be_assigned_is_offered_no_more_and_what_may_not_is() {
@@ -48,4 +51,35 @@ fn what_connections_of_the_host_take_is_offered_to_nobody() {
     host.portslice(["sync"]).ok();
     refused(&a.ns, TCP, ANY4, 60000, "they may again");
     refused(&a.ns, TCP, ANY4, 59000, "they may again");
+}
+
+/// Who follows the host may have looked at a slice before its container ended, and the slot's next tenant would have what it gets
+/// then.
+#[test]
+fn what_is_offered_after_the_end_is_taken_back() {
+    let host = host("claims-offer-late");
+    // It enters the namespace of the container a few times, and is held back at each.
+    for n in 1.. {
+        assignable(&host, "9000-9099");
+        let a = open(&host, "a");
+        let (maps, slot) = (maps(&host), slot_of(&host, "a"));
+        assert!(maps.offered(slot).expect("its offer").is_some());
+        assignable(&host, "8000-8049");
+        let delay = format!("delay_enter=1200ms:when={n}");
+        let (sync, ()) = both(
+            || injected(&host, "ioctl", &delay, &["portslice", "sync"], ""),
+            || {
+                std::thread::sleep(Duration::from_millis(600));
+                a.detach();
+            },
+        );
+        let left = maps.offered(slot).expect("an offer");
+        assert!(left.is_none(), "held back at call {n}: {left:?}");
+        let namespaces = maps.namespaces.as_ref().expect("bind() is judged");
+        assert!(!namespaces.has(slot).expect("namespaces"), "held back at call {n}");
+        if sync.took < Duration::from_millis(1200) {
+            assert!(n > 1, "it is never held back");
+            break;
+        }
+    }
 }
