@@ -59,6 +59,26 @@ fn what_it_says_happens() {
     }
 }
 
+/// Programs inside know a port by its name, and what is said of a container that ended is that.
+#[test]
+fn names_are_followed_and_the_ended_send_nothing() {
+    let host = Host::with("explain-names").judged("require").build();
+    let a = host.bare("a", &["--ports", "31000:80"]);
+    let said = host.portslice(["explain", "tcp > 127.0.0.1:80", "--from", "a"]).ok().stdout;
+    assert!(said.contains("a: programs inside reach port 31000 as 80") && said.contains("127.0.0.1:31000"), "{said}");
+    let outside = host.portslice(["explain", "tcp > 10.77.0.1:80", "--from", "a"]).ok().stdout;
+    assert!(!outside.contains("31000 as 80"), "{outside}");
+    a.kill();
+    assert!(wait::eventually(|| host.links() == ["eth0", "lo"]), "{:?}", host.links());
+    let said = host.portslice(["explain", "a"]).ok().stdout;
+    assert!(said.contains("its device is gone") && !said.contains("out of eth0"), "{said}");
+    host.portslice(["explain", "tcp > 10.77.0.1:80", "--from", "a"]).refused(6, "its device is gone");
+    for asked in ["70000", "31000-31005", "tcp"] {
+        host.portslice(["explain", asked]).refused(6, "is no port (1-65535), no container that is attached");
+    }
+    host.portslice(["gc"]).ok();
+}
+
 #[test]
 fn of_what_is_for_a_group_it_names_who_gets_a_copy() {
     let (host, a, b) = Host::with_two("explain-group");

@@ -95,6 +95,38 @@ fn the_mtu_is_lowered_and_raised() {
 }
 
 #[test]
+fn a_datagram_that_no_longer_fits_is_refused_as_on_the_host() {
+    let scene = scene("follow-too-large");
+    scene.host.altered();
+    let _service = Service::on(&scene.host);
+    let large = [0; 1400];
+    for to in [PEER4, PEER6] {
+        let socket = scene.a.inside(|| {
+            let socket = std::net::UdpSocket::bind(SocketAddr::new(probe::any(to), 0)).expect("a socket");
+            socket.connect(SocketAddr::new(to, 4001)).expect("connected");
+            socket
+        });
+        // include/uapi/linux/in.h, in6.h: MTU_DISCOVER, DO
+        let (level, option) = if to.is_ipv4() { (libc::IPPROTO_IP, 10) } else { (libc::IPPROTO_IPV6, 23) };
+        let socket = std::os::fd::OwnedFd::from(socket);
+        sock::set(&socket, level, option, 2i32).expect("its packets are sent whole");
+        let _server = Echo::start(&scene.host.peer, Proto::Udp, SocketAddr::new(probe::any(to), 4001));
+        assert!(wait::eventually(|| sock::send(&socket, &large).is_ok()), "to {to}: it fits");
+        for (ns, device) in [(&scene.host.peer, "wire"), (&scene.host.ns, "eth0")] {
+            ns.ip(&format!("link set {device} mtu 1300"));
+        }
+        let refused = || sock::send(&socket, &large).is_err_and(|e| e.raw_os_error() == Some(libc::EMSGSIZE));
+        assert!(wait::eventually(refused), "to {to}");
+        // what it was told of the last one may still come to it
+        assert!(wait::eventually(|| sock::send(&socket, &large[..1200]).is_ok()), "to {to}: it fits");
+        for (ns, device) in [(&scene.host.peer, "wire"), (&scene.host.ns, "eth0")] {
+            ns.ip(&format!("link set {device} mtu 1500"));
+        }
+    }
+    scene.host.portslice(["sync"]).ok();
+}
+
+#[test]
 fn the_mac_address_changes() {
     let scene = scene("follow-mac");
     scene.host.altered();
@@ -398,7 +430,7 @@ fn a_dry_run_says_what_a_sync_does() {
     host.ns.ip("addr add 10.77.0.9/24 dev eth0");
     host.ns.set_sysctl("ipv4.conf.lo.accept_local", "0");
     let dry = host.portslice(["sync", "--dry-run"]).ok().stdout;
-    assert_eq!(dry.lines().count(), 3, "{dry}");
+    assert_eq!(dry.lines().count(), 4, "{dry}");
     let verbose = host.portslice(["-v", "sync"]).ok();
     for line in dry.lines() {
         let step = line.strip_prefix("would ").expect("what would be done");
@@ -413,4 +445,21 @@ fn a_host_that_is_not_prepared_has_nothing_to_follow() {
     let host = Host::with("follow-nothing").unprepared().build();
     let told = host.portslice(["sync"]).ok();
     assert!(told.stdout.contains("nothing is prepared"), "{told}");
+}
+
+/// What is done about the data path's knowledge of the host is said, and planned.
+#[test]
+fn what_the_data_path_is_told_is_said() {
+    let host = Host::new("follow-told");
+    host.altered();
+    let address = host.ns.read("ip -o -6 addr show dev eth0 scope link");
+    let address = address.split_whitespace().nth(3).expect("a link-local address").to_owned();
+    host.ns.ip(&format!("addr del {address} dev eth0"));
+    for (verb, said) in [(&["sync", "--dry-run"][..], "would tell the data path"), (&["sync"], "told the data path")] {
+        let out = host.portslice(verb).ok();
+        assert!(out.stdout.contains(said), "{verb:?}: {out}");
+    }
+    assert_eq!(host.portslice(["sync"]).ok().stdout, "nothing to do\n");
+    host.ns.ip(&format!("addr add {address} dev eth0 nodad"));
+    assert!(host.portslice(["sync"]).ok().stdout.contains("told the data path"));
 }

@@ -224,3 +224,34 @@ fn what_a_container_leaves_unfinished_takes_nobodys_place() {
         }
     }
 }
+
+/// A stranger who begins datagrams without an end, from many addresses, to a container's port.
+#[test]
+fn what_a_stranger_leaves_unfinished_takes_nobodys_place() {
+    let host = Host::new("frag-stranger");
+    let a = host.bare("a", &["--ports", "31000-31009"]);
+    let b = host.bare("b", &["--ports", "31010-31019"]);
+    let macs = (tap::mac_of(&host.ns, "eth0"), tap::mac_of(&host.peer, "wire"));
+    let begun = |n: u16| {
+        let from = IpAddr::from([10, 77, 1 + (n % 200) as u8, (n / 200) as u8 + 1]);
+        let [first, _] = halves(macs, (from, SENDERS_PORT), (HOST4, a.ports[0]), n, [&[0; FIRST], &[0; 16]]);
+        first
+    };
+    let large = vec![0x5a; 5_000];
+    let to_b = SocketAddr::new(HOST4, b.ports[0]);
+    for (ns, from, to, who) in [
+        (&host.peer, PEER4, to_b, "B got of 20 from the peer"),
+        (&host.ns, HOST4, to_b, "B got of 20 from the host"),
+        (&host.peer, PEER4, SocketAddr::new(HOST4, HOST_PORT), "the host got of 20 from the peer"),
+    ] {
+        let at = if to == to_b { &b.ns } else { &host.ns };
+        let receiver = Echo::start(at, Proto::Udp, SocketAddr::new(probe::any(HOST4), to.port()));
+        let socket = ns.inside(|| std::net::UdpSocket::bind(SocketAddr::new(from, 0)).expect("socket"));
+        for round in 0..20 {
+            tap::flood(&host.peer, "wire", (round * 400..(round + 1) * 400).map(begun));
+            socket.send_to(&large, to).expect("send");
+        }
+        wait::eventually(|| receiver.served() >= 20);
+        assert_eq!(receiver.served(), 20, "{who}");
+    }
+}

@@ -55,6 +55,40 @@ fn a_container_is_found_by_id_name_and_unique_beginning() {
     assert_eq!(host.ids(), [IDS[0]]);
 }
 
+/// What a script has in a variable that is not set.
+#[test]
+fn nothing_is_no_beginning() {
+    let host = Host::new("names-nothing");
+    let _only = host.bare("only", &[]);
+    for verb in ["detach", "show", "explain", "stats"] {
+        let out = host.portslice([verb, ""]);
+        assert!(out.code == Some(2) && out.stderr.contains("give an id or a name"), "{verb}: {out}");
+    }
+    assert_eq!(host.ids(), ["only"]);
+    assert_eq!(host.portslice(["detach", "on"]).ok().stdout, "detached only\n", "who abbreviates is told");
+    assert!(host.ids().is_empty());
+}
+
+/// A container that runs is not hidden by what became of its record.
+#[test]
+fn one_whose_lease_cannot_be_read_is_told_of() {
+    let host = Host::new("names-unreadable");
+    let a = host.bare("a", &["--ports", "31000"]);
+    let path = host.state_dir().join("leases/a");
+    let lease = std::fs::read(&path).expect("its lease");
+    std::fs::write(&path, "garbage").expect("damage");
+    for verb in ["list", "stats"] {
+        let out = host.portslice([verb]).ok();
+        assert!(
+            out.stderr.contains("leases/a cannot be read") && out.stderr.contains("fsck --rebuild"),
+            "{verb}: {out}"
+        );
+    }
+    host.portslice(["show", "a"]).refused(1, "leases/a cannot be read");
+    std::fs::write(&path, lease).expect("as before");
+    drop(a);
+}
+
 #[test]
 fn a_beginning_of_several_is_refused_with_the_candidates() {
     let host = Host::new("names-several");

@@ -58,6 +58,22 @@ fn sources_are_looked_at_only_where_all_is_strict() {
     }
 }
 
+/// Whoever lost its device, by its own root or by anybody, keeps nothing else of the slice.
+#[test]
+fn a_namespace_that_lost_its_device_is_left_as_it_was() {
+    let host = Host::new("ns-no-device");
+    let ns = Ns::net_only("lost its device");
+    let (before, filters_before) = (Baseline::of(&ns), filters(&ns));
+    for verb in [&["gc"][..], &["detach", "a"]] {
+        host.portslice(["attach", "a", "--netns", &ns.path().to_string_lossy(), "--ports", "31000"]).ok();
+        ns.ip("link del eth0");
+        assert!(eventually(|| host.links() == ["eth0", "lo"]), "{:?}", host.links());
+        host.portslice(verb).ok();
+        assert_eq!((changes(&before, &ns), filters(&ns)), (Vec::new(), filters_before.clone()), "{verb:?}");
+        assert!(host.ids().is_empty());
+    }
+}
+
 /// As Docker restarts a container whose network another one shares: the other stays in the old namespace, and its slice bears the
 /// id of who made it.
 #[test]

@@ -6,7 +6,7 @@ use serde_json::json;
 use std::net::TcpStream;
 
 /// Settings with two values each that no namespace has by itself.
-const TUNED: [(&str, [&str; 2]); 23] = [
+const TUNED: [(&str, [&str; 2]); 27] = [
     ("core/somaxconn", ["1234", "99"]),
     ("ipv4/tcp_ecn", ["1", "0"]),
     ("ipv4/tcp_ecn_fallback", ["0", "0"]),
@@ -30,6 +30,10 @@ const TUNED: [(&str, [&str; 2]); 23] = [
     ("ipv4/tcp_timestamps", ["0", "2"]),
     ("ipv6/bindv6only", ["1", "1"]),
     ("unix/max_dgram_qlen", ["512", "513"]),
+    ("ipv4/icmp_ratelimit", ["248", "500"]),
+    ("ipv4/icmp_ratemask", ["6169", "8"]),
+    ("ipv6/icmp/ratelimit", ["248", "500"]),
+    ("ipv6/icmp/ratemask", ["0-1,3-127,129-255", "1"]),
 ];
 
 #[test]

@@ -248,3 +248,17 @@ fn an_uplink_renamed() {
     new.detach();
     rename("wan0", "eth0");
 }
+
+/// What would be refused is refused when it is only planned, too.
+#[test]
+fn a_plan_of_an_undo_knows_of_containers() {
+    let host = Host::new("undo-planned");
+    let a = host.bare("a", &[]);
+    for args in [&["setup", "--undo"][..], &["setup", "--undo", "--dry-run"]] {
+        host.portslice(args).refused(7, "container a is attached: detach it first");
+    }
+    a.kill();
+    assert!(wait::eventually(|| host.links() == ["eth0", "lo"]), "{:?}", host.links());
+    let plan = host.portslice(["setup", "--undo", "--dry-run"]).ok().stdout;
+    assert!(plan.contains("would remove"), "{plan}");
+}

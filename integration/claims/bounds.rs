@@ -1,6 +1,9 @@
 //! What a container may claim, and what it may not.
 
 use super::*;
+use crate::lab::frame;
+use crate::lab::tap::{self, Tap};
+use std::time::Duration;
 
 #[test]
 fn what_is_not_offered_is_not_had() {
@@ -65,4 +68,33 @@ fn sockets_from_before_have_no_more_than_a_container_may() {
     succeeds(&b.ns, UDP, ANY4, 8003, "of the fourth nothing arrives there");
     drop(held);
     host.portslice(["detach", "a"]).ok();
+}
+
+/// Frames that no socket sent: from ports that others have claimed, that are only offered, or claimed of the other protocol.
+#[test]
+fn a_port_that_is_not_held_sends_nothing() {
+    let host = host("claims-frames");
+    let (a, b) = (open(&host, "a"), open(&host, "b"));
+    let _others = [
+        bound(&b.ns, UDP, ANY4, 8000, false).expect("free"),
+        bound(&host.ns, UDP, ANY4, 8001, false).expect("free"),
+        bound(&a.ns, TCP, ANY4, 8002, false).expect("free"),
+    ];
+    let own = bound(&a.ns, UDP, ANY4, 8003, false).expect("free");
+    drop(bound(&a.ns, UDP, ANY4, 8004, false).expect("free"));
+    let macs = (tap::mac_of(&host.ns, "eth0"), tap::mac_of(&a.ns, "eth0"));
+    let sent = |port: u16| {
+        let (marker, tap) = (frame::marker(), Tap::on(&host.peer, "wire"));
+        let packet = frame::udp_packet((HOST4, port), (PEER4, 9000), &marker);
+        tap::inject(&a.ns, "eth0", &frame::ethernet(macs.0, macs.1, frame::IPV4, &packet));
+        std::thread::sleep(Duration::from_millis(40));
+        tap.count(|seen| !seen.outgoing && frame::carries(&seen.bytes, &marker))
+    };
+    assert_eq!(sent(8003), 1, "it is its own");
+    for (port, whose) in [(8000, "b's"), (8001, "the host's"), (8002, "its own, of TCP"), (8005, "offered to it alone")]
+    {
+        let before = a.drops("source_port");
+        assert_eq!((sent(port), a.drops("source_port") - before), (0, 1), "{port} is {whose}: {}", a.show()["drops"]);
+    }
+    drop(own);
 }

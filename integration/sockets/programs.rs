@@ -25,6 +25,13 @@ fn configure(host: &Host, from: &str, to: &str) {
     std::fs::write(host.config_file(), config.replace(from, to)).expect("config");
 }
 
+/// The cgroup that its configuration names.
+fn cgroup_of(host: &Host) -> String {
+    let config = std::fs::read_to_string(host.config_file()).expect("config");
+    let line = config.lines().find_map(|line| line.strip_prefix("socket_cgroup = "));
+    line.expect("a cgroup").trim_matches('"').to_owned()
+}
+
 #[test]
 fn they_are_attached_once_and_undone_without_a_trace() {
     let host = Host::with("sockets-undone").judged("require").build();
@@ -126,12 +133,7 @@ fn another_version_replaces_them_and_they_know_everybody() {
 #[test]
 fn a_cgroup_that_lets_nobody_in_is_told_of() {
     let host = Host::with("sockets-locked-out").judged("auto").build();
-    let cgroup = host.run(
-        ["sed", "-n", "s/^socket_cgroup = \"\\(.*\\)\"/\\1/p"]
-            .into_iter()
-            .chain([host.config_file().to_str().expect("a name")]),
-    );
-    let cgroup = cgroup.ok().stdout.trim().to_owned();
+    let cgroup = cgroup_of(&host);
     let locked = format!("{cgroup}/locked{}", host.tag);
     let program = bpf_directory(&host.state_dir()).join("prog_bind4");
     host.run(["mkdir", &locked]).ok();
@@ -164,6 +166,90 @@ fn a_cgroup_that_lets_nobody_in_is_told_of() {
     host.portslice(["sync"]).ok();
     assert_eq!(a.show()["bind_judged"], true);
     host.run(["rmdir", &locked]).ok();
+}
+
+/// What root inside has of bpf(2): with every other capability over the host's namespaces, and in a user namespace of its own.
+#[test]
+fn root_inside_neither_takes_them_off_nor_reads_or_changes_what_they_know() {
+    use std::os::unix::fs::PermissionsExt;
+    let host = Host::with("sockets-hostile").judged("require").build();
+    let (a, _b) = two(&host);
+    let own = attached(&host);
+    let (link, program) =
+        find::on_cgroups().expect("links").into_iter().find(|(_, p)| own.contains(p)).expect("a link");
+    let (link, id) = (link.to_string(), program.to_string());
+    let cgroup = host.ns.root(&cgroup_of(&host)).to_string_lossy().into_owned();
+    let shown: serde_json::Value = host.run(["bpftool", "-j", "prog", "show", "id", &id]).ok().json();
+    let maps: Vec<String> =
+        shown["map_ids"].as_array().expect("its maps").iter().map(std::string::ToString::to_string).collect();
+    let mut tried: Vec<Vec<&str>> = vec![
+        vec!["link", "detach", "id", &link],
+        vec!["link", "show", "id", &link],
+        vec!["prog", "dump", "xlated", "id", &id],
+    ];
+    for map in &maps {
+        tried.push(vec!["map", "dump", "id", map]);
+        tried.push(vec!["map", "delete", "id", map, "key", "0", "0", "0", "0"]);
+    }
+    // a path of the host's, as it would be named in there
+    tried.push(vec!["cgroup", "detach", &cgroup, "cgroup_inet4_bind", "id", &id]);
+    let ways: [&[&str]; 2] = [&["setpriv", "--bounding-set", "-sys_admin,-bpf,-perfmon"], &["unshare", "-U", "-r"]];
+    for way in ways {
+        for arguments in &tried {
+            let mut command = a.ns.command(way[0]);
+            let out = command.args(&way[1..]).arg("bpftool").args(arguments).output().expect("bpftool");
+            let said = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+            let refused = !out.status.success()
+                && ["Operation not permitted", "can't open cgroup"].iter().any(|why| said.contains(why));
+            assert!(refused, "{way:?} bpftool {arguments:?}: {:?} {said}", out.status);
+        }
+    }
+    assert_eq!(attached(&host), own);
+    for kind in KINDS {
+        binds(&a.ns, kind, &[], ANY4, 31010, true);
+    }
+    for directory in [host.state_dir(), host.ns.root(&bpf_directory(&host.state_dir()).to_string_lossy())] {
+        let mode = std::fs::metadata(&directory).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", directory.display());
+    }
+}
+
+#[test]
+fn another_cgroup_has_them_instead_and_an_undo_takes_them_off() {
+    let host = Host::with("sockets-moved").judged("require").build();
+    let (a, b) = two(&host);
+    let before = attached(&host);
+    let cgroup = cgroup_of(&host);
+    let other = format!("{cgroup}/other{}", host.tag);
+    host.run(["mkdir", &other]).ok();
+    configure(&host, &format!("{cgroup}\""), &format!("{other}\""));
+    host.portslice(["sync"]).ok();
+    assert_eq!(attached(&host).len(), PROGRAMS, "each once, on the other one");
+    for kind in KINDS {
+        binds(&host.ns, kind, &[], ANY4, 31000, false);
+    }
+    assert_eq!(a.show()["bind_judged"], true);
+    let after = attached(&host);
+    [a, b].iter().for_each(|container| drop(container.detach()));
+    host.portslice(["setup", "--undo"]).ok();
+    let left = find::on_cgroups().expect("links");
+    let ours = |program: &u32| before.contains(program) || after.contains(program);
+    assert!(left.iter().all(|(_, program)| !ours(program)), "{left:?}");
+    host.run(["rmdir", &other]).ok();
+}
+
+/// A name that leads to no cgroup is a mistake in the configuration, whatever the rules say, and is told before anything is done.
+#[test]
+fn a_cgroup_that_is_none_is_refused_before_anything_is_done() {
+    let host = Host::with("sockets-no-cgroup").judged("auto").unprepared().build();
+    configure(&host, &format!("{}\"", cgroup_of(&host)), "/nonexistent\"");
+    let before = crate::lab::leftovers::Baseline::of(&host.ns);
+    for args in [&["setup", "--dry-run"][..], &["setup"]] {
+        let why = "config key socket_cgroup: cannot open the cgroup /nonexistent";
+        host.portslice(args).refused(2, why);
+    }
+    let left = before.compare(&host.ns, &host.state_dir());
+    assert!(left.is_empty() && !host.state_dir().exists(), "{left:?}");
 }
 
 /// A host that is one of several on a machine does not look at everybody's sockets unless it is asked to.

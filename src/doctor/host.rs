@@ -73,8 +73,10 @@ fn prepared(scene: &Scene<'_>) -> crate::error::Result<Vec<Finding>> {
             fail("host", seen, "no container can start; the kernel has a copy", scene.command("fsck --rebuild"))
         } else {
             let seen = format!("another installation serves this host, in {place}");
-            let why =
-                format!("two would take each other's ports; this one in {} cannot be used beside it", own.display());
+            let why = format!(
+                "two would take each other's ports: name {place} (--state-dir) if that is the one you mean, or undo it if {} is",
+                own.display()
+            );
             fail("host", seen, why, format!("portslice --state-dir {place} setup --undo"))
         });
     }

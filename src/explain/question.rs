@@ -110,6 +110,17 @@ impl Question {
         }
     }
 
+    /// Is it for an address of the host, as far as that is said?
+    pub fn is_for_the_host(&self, world: &World) -> bool {
+        self.destination.address.is_none_or(|ip| ip.is_loopback() || world.is_local(ip))
+    }
+
+    /// The same to another port.
+    pub fn to_port(mut self, port: u16) -> Self {
+        self.destination.port = Some(port);
+        self
+    }
+
     /// The frame of a complete one: the first of a connection, or an echo request.
     pub(super) fn frame(&self, (to, from): (Mac, Mac)) -> Vec<u8> {
         let payload = self.transport();

@@ -23,16 +23,20 @@ pub struct Cgroup {
 }
 
 /// Opens the cgroup that `configured` names (config key `socket_cgroup`), else the root of the hierarchy.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] for a name that leads to no cgroup, [`Error::Unsupported`] where there is no hierarchy.
 pub fn open(configured: Option<&Path>) -> Result<Cgroup> {
     if let Some(path) = configured {
-        let directory = directory(path).map_err(Error::file("open the cgroup", path))?;
-        return of(directory)?.ok_or_else(|| {
-            let why = format!(
-                "{} is no cgroup of the cgroup2 hierarchy; name a directory on a cgroup2 mount",
-                path.display()
-            );
-            Error::invalid("config key socket_cgroup", why)
-        });
+        let wrong = |why: String| {
+            let remedy = "name a directory on a cgroup2 mount, as /sys/fs/cgroup is one";
+            Error::invalid("config key socket_cgroup", format!("{why}; {remedy}"))
+        };
+        let directory =
+            directory(path).map_err(|e| wrong(format!("cannot open the cgroup {} ({e})", path.display())))?;
+        let none = || wrong(format!("{} is no cgroup of the cgroup2 hierarchy", path.display()));
+        return of(directory)?.ok_or_else(none);
     }
     let failed = |e: io::Error| {
         Error::unsupported(

@@ -17,8 +17,8 @@ use crate::ports::{PortRange, PortSet};
 /// Host values a container starts with: a namespace begins with the kernel's defaults, not with what the operator, or systemd,
 /// tuned. Those of Mesos' list (port_mapping isolator, pre-exec script) but six that no kernel since 5.10 has per namespace
 /// (core/netdev_max_backlog, core/rmem_max, core/wmem_max, ipv4/neigh/default/gc_thresh1..3); then others that programs notice:
-/// what they may open, and how their connections behave.
-pub const COPIED: [&str; 23] = [
+/// what they may open, how their connections behave, and how many errors a peer is sent.
+pub const COPIED: [&str; 27] = [
     "core/somaxconn",
     "ipv4/tcp_ecn",
     "ipv4/tcp_ecn_fallback",
@@ -42,6 +42,10 @@ pub const COPIED: [&str; 23] = [
     "ipv4/tcp_timestamps",
     "ipv6/bindv6only",
     "unix/max_dgram_qlen",
+    "ipv4/icmp_ratelimit",
+    "ipv4/icmp_ratemask",
+    "ipv6/icmp/ratelimit",
+    "ipv6/icmp/ratemask",
 ];
 
 /// The first port that is bound without CAP_NET_BIND_SERVICE.

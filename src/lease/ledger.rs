@@ -123,16 +123,23 @@ impl Ledger {
 
     /// All leases, by slot. One that cannot be read is left out and logged; its ports stay taken.
     pub fn all(&self) -> Result<Vec<Lease>> {
-        let mut leases = Vec::new();
+        let (leases, unreadable) = self.all_and_unreadable()?;
+        unreadable.iter().for_each(|e| log::warn!("{e}"));
+        Ok(leases)
+    }
+
+    /// The same, and why others cannot be read.
+    pub fn all_and_unreadable(&self) -> Result<(Vec<Lease>, Vec<Error>)> {
+        let (mut leases, mut unreadable) = (Vec::new(), Vec::new());
         for id in self.ids()? {
             match self.read(&id) {
                 // It may have ended between the listing and the reading.
                 Ok(lease) => leases.extend(lease),
-                Err(e) => log::warn!("{e}"),
+                Err(e) => unreadable.push(e),
             }
         }
-        leases.sort_by_key(|lease| lease.slot);
-        Ok(leases)
+        leases.sort_by_key(|lease: &Lease| lease.slot);
+        Ok((leases, unreadable))
     }
 
     /// Records a lease, new or changed: in the kernel, as a file, and the links of its members.

@@ -12,6 +12,9 @@ use crate::request::ContainerId;
 ///
 /// [`Error::NotFound`] when there is none, [`Error::Invalid`] with the candidates when there are several.
 pub fn find<'a>(leases: &'a [Lease], text: &str) -> Result<(&'a Lease, Option<&'a Member>)> {
+    if text.is_empty() {
+        return Err(Error::invalid("container \"\"", "every name begins so; give an id or a name"));
+    }
     let all = || leases.iter().flat_map(|lease| members_of(lease).map(move |member| (lease, member)));
     let id = |(lease, member): &(&'a Lease, Option<&'a Member>)| member.map_or(&lease.id, |m| &m.id).as_str();
     let name = |(_, member): &(&'a Lease, Option<&'a Member>)| member.and_then(|member| member.name.as_deref());

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::process::{boot_id, mount_namespace, privileged};
 use crate::host::sysctl::Proc;
-use crate::host::{Facts, HostRecord, beside, features};
+use crate::host::{Facts, HostRecord, beside, cgroup2, features};
 use crate::lease::lock::{Lock, PATIENCE, is_gone};
 use crate::lease::{Lease, Ledger, Stage};
 use crate::net::{Netlink, Netns};
@@ -33,10 +33,13 @@ pub struct Outcome {
     pub actions: Vec<Action>,
     /// The same for slices that ran already and follow the host.
     pub slices: Vec<Followed>,
+    /// Did the data path know the host as it was before?
+    pub told: bool,
     /// How many ephemeral ports of its own the host keeps.
     pub host_ports: u32,
-    /// Why nothing reserves the ports again at the next boot, if that is so here.
-    pub gap: Option<String>,
+    /// What is to be known of this host, one line each: why nothing reserves the ports again at the next boot, or why bind() is not
+    /// judged.
+    pub gaps: Vec<String>,
 }
 
 /// How a host is to be made ready.
@@ -78,6 +81,10 @@ pub fn setup(config: &Config, how: How) -> Result<Outcome> {
         alone(config, &before)?;
     }
     reserve::check(config, &ledger, before, &mut netlink)?;
+    let judged = sockets::wanted(config, here);
+    if judged && config.socket_cgroup.is_some() {
+        cgroup2::open(config.socket_cgroup.as_deref())?;
+    }
     let lock = if how.dry { None } else { Some(quiet(config, &ledger, boot)?) };
     let mut record = HostRecord::read(&config.state_dir, boot)?;
     check_namespace(&record, here, config)?;
@@ -92,21 +99,23 @@ pub fn setup(config: &Config, how: How) -> Result<Outcome> {
     let mut site = HostSite::new(config, Some(&facts), &ledger, record, &mut netlink);
     check(&mut site, &facts, &version)?;
     let (release, host_ports) = reserve::look(&mut site)?;
-    let (sides, judged) = (beside::inbound(site.netlink, &facts.uplink)?, sockets::wanted(config, here));
+    let sides = beside::inbound(site.netlink, &facts.uplink)?;
     let wanted = Wanted { version, shaper, sockets: judged, sides, kept: files::kept(here) };
     let plan = host::host(config, &facts, &wanted);
     let mut actions = obsolete(&site, &facts, &wanted);
     actions.extend(release);
-    let gap = files::boot_gap(here);
+    let mut gaps: Vec<String> = files::boot_gap(here).into_iter().collect();
     if how.dry {
         actions.extend(run::missing(&mut site, plan)?);
         let (given, loaded) = (site.record.given(), programs::is_loaded(&site, &wanted.version)?);
         // What is not there yet cannot be looked at.
         let slices = if loaded { follow::plan(config, &given)? } else { Vec::new() };
-        return Ok(Outcome { facts, actions, slices, host_ports, gap });
+        let told = loaded && !knows(config, &facts, &site.record)?;
+        return Ok(Outcome { facts, actions, slices, told, host_ports, gaps });
     }
     look_around(&mut site)?;
     site.save()?;
+    let was_ready = site.record.ready;
     actions.iter().try_for_each(|action| act(&mut site, action))?;
     actions.extend(complete(&mut site, plan)?);
     if !site.record.ready {
@@ -115,13 +124,28 @@ pub fn setup(config: &Config, how: How) -> Result<Outcome> {
     }
     site.record.mount_namespace = site.record.mount_namespace.or_else(mount_namespace);
     site.save()?;
+    let missing = site.record.sockets.as_ref().and_then(|sockets| sockets.missing.as_ref());
+    gaps.extend(missing.map(|why| format!("bind() is not judged: {why}")));
+    let told = was_ready && !knows(config, &facts, &site.record)?;
+    if told {
+        log::info!("{TOLD}");
+    }
     let (made, directory) = (Made::of(&site.record), bpf_directory(&config.state_dir));
     Maps::open(&directory)?.set_host(&host_facts(&facts, made), &facts.addresses, &facts.others)?;
     drop(lock);
     // A process that stands still must keep neither other containers from starting nor slices from following that it does not
     // work on.
     let slices = follow::all(config, if how.keep_programs { Duration::from_secs(1) } else { PATIENCE })?;
-    Ok(Outcome { facts, actions, slices, host_ports, gap })
+    Ok(Outcome { facts, actions, slices, told, host_ports, gaps })
+}
+
+/// What is done where [`Outcome::told`].
+pub const TOLD: &str = "tell the data path of the host's addresses, MAC, MTU and routes";
+
+/// Does the data path know the host as it is?
+fn knows(config: &Config, facts: &Facts, record: &HostRecord) -> Result<bool> {
+    let maps = Maps::open(&bpf_directory(&config.state_dir))?;
+    maps.has_host(&host_facts(facts, Made::of(record)), &facts.addresses, &facts.others)
 }
 
 /// Carries out what of `plan` is missing, and returns it.
@@ -131,10 +155,18 @@ fn complete(site: &mut HostSite<'_>, plan: Vec<Step>) -> Result<Vec<Action>> {
         // Looked at when what comes before it is there: new programs leave every hook with an old one.
         for action in run::missing(site, vec![step])? {
             act(site, &action)?;
-            done.push(action);
+            if !is_missing(site, &action) {
+                done.push(action);
+            }
         }
     }
     Ok(done)
+}
+
+/// Is it one that this kernel cannot do, and that its host does without?
+fn is_missing(site: &HostSite<'_>, action: &Action) -> bool {
+    matches!(action.step, Step::Sockets { .. })
+        && site.record.sockets.as_ref().is_some_and(|sockets| sockets.missing.is_some())
 }
 
 /// Carries out an action. What fails on a host that is ready leaves what worked there until then.

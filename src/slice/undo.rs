@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::ready::{alone, check_namespace, open};
+use super::state::{State, state};
 use super::{files, reclaim, run};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -43,6 +44,9 @@ pub fn undo(config: &Config, dry: bool) -> Result<Undone> {
     let mut netlink = Netlink::route()?;
     if dry {
         let mut actions = if record.ready { reclaim::plan(config)? } else { Vec::new() };
+        if record.ready {
+            unused_but_for_the_ended(config, &record, &ledger)?;
+        }
         let mut site = HostSite::new(config, None, &ledger, record, &mut netlink);
         actions.extend(there(&mut site, here)?.1);
         return Ok(Undone { reclaimed: Vec::new(), actions });
@@ -115,15 +119,31 @@ fn pins_are_ours(config: &Config, record: &HostRecord) -> Result<()> {
 fn unused(config: &Config, record: &HostRecord) -> Result<()> {
     let host = open(config, record)?;
     let desk = Desk::of(&host.maps);
-    let leased: Vec<u16> = desk.leased().collect();
-    if let Some(first) = leased.first() {
-        let name = desk.name(*first);
-        return Err(Error::Busy(format!(
-            "{} containers are attached, {name} among them: detach them first (`portslice detach ID`)",
-            leased.len()
-        )));
+    refuse_for(&desk.leased().map(|slot| desk.name(slot)).collect::<Vec<_>>())
+}
+
+/// The same before those that ended without a word are taken back.
+fn unused_but_for_the_ended(config: &Config, record: &HostRecord, ledger: &Ledger) -> Result<()> {
+    let host = open(config, record)?;
+    let mut living = Vec::new();
+    for lease in ledger.all()? {
+        if matches!(state(&lease, ledger, &host)?, State::Live | State::Worked) {
+            living.push(format!("container {}", lease.id));
+        }
     }
-    Ok(())
+    refuse_for(&living)
+}
+
+fn refuse_for(attached: &[String]) -> Result<()> {
+    let why = match attached {
+        [] => return Ok(()),
+        [one] => format!("{one} is attached: detach it first (`portslice detach ID`)"),
+        [first, ..] => format!(
+            "{} containers are attached, {first} among them: detach them first (`portslice detach ID`)",
+            attached.len()
+        ),
+    };
+    Err(Error::Busy(why))
 }
 
 /// Removes devices of ended slices whose namespaces the kernel still keeps, for data that their sockets could not send.

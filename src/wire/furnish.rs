@@ -13,7 +13,7 @@ use crate::host::sysctl::Settings;
 use crate::lease::record::Found;
 use crate::net::link::{LO, Mac, Sources};
 use crate::net::route::InnerRoute;
-use crate::net::{Netlink, Request, address, filter, link, qdisc, route};
+use crate::net::{Netlink, Netns, Request, address, filter, link, qdisc, route};
 use crate::plan::slice::{EPHEMERAL, LO_TAKES};
 use crate::plan::step::Furniture;
 
@@ -60,14 +60,23 @@ pub fn perform(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
 
 /// Takes the filter off its lo and puts settings back, if the namespace lives and can be reached.
 pub fn undo(site: &mut Site<'_>) -> Result<()> {
-    if !site.lives()? {
-        return Ok(());
-    }
     let (found, proc) = (site.found.clone(), site.proc);
-    let container = match site.container() {
-        // It lives, but only in the kernel: sockets that still have something to send.
-        Err(Error::NotFound(_)) => return Ok(()),
-        container => container?,
+    let by_name;
+    let container = if site.pair()?.is_none() {
+        // Whoever removed the device may have kept the namespace. Nearly always both are gone, and one look tells.
+        match Netns::open(&site.lease.netns) {
+            Ok(there) if there.id == site.lease.netns_id => by_name = there,
+            _ => return Ok(()),
+        }
+        &by_name
+    } else if site.lives()? {
+        match site.container() {
+            // It lives, but only in the kernel: sockets that still have something to send.
+            Err(Error::NotFound(_)) => return Ok(()),
+            container => container?,
+        }
+    } else {
+        return Ok(());
     };
     container.inside(|| {
         unguard_lo(&mut Netlink::route()?, found.lo_qdisc)?;

@@ -13,11 +13,13 @@ use crate::lease::{Lease, Ledger};
 use crate::net::{Netlink, Netns, diag, link, route};
 use crate::plan::host::bpf_directory;
 use crate::ports::{PortRange, PortSet};
+use crate::refusal::quoted;
 use crate::slice::ready::peek;
 use crate::steer::model::World;
 use crate::steer::model::world::Path;
 use crate::steer::namespaces::HOST;
 use crate::steer::{Claim, Joined, Maps, Owner};
+use crate::wire::Host;
 
 /// TCP and UDP.
 const PROTOCOLS: [u8; 2] = [6, 17];
@@ -48,41 +50,73 @@ pub fn run(config: &Config, asked: &str, from: Option<&str>, json: bool) -> Resu
     let mut names = names(config, &mut world)?;
     names.claims = host.maps.all_claims().into_values().flatten().map(|claim| (claim.port, claim.udp)).collect();
     sender.iter().try_for_each(|lease| listen(&mut world, lease))?;
-    let slot = sender.map(|lease| lease.slot);
+    let slot = sender.as_ref().map(|lease| lease.slot);
+    if let Some(lease) = &sender
+        && let Some(gone) = ended(&host, lease)?
+    {
+        return Err(Error::NotFound(gone));
+    }
     let answer = if let Ok(port) = asked.parse::<u16>() {
         let packets = vec![way(&mut world, &names, &Question::of_port(port), slot)?];
         let mut about = about(&names, port, &host.maps);
         about.extend(named_inside(config, port, host.maps.owner(port))?);
         Answer { about, packets }
     } else if asked.contains([' ', '>']) {
-        let question: Question = asked.parse()?;
+        let mut question: Question = asked.parse()?;
+        let mut about = Vec::new();
+        let by_name = sender.as_ref().and_then(|lease| named_from_inside(&world, lease, &question));
+        if let Some((port, told)) = by_name {
+            (question, about) = (question.to_port(port), vec![told]);
+        }
         let claim = question.claimable().and_then(|(port, udp)| host.maps.claim(port, udp));
-        let about = claim.map(|claim| claims::told(&claim, &holder(&names, claim.slot)));
-        Answer { about: about.into_iter().collect(), packets: vec![way(&mut world, &names, &question, slot)?] }
+        about.extend(claim.map(|claim| claims::told(&claim, &holder(&names, claim.slot))));
+        Answer { about, packets: vec![way(&mut world, &names, &question, slot)?] }
     } else {
-        container(config, &mut world, &names, (asked, &host.maps))?
+        container(config, &mut world, &names, (asked, &host))?
     };
     if json { print_json(&answer) } else { print(&text(&answer)) }
 }
 
 /// What reaches a container, and what it reaches: from outside, outside, and the host's loopback.
-fn container(config: &Config, world: &mut World, names: &Names, (text, maps): (&str, &Maps)) -> Result<Answer> {
-    let (lease, _) = named(config, text)?;
+fn container(config: &Config, world: &mut World, names: &Names, (text, host): (&str, &Host)) -> Result<Answer> {
+    let (lease, _) = named(config, text).map_err(|e| match e {
+        Error::NotFound(_) => Error::NotFound(format!(
+            "{} is no port (1-65535), no container that is attached, and no packet (\"tcp 10.0.0.5:1234 > :31005\")",
+            quoted(text)
+        )),
+        e => e,
+    })?;
     listen(world, &lease)?;
     let ports = lease.all_ports();
     let first = ports.iter().next().unwrap_or(lease.block.begin());
     let (outside, loopback) = (Question::to_outside(world, HTTPS), Question::to_loopback(world, SSH));
-    let packets = vec![
-        way(world, names, &Question::of_port(first), None)?,
-        way(world, names, &outside, Some(lease.slot))?,
-        way(world, names, &loopback, Some(lease.slot))?,
-    ];
+    let mut packets = vec![way(world, names, &Question::of_port(first), None)?];
+    let gone = ended(host, &lease)?;
+    if gone.is_none() {
+        packets.push(way(world, names, &outside, Some(lease.slot))?);
+        packets.push(way(world, names, &loopback, Some(lease.slot))?);
+    }
     let ports = lease.state().port_names().beside(&ports);
     let mut about = vec![format!("{}: slot {}, device {}, ports {ports}", lease.id, lease.slot, lease.link())];
-    if let Some(claims) = maps.all_claims().get(&lease.slot) {
+    about.extend(gone);
+    if let Some(claims) = host.maps.all_claims().get(&lease.slot) {
         about.push(format!("{}: has claimed {}", lease.id, claims::listed(claims)));
     }
     Ok(Answer { about, packets })
+}
+
+/// What is to be known of a container that ended without a word.
+fn ended(host: &Host, lease: &Lease) -> Result<Option<String>> {
+    let why = "its device is gone, so it sends and receives nothing: `portslice gc` takes back what it had";
+    Ok((!host.is_wired(lease)?).then(|| format!("{}: {why}", lease.id)))
+}
+
+/// The port that programs of a container reach under the number they ask for, where that is a name.
+fn named_from_inside(world: &World, lease: &Lease, question: &Question) -> Option<(u16, String)> {
+    let (asked, udp) = question.claimable().filter(|_| question.is_for_the_host(world))?;
+    let names = lease.state().port_names();
+    let (outside, _) = names.of(udp).find(|(_, inside)| *inside == asked)?;
+    Some((outside, format!("{}: programs inside reach port {outside} as {asked}, which is its name there", lease.id)))
 }
 
 /// The way of a packet. Where the data path would ask the kernel for a route, so is done here.
@@ -135,7 +169,7 @@ fn holder(names: &Names, slot: u16) -> String {
     match names.leases.get(&slot) {
         _ if slot == HOST => "the host".into(),
         Some(lease) => format!("{lease} (slot {slot})"),
-        None => format!("slot {slot}, without a lease (slot {slot})"),
+        None => format!("slot {slot}, without a lease"),
     }
 }
 

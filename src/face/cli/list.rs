@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::{claims, print, print_json};
 use crate::config::Config;
 use crate::error::Result;
+use crate::face::complain;
 use crate::lease::record::members_of;
 use crate::lease::view::{gone, view};
 use crate::lease::{Lease, Ledger, Member};
@@ -18,7 +19,8 @@ const CLAIMED: &str = "CLAIMED";
 
 pub fn run(config: &Config, json: bool) -> Result<()> {
     let ledger = Ledger::at(&config.state_dir);
-    let leases = ledger.all()?;
+    let (leases, unreadable) = ledger.all_and_unreadable()?;
+    unreadable.iter().for_each(|e| complain(&format!("portslice: warning: {e}")));
     let host = peek(config)?;
     let dead = |lease: &Lease| match &host {
         Some(host) => state(lease, &ledger, host).is_ok_and(|state| state == State::Dead),

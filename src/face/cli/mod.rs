@@ -105,10 +105,15 @@ fn end(config: &Config, text: &str, dry: bool) -> Result<()> {
     if dry {
         return print_plan(&detach::plan(config, &id)?);
     }
-    if slice::detach(config, &id, &By::Operator)?.is_none() {
-        log::debug!("{id}: nothing is attached");
+    match slice::detach(config, &id, &By::Operator)? {
+        // Who gave a name, or the beginning of one, is told what that came to.
+        Some(_) if id.as_str() != text => print(&format!("detached {id}\n")),
+        Some(_) => Ok(()),
+        None => {
+            log::debug!("{id}: nothing is attached");
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 fn gc(config: &Config, json: bool, dry: bool) -> Result<()> {
@@ -123,7 +128,7 @@ fn gc(config: &Config, json: bool, dry: bool) -> Result<()> {
 fn named(config: &Config, text: &str) -> Result<(Lease, Option<Member>)> {
     let ledger = Ledger::at(&config.state_dir);
     if let Ok(id) = text.parse::<ContainerId>()
-        && let Ok(Some(lease)) = ledger.of_member(&id)
+        && let Some(lease) = ledger.of_member(&id)?
     {
         let member = lease.member(&id).cloned();
         return Ok((lease, member));

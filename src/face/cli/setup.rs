@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::face::report;
 use crate::slice::boot::at_boot;
 use crate::slice::follow::Followed;
-use crate::slice::setup::{self, How, Outcome, setup};
+use crate::slice::setup::{self, How, Outcome, TOLD, setup};
 use crate::slice::undo::undo;
 
 pub fn run(config: &Config, args: &Setup) -> Result<()> {
@@ -65,21 +65,30 @@ fn boot(config: &Config) -> Result<()> {
 /// What would be done on the host and about its slices.
 fn plan(outcome: &Outcome) -> Result<()> {
     let slices = outcome.slices.iter().flat_map(|slice| &slice.actions);
-    print_plan(&outcome.actions.iter().chain(slices).cloned().collect::<Vec<_>>())
+    let mut lines: Vec<String> = outcome.actions.iter().chain(slices).map(|action| format!("would {action}")).collect();
+    if outcome.told {
+        lines.push(format!("would {TOLD}"));
+    }
+    print_lines(&lines)
 }
 
 /// What was done on the host, and how many slices followed it.
 fn changes(outcome: &Outcome) -> Vec<String> {
     let mut lines = done(&outcome.actions);
     let followed = outcome.slices.iter().filter(|slice| slice.failed.is_none()).count();
-    if followed > 0 {
-        lines.push(format!("{followed} containers follow the host"));
+    if outcome.told {
+        lines.push(TOLD.replacen("tell", "told", 1));
+    }
+    match followed {
+        0 => {}
+        1 => lines.push("1 container follows the host".into()),
+        more => lines.push(format!("{more} containers follow the host")),
     }
     lines
 }
 
 fn ready(config: &Config, outcome: &Outcome) -> Result<()> {
-    if let Some(gap) = &outcome.gap {
+    for gap in &outcome.gaps {
         report("portslice", log::Level::Warn, &format!("warning: {gap}"));
     }
     let addresses: Vec<String> = outcome.facts.addresses.iter().map(ToString::to_string).collect();

@@ -10,6 +10,7 @@ use super::args::Stats;
 use super::{id_of, named, print, print_json};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::face::complain;
 use crate::lease::{Lease, Ledger};
 use crate::request::ContainerId;
 use crate::slice::account::{self, Finished};
@@ -24,6 +25,10 @@ const RIGHT: [usize; 7] = [1, 2, 3, 4, 5, 6, 7];
 pub fn run(config: &Config, args: &Stats) -> Result<()> {
     if args.finished {
         return finished(config, args);
+    }
+    if args.ids.is_empty() {
+        let (_, unreadable) = Ledger::at(&config.state_dir).all_and_unreadable()?;
+        unreadable.iter().for_each(|e| complain(&format!("portslice: warning: {e}")));
     }
     let mut reported = Reported::default();
     loop {
