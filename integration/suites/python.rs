@@ -9,7 +9,7 @@ const QUICK: [(&str, usize); 3] = [("test_socketserver", 20), ("test_httpservers
 const SLOW: [(&str, usize); 3] = [("test_ftplib", 80), ("test_ssl", 120), ("test_asyncio", 1500)];
 
 /// How long one run of a module may take.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(1200);
 
 /// Sockets of virtual machines are of no network namespace, and the test of them waits for ever where the machine is one.
 const LEFT_OUT: &str = "*VSOCK*";
@@ -21,7 +21,7 @@ echo nameserver 127.0.0.1 >resolv.conf
 mount --bind resolv.conf /etc/resolv.conf
 mkdir /run/t
 cd /run/t
-env -i PATH=\"$PATH\" LC_ALL=C.UTF-8 HOME=/run/t TMPDIR=/run/t /usr/bin/python3 -m test -u network --timeout 120 \\
+env -i PATH=\"$PATH\" LC_ALL=C.UTF-8 HOME=/run/t TMPDIR=/run/t /usr/bin/python3 -m test -u network --timeout 400 \\
     --junit-xml /run/t/outcomes.xml -i 'LEFT_OUT' --matchfile \"$dir/matching\" MODULE || true
 cp outcomes.xml \"$dir\"
 ";
