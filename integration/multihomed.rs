@@ -141,6 +141,31 @@ fn rules_by_source_choose_the_card() {
     }
 }
 
+/// Who has chosen the source that a rule asks for has the rule's default route; who has not has none, on the host and inside.
+#[test]
+fn a_default_route_that_a_rule_alone_leads_to() {
+    let host = Host::with("two-rule-default").config("uplink = \"eth0\"\n").unprepared().build();
+    host.altered();
+    ways(
+        &host.ns,
+        "route del default\nroute add default via 10.77.0.1 dev eth0 table 100\nrule add from 10.77.0.2 lookup 100",
+    );
+    host.portslice(["setup"]).ok();
+    let a = host.bare("a", &[]);
+    let to = SocketAddr::new(FAR4, 4001);
+    let _echo = Echo::start(&host.peer, Proto::Tcp, to);
+    for ns in [&host.ns, &a.ns] {
+        let (tried, took) = ask_from(ns, Proto::Tcp, SocketAddr::new(HOST4, 0), to);
+        assert!(tried.is_ok(), "{}: {tried:?} after {took:?}", ns.name);
+        let connected = ns.inside(|| {
+            let socket = sock::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+            sock::connect(&socket, to)
+        });
+        let errno = connected.as_ref().err().and_then(std::io::Error::raw_os_error);
+        assert_eq!(errno, Some(libc::ENETUNREACH), "{}: {connected:?}", ns.name);
+    }
+}
+
 #[test]
 fn several_next_hops_and_one_of_the_other_family() {
     let two = two(

