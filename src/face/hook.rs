@@ -97,15 +97,25 @@ pub fn poststop() -> ExitCode {
 }
 
 fn run(name: &str, verb: impl FnOnce(&Config, State) -> Result<()>) -> ExitCode {
+    let mut id = None;
     let outcome = Config::load(None).and_then(|config| config.with_state_dir(None)).and_then(|config| {
         log::start(name, &config, false);
-        verb(&config, State::read(stdin().lock())?)
+        let state = State::read(stdin().lock())?;
+        id = Some(state.id.clone());
+        verb(&config, state)
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             let e = explained(e);
-            report(name, ::log::Level::Error, &e.to_string());
+            let text = e.to_string();
+            // Many start at the same time, and a log has the lines of all.
+            let named = |id: &str| text.starts_with(id) || text.contains(&format!("container {id}"));
+            let text = match id.filter(|id| !named(id.as_str())) {
+                Some(id) => format!("container {id}: {text}"),
+                None => text,
+            };
+            report(name, ::log::Level::Error, &text);
             ExitCode::from(e.exit_code())
         }
     }
