@@ -18,8 +18,8 @@ use std::time::Duration;
 /// Packets that are sent one after the other before anybody looks.
 const AT_ONCE: usize = 25;
 const LATE: Duration = Duration::from_millis(500);
-/// Of so many packets that may have different consequences, some have.
-const ENOUGH: u32 = 100;
+/// Of so many packets that may have different consequences, some have: of the rarest about one in a hundred.
+const ENOUGH: u32 = 500;
 
 /// Packets whose consequences may differ.
 type Known = (&'static str, fn(&Packet) -> bool);
