@@ -20,8 +20,8 @@ const CLAIMED: &str = "CLAIMED";
 pub fn run(config: &Config, json: bool) -> Result<()> {
     let ledger = Ledger::at(&config.state_dir);
     let (leases, unreadable) = ledger.all_and_unreadable()?;
-    unreadable.iter().for_each(|e| complain(&format!("portslice: warning: {e}")));
     let host = peek(config)?;
+    unreadable.iter().for_each(|e| complain(&format!("portslice: warning: {e}")));
     let dead = |lease: &Lease| match &host {
         Some(host) => state(lease, &ledger, host).is_ok_and(|state| state == State::Dead),
         // Not prepared in this boot: whatever it was, it is gone.

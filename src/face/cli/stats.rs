@@ -26,13 +26,13 @@ pub fn run(config: &Config, args: &Stats) -> Result<()> {
     if args.finished {
         return finished(config, args);
     }
+    let mut reported = Reported::default();
+    let mut samples = look(config, &args.ids, &mut reported)?;
     if args.ids.is_empty() {
         let (_, unreadable) = Ledger::at(&config.state_dir).all_and_unreadable()?;
         unreadable.iter().for_each(|e| complain(&format!("portslice: warning: {e}")));
     }
-    let mut reported = Reported::default();
     loop {
-        let samples = look(config, &args.ids, &mut reported)?;
         match (args.json, args.all) {
             (true, _) => print_json(&samples)?,
             (_, true) => print(&figures(&samples))?,
@@ -42,6 +42,7 @@ pub fn run(config: &Config, args: &Stats) -> Result<()> {
             return Ok(());
         }
         sleep(Duration::from_secs(args.interval));
+        samples = look(config, &args.ids, &mut reported)?;
     }
 }
 
