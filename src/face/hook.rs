@@ -110,7 +110,7 @@ fn run(name: &str, verb: impl FnOnce(&Config, State) -> Result<()>) -> ExitCode 
             let e = explained(e);
             let text = e.to_string();
             // Many start at the same time, and a log has the lines of all.
-            let named = |id: &str| text.starts_with(id) || text.contains(&format!("container {id}"));
+            let named = |id: &str| text.starts_with(&format!("{id}: ")) || text.contains(&format!("container {id}"));
             let text = match id.filter(|id| !named(id.as_str())) {
                 Some(id) => format!("container {id}: {text}"),
                 None => text,
