@@ -93,7 +93,7 @@ impl Bench {
         )?;
         let chain = Chain::new(Path::new("/run/cni"));
         let bench = Bench {
-            product: Product::for_host("attach")?,
+            product: Product::for_host("attach", None)?,
             chain,
             bundle: bundle.to_owned(),
             crowded: Crowded::prepare()?,

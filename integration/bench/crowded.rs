@@ -58,7 +58,7 @@ impl Host {
         let name = format!("with-{addresses}");
         let (netns, peer) = host_and_peer(&name)?;
         netns.ip(&added(addresses))?;
-        let host = Host { netns, _peer: peer, product: Product::for_host(&name)? };
+        let host = Host { netns, _peer: peer, product: Product::for_host(&name, None)? };
         host.run("portslice", &["setup"], "")?;
         Ok(host)
     }

@@ -7,6 +7,7 @@
 //! `datapath [NAME...]` measures the rows whose name contains one of the names.
 
 mod cost;
+mod group;
 mod judge;
 mod load;
 mod net;
@@ -56,6 +57,8 @@ enum Way {
     Bridge,
     Macvlan,
     Slice,
+    Claiming,
+    Grouped,
     Limited,
     Many,
 }
@@ -128,6 +131,8 @@ fn prepare(meter: Meter) -> Result<(Ground, Product), Failure> {
         (Way::Again, Stage::host("again", Far)?),
         (Way::Bridge, Stage::bridge("bridge", Far)?),
         (Way::Slice, one),
+        (Way::Claiming, Stage::portslice("claiming", Far, Lease::Claiming)?.0),
+        (Way::Grouped, Stage::portslice("grouped", Far, Lease::Grouped)?.0),
         (Way::Limited, Stage::portslice("limited", Far, Lease::Limited)?.0),
         (Way::Many, Stage::portslice("many", Far, Lease::Among(extent.leases))?.0),
     ];
@@ -190,6 +195,7 @@ fn series(ground: &Ground) -> Result<Table, Failure> {
         "portslice",
         "limit",
         "share of bridge+NAT",
+        "bind() judged",
         "with limits on",
         &many,
     ];
@@ -229,6 +235,7 @@ fn cost_row(kernel: Kernel, row: &rows::Row, measured: &Measured, judged: bool) 
         Cell::shown(ratio(Way::Macvlan, Way::Host)),
         Cell::judged(slice, limit.held + doubt),
         Cell::judged(share, kernel.share_of_bridge() + share_doubt),
+        Cell::judged(ratio(Way::Claiming, Way::Grouped), kernel.with_socket_rules(row.load) + doubt),
         Cell::shown(ratio(Way::Limited, Way::Host)),
         Cell::judged(ratio(Way::Many, Way::Slice), kernel.growth() + doubt),
     ];
@@ -247,6 +254,7 @@ fn rate_row(name: &str, measured: &Measured) -> judge::Row {
         ratio(Way::Macvlan, Way::Host),
         slice,
         None,
+        ratio(Way::Claiming, Way::Grouped),
         ratio(Way::Limited, Way::Host),
         ratio(Way::Many, Way::Slice),
     ]
@@ -258,7 +266,7 @@ fn rate_row(name: &str, measured: &Measured) -> judge::Row {
 }
 
 /// The cells of a line: `limit` stands behind what it is a limit of, the fourth figure.
-fn texts(name: &str, base: String, cells: &[Cell; 7], limit: String) -> Vec<String> {
+fn texts(name: &str, base: String, cells: &[Cell; 8], limit: String) -> Vec<String> {
     let mut texts = vec![name.to_owned(), base];
     texts.extend(cells.iter().map(Cell::text));
     texts.insert(6, limit);

@@ -8,6 +8,7 @@
 //! a difference of more than half. In a machine whose clock counts instructions the server therefore comes first.
 
 use super::cost::{Counter, Event, Meter};
+use super::group::Group;
 use super::net::Netns;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce, sockopt::ReceiveTimeout, sockopt::SndBufForce};
@@ -15,8 +16,7 @@ use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::sync::Barrier;
-use std::sync::mpsc;
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -63,10 +63,23 @@ pub struct Sample {
     pub rate: f64,
 }
 
+/// Where an end of a conversation runs: its namespace, and the cgroup whose programs its sockets meet, if any.
+#[derive(Clone)]
+pub struct Place {
+    pub netns: Netns,
+    pub group: Option<Arc<Group>>,
+}
+
+impl From<Netns> for Place {
+    fn from(netns: Netns) -> Place {
+        Place { netns, group: None }
+    }
+}
+
 /// The two ends of a conversation: who connects, who listens, and the address that leads there.
 pub struct Route {
-    pub client: Netns,
-    pub server: Netns,
+    pub client: Place,
+    pub server: Place,
     pub target: SocketAddrV4,
 }
 
@@ -96,9 +109,10 @@ pub fn sample(load: Load, route: &Route, meter: &Meter) -> io::Result<Sample> {
     })
 }
 
-/// Moves the calling thread to its namespace and to the CPU that both ends share.
-fn settle(place: &Netns) -> io::Result<()> {
-    place.enter()?;
+/// Moves the calling thread to its place and to the CPU that both ends share.
+fn settle(place: &Place) -> io::Result<()> {
+    place.netns.enter()?;
+    place.group.as_ref().map_or(Ok(()), |group| group.enter())?;
     let mut cpus = CpuSet::new();
     cpus.set(0)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)

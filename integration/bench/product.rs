@@ -14,13 +14,15 @@ pub struct Product {
 }
 
 impl Product {
-    /// The binaries in `PORTSLICE_BIN`, or of the static release build, configured for the host called `host`.
-    pub fn for_host(host: &str) -> io::Result<Product> {
+    /// The binaries in `PORTSLICE_BIN`, or of the static release build, configured for the host called `host`. `judged`: the cgroup
+    /// whose processes have their `bind()` judged, if any.
+    pub fn for_host(host: &str, judged: Option<&Path>) -> io::Result<Product> {
         let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/x86_64-unknown-linux-musl/release");
         let binaries = std::env::var_os("PORTSLICE_BIN").map(PathBuf::from).unwrap_or_else(built);
         let state = Path::new("/run").join(format!("portslice-{host}"));
         let config = state.with_extension("toml");
-        fs::write(&config, CONFIG)?;
+        let rules = judged.map(|cgroup| format!("socket_rules = \"require\"\nsocket_cgroup = {cgroup:?}\n"));
+        fs::write(&config, CONFIG.to_owned() + &rules.unwrap_or_default())?;
         Ok(Product { binaries, environment: [("PORTSLICE_CONFIG", config), ("PORTSLICE_STATE_DIR", state)] })
     }
 

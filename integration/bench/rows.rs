@@ -222,6 +222,14 @@ impl Kernel {
         if self == Kernel::Exact(0) { 1.01 } else { 1.02 }
     }
 
+    /// The most that a packet may cost where `bind()` is judged and its port is a claim, relative to a leased port without that:
+    /// nothing but what the calls of a connection take, rounded to hundredths. Where the two ends take turns in one of two ways,
+    /// that is a tenth of difference by itself.
+    pub fn with_socket_rules(self, load: Load) -> f64 {
+        let most = if load == Connect { 1.01 } else { 1.0 };
+        most + if self == Kernel::Exact(0) { 0.005 } else { 0.1 }
+    }
+
     /// The most that the product may add to what host networking costs, as a share of what bridge and NAT add.
     pub fn share_of_bridge(self) -> f64 {
         if self == Kernel::Exact(0) { 0.35 } else { 1.0 }

@@ -5,25 +5,24 @@
 //! cgroup and one outside, whose sockets meet no program. Nothing else differs. CPU time is measured; a ratio is the median, over
 //! rounds, of the ratio within a round.
 
+mod group;
 mod judge;
 mod net;
 mod product;
 
+use group::Group;
 use judge::{Failure, Row, SERIES, Table, best_of_series, median};
 use net::{Netns, host_and_peer, private_ground};
-use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::sys::wait::waitpid;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{ForkResult, Pid, fork};
 use product::Product;
-use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -57,9 +56,6 @@ struct Worker {
     line: UnixStream,
 }
 
-/// A cgroup of our own, and where its hierarchy is mounted.
-struct Cgroup(PathBuf);
-
 /// The processes of a namespace: outside the cgroup and in it.
 struct Place {
     without: Worker,
@@ -69,7 +65,7 @@ struct Place {
 struct Bench {
     container: Place,
     stranger: Place,
-    _cgroup: Cgroup,
+    _cgroup: Group,
 }
 
 fn main() -> ExitCode {
@@ -85,12 +81,9 @@ fn main() -> ExitCode {
 impl Bench {
     fn prepare() -> Result<Bench, Failure> {
         private_ground()?;
-        let cgroup = Cgroup::new()?;
+        let cgroup = Group::new("sockets")?;
         let (host, _peer) = host_and_peer("sockets")?;
-        let product = Product::for_host("sockets")?;
-        let [(_, config), _] = &product.environment;
-        let text = fs::read_to_string(config)?;
-        fs::write(config, format!("{text}socket_rules = \"require\"\nsocket_cgroup = {:?}\n", cgroup.0))?;
+        let product = Product::for_host("sockets", Some(cgroup.path()))?;
         run(&host, &product, &["setup"])?;
         let [inside, stranger] = ["inside", "stranger"].map(Netns::create);
         let (inside, stranger) = (inside?, stranger?);
@@ -154,7 +147,7 @@ impl Place {
 }
 
 impl Worker {
-    fn start(netns: &Netns, cgroup: Option<&Cgroup>) -> io::Result<Worker> {
+    fn start(netns: &Netns, cgroup: Option<&Group>) -> io::Result<Worker> {
         let (line, theirs) = UnixStream::pair()?;
         // SAFETY: this process has one thread.
         match unsafe { fork() }? {
@@ -199,10 +192,10 @@ impl Drop for Worker {
 const FOREIGN: u8 = 9;
 const NOT_OPEN: u16 = 20_000;
 
-fn enter(netns: &Netns, cgroup: Option<&Cgroup>) -> io::Result<()> {
+fn enter(netns: &Netns, cgroup: Option<&Group>) -> io::Result<()> {
     netns.enter()?;
     match cgroup {
-        Some(cgroup) => fs::write(cgroup.0.join("cgroup.procs"), "0"),
+        Some(cgroup) => cgroup.enter(),
         None => Ok(()),
     }
 }
@@ -287,32 +280,6 @@ fn bind(kind: i32, to: SocketAddrV4) -> io::Result<OwnedFd> {
 
 fn check(returned: i32) -> io::Result<()> {
     if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-impl Cgroup {
-    /// Below the one that this process is in.
-    fn new() -> Result<Cgroup, Failure> {
-        let mut at = PathBuf::from("/sys/fs/cgroup");
-        if !statfs(&at).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC) {
-            at = "/run/cgroup2".into();
-            fs::create_dir(&at)?;
-            mount(Some("cgroup2"), &at, Some("cgroup2"), MsFlags::empty(), None::<&str>)?;
-        }
-        let own = fs::read_to_string("/proc/self/cgroup")?;
-        let own = own.lines().find_map(|line| line.strip_prefix("0::/")).ok_or("no place in the cgroup2 hierarchy")?;
-        let at = at.join(own).join(format!("bench{}-sockets", std::process::id()));
-        fs::create_dir(&at)?;
-        Ok(Cgroup(at))
-    }
-}
-
-/// The processes in it have ended before.
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        if let Err(e) = fs::remove_dir(&self.0) {
-            eprintln!("sockets: {} is left behind: {e}", self.0.display());
-        }
-    }
 }
 
 /// Runs the command line on the host to its end.

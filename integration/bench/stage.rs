@@ -1,27 +1,32 @@
 //! The ways a server can sit behind a host's address, each on a host of its own with its own wire and peer.
 
-use super::load::Route;
+use super::group::Group;
+use super::load::{Place, Route};
 use super::net::{HOST, Netns, PEER, host_and_peer};
 use super::product::Product;
 use super::rows::{Distance, Path};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::Command;
+use std::sync::Arc;
 
 /// An address of the peer that the host reaches through its gateway only; the peer is that as well.
 const FAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The address of its own that a program has on a macvlan.
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
-/// Where servers listen: in the container that is measured, in the one beside it, on the host, on the peer.
+/// Where servers listen: in the container that is measured (by a lease, or by a claim), in the one beside it, on the host, on
+/// the peer.
 const INSIDE: u16 = 31000;
+const CLAIMED: u16 = 8080;
 const BESIDE: u16 = 31010;
 const ON_HOST: u16 = 20_000;
 const ON_PEER: u16 = 5000;
 
 /// One way of networking, ready to carry load.
 pub struct Stage {
-    inside: Netns,
-    peer: Netns,
+    inside: Place,
+    peer: Place,
+    port: u16,
     distance: Distance,
     address: Ipv4Addr,
     local: Option<Local>,
@@ -29,8 +34,8 @@ pub struct Stage {
 
 /// Who is on the same host: a container beside the one that is measured, and the host itself.
 struct Local {
-    beside: Netns,
-    host: Netns,
+    beside: Place,
+    host: Place,
 }
 
 /// What containers of a stage are.
@@ -42,14 +47,20 @@ pub enum Lease {
     Limited,
     /// One with another beside it.
     Paired,
+    /// One whose bind() is judged, with a port that it claims.
+    Claiming,
+    /// One whose programs are in a cgroup as those of the claiming one, on which nothing is. The kernel's accounts of a cgroup take
+    /// 1 to 5 per cent of a packet.
+    Grouped,
 }
 
 impl Stage {
     /// The program runs in the host's own namespace.
     pub fn host(name: &str, distance: Distance) -> io::Result<Stage> {
         let (host, peer) = ground(name, distance)?;
+        let host = Place::from(host);
         let local = Some(Local { beside: host.clone(), host: host.clone() });
-        Ok(Stage { inside: host, peer, distance, address: HOST, local })
+        Ok(Stage { inside: host, peer: peer.into(), port: INSIDE, distance, address: HOST, local })
     }
 
     /// The usual container network: a veth on a bridge, masqueraded outwards, the port published by DNAT.
@@ -76,7 +87,7 @@ impl Stage {
              }}"
         );
         host.feed(&["nft", "-f", "-"], &nat)?;
-        Ok(Stage { inside, peer, distance, address: HOST, local: None })
+        Ok(Stage { inside: inside.into(), peer: peer.into(), port: INSIDE, distance, address: HOST, local: None })
     }
 
     /// A macvlan of the host's device, with an address of its own. `None` where the kernel has none.
@@ -93,12 +104,17 @@ impl Stage {
         inside.ip(&format!(
             "addr add {OWN}/24 dev macvlan0\nlink set lo up\nlink set macvlan0 up\nroute add default via {PEER}"
         ))?;
-        Ok(Some(Stage { inside, peer, distance, address: OWN, local: None }))
+        Ok(Some(Stage { inside: inside.into(), peer: peer.into(), port: INSIDE, distance, address: OWN, local: None }))
     }
 
     /// A slice of the host.
     pub fn portslice(name: &str, distance: Distance, lease: Lease) -> io::Result<(Stage, Product)> {
-        let product = Product::for_host(name)?;
+        let group = match lease {
+            Lease::Claiming | Lease::Grouped => Some(Arc::new(Group::new(name)?)),
+            _ => None,
+        };
+        let judged = group.as_ref().filter(|_| matches!(lease, Lease::Claiming));
+        let product = Product::for_host(name, judged.map(|group| group.path()))?;
         let (host, peer) = ground(name, distance)?;
         let portslice = |arguments: &[&str]| {
             let mut command = host.command(product.binary("portslice"));
@@ -115,32 +131,37 @@ impl Stage {
         for n in 0..others {
             attach(&format!("{name}-{n}"), &["--ephemeral-ports", "16"])?;
         }
-        let measured = ["--ephemeral-ports", "1024", "--ports", "31000-31009"];
-        let limits = ["--egress-rate", "100gbit", "--ingress-rate", "100gbit"];
-        let limits: &[&str] = if let Lease::Limited = lease { &limits } else { &[] };
-        let inside = attach(&format!("{name}-inside"), &[&measured, limits].concat())?;
+        let (port, more): (u16, &[&str]) = match lease {
+            Lease::Claiming => (CLAIMED, &["--open-ports", "8080-8089"]),
+            Lease::Limited => {
+                (INSIDE, &["--ports", "31000-31009", "--egress-rate", "100gbit", "--ingress-rate", "100gbit"])
+            }
+            _ => (INSIDE, &["--ports", "31000-31009"]),
+        };
+        let netns = attach(&format!("{name}-inside"), &[&["--ephemeral-ports", "1024"], more].concat())?;
+        let inside = Place { netns, group };
         let local = match lease {
             Lease::Paired => {
                 let beside =
                     attach(&format!("{name}-beside"), &["--ephemeral-ports", "1024", "--ports", "31010-31019"])?;
-                Some(Local { beside, host })
+                Some(Local { beside: beside.into(), host: host.into() })
             }
             _ => None,
         };
-        Ok((Stage { inside, peer, distance, address: HOST, local }, product))
+        Ok((Stage { inside, peer: peer.into(), port, distance, address: HOST, local }, product))
     }
 
     /// Who talks to whom on a path; `None` if this stage does not have it.
     pub fn route(&self, path: Path) -> Option<Route> {
-        let route = |client: &Netns, server: &Netns, address, port| {
+        let route = |client: &Place, server: &Place, address, port| {
             Some(Route { client: client.clone(), server: server.clone(), target: SocketAddrV4::new(address, port) })
         };
         let local = self.local.as_ref();
         match path {
-            Path::Inbound => route(&self.peer, &self.inside, self.address, INSIDE),
+            Path::Inbound => route(&self.peer, &self.inside, self.address, self.port),
             Path::Outbound if self.distance == Distance::Far => route(&self.inside, &self.peer, FAR, ON_PEER),
             Path::Outbound => route(&self.inside, &self.peer, PEER, ON_PEER),
-            Path::Loopback => local.and_then(|_| route(&self.inside, &self.inside, Ipv4Addr::LOCALHOST, INSIDE)),
+            Path::Loopback => local.and_then(|_| route(&self.inside, &self.inside, Ipv4Addr::LOCALHOST, self.port)),
             Path::Beside => local.and_then(|local| route(&self.inside, &local.beside, HOST, BESIDE)),
             Path::ToHost => local.and_then(|local| route(&self.inside, &local.host, HOST, ON_HOST)),
         }

@@ -58,7 +58,7 @@ impl Bench {
         private_ground()?;
         let (host, _peer) = host_and_peer("stats")?;
         host.enter()?;
-        let product = Product::for_host("stats")?;
+        let product = Product::for_host("stats", None)?;
         run(&product, &["setup"])?;
         let namespaces = (0..MANY).map(|n| Netns::create(&format!("bench-{n}"))).collect::<Result<Vec<_>, _>>()?;
         for (n, place) in namespaces.iter().enumerate() {
