@@ -13,12 +13,7 @@ pub struct Group(PathBuf);
 impl Group {
     /// Below the one that this process is in, in a hierarchy that is mounted for us where none is.
     pub fn new(name: &str) -> io::Result<Group> {
-        let mut at = PathBuf::from("/sys/fs/cgroup");
-        if !statfs(&at).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC) {
-            at = "/run/cgroup2".into();
-            fs::create_dir(&at)?;
-            mount(Some("cgroup2"), &at, Some("cgroup2"), MsFlags::empty(), None::<&str>)?;
-        }
+        let at = hierarchy()?;
         let own = fs::read_to_string("/proc/self/cgroup")?;
         let own = own
             .lines()
@@ -49,4 +44,18 @@ impl Drop for Group {
             eprintln!("{} is left behind: {e}", self.0.display());
         }
     }
+}
+
+/// Where cgroup2 is mounted: the machine's own mount, or one in our `/run`.
+fn hierarchy() -> io::Result<PathBuf> {
+    let is_one = |at: &Path| statfs(at).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC);
+    let [machine, ours] = ["/sys/fs/cgroup", "/run/cgroup2"].map(PathBuf::from);
+    if is_one(&machine) {
+        return Ok(machine);
+    }
+    if !is_one(&ours) {
+        fs::create_dir(&ours)?;
+        mount(Some("cgroup2"), &ours, Some("cgroup2"), MsFlags::empty(), None::<&str>)?;
+    }
+    Ok(ours)
 }
