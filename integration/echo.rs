@@ -1,6 +1,6 @@
 //! Promise: whoever pings is answered, as processes of one host are, and nobody else.
 
-use crate::lab::frame::{self, V4};
+use crate::lab::frame::{self, Mac, V4};
 use crate::lab::tap::{self, Tap};
 use crate::lab::*;
 use std::net::IpAddr;
@@ -83,24 +83,34 @@ fn large_pings_of_two_are_answered() {
     }
 }
 
-/// Some who ask under every id there is.
+/// Some who ask under every id there is, all at once; and a neighbour who asks the host for as many.
 #[test]
 fn nobody_uses_up_the_ids() {
     let (host, a, b) = Host::with_two("echo-ids");
     let others: Vec<Container> = (0..3).map(|n| host.bare(&format!("h{n}"), &[])).collect();
-    let (IpAddr::V4(from), IpAddr::V4(to)) = (HOST4, PEER4) else { unreachable!() };
-    for hostile in [&a].into_iter().chain(&others) {
-        let (gate, own) = (tap::mac_of(&host.ns, "eth0"), tap::mac_of(&hostile.ns, "eth0"));
-        let asks = (0..=u16::MAX).map(|id| {
-            let packet = V4::new(from, to, frame::ICMP, &frame::icmp4(8, 0, rest(id), &[])).bytes();
-            frame::ethernet(gate, own, frame::IPV4, &packet)
+    let (gate, peer) = (tap::mac_of(&host.ns, "eth0"), tap::mac_of(&host.peer, "wire"));
+    for (own, remote) in [(HOST4, PEER4), (HOST6, PEER6)] {
+        let asks = |mac: Mac, from: IpAddr, to: IpAddr| {
+            (0..=u16::MAX).map(move |id| {
+                let message = match (from, to) {
+                    (IpAddr::V6(f), IpAddr::V6(t)) => frame::icmp6(f, t, 128, 0, rest(id), &[]),
+                    _ => frame::icmp4(8, 0, rest(id), &[]),
+                };
+                let protocol = if from.is_ipv4() { frame::ICMP } else { frame::ICMP6 };
+                frame::ethernet(gate, mac, frame::ethertype(from), &frame::ip(from, to, protocol, &message))
+            })
+        };
+        std::thread::scope(|scope| {
+            for hostile in [&a].into_iter().chain(&others) {
+                scope.spawn(|| tap::flood(&hostile.ns, "eth0", asks(tap::mac_of(&hostile.ns, "eth0"), own, remote)));
+            }
+            scope.spawn(|| tap::flood(&host.peer, "wire", asks(peer, remote, own)));
         });
-        tap::flood(&hostile.ns, "eth0", asks);
-    }
-    for round in 0..5 {
-        for (who, ns) in [("B", &b.ns), ("the host", &host.ns)] {
-            let got = icmp::ping_with(ns, PEER4, icmp::fresh_id(), 1, WINDOW);
-            assert_eq!(got, [1], "{who} pings in round {round}");
+        for round in 0..5 {
+            for (who, ns) in [("B", &b.ns), ("the host", &host.ns)] {
+                let got = icmp::ping_with(ns, remote, icmp::fresh_id(), 1, WINDOW);
+                assert_eq!(got, [1], "{who} pings {remote} in round {round}");
+            }
         }
     }
     assert_eq!(b.drops("echo"), 0);

@@ -193,9 +193,9 @@ fn what_a_container_leaves_unfinished_takes_nobodys_place() {
     let b = host.bare("b", &["--ports", "31010-31019"]);
     let macs = (tap::mac_of(&host.ns, "eth0"), tap::mac_of(&a.ns, "eth0"));
     let part = vec![0; 1400];
-    for to in [HOST4, PEER4] {
+    for (to, port) in [(HOST4, HOST_PORT), (PEER4, HOST_PORT), (HOST4, b.ports[0])] {
         let (IpAddr::V4(from), IpAddr::V4(to)) = (HOST4, to) else { unreachable!() };
-        let datagram = frame::udp((from.into(), a.ports[0]), (to.into(), HOST_PORT), &part);
+        let datagram = frame::udp((from.into(), a.ports[0]), (to.into(), port), &part);
         let first = |id| V4 { id, fragment: 0x2000, ..V4::new(from, to, frame::UDP, &datagram[..1400]) }.bytes();
         let before = a.drops("fragment");
         let pairs = (1..=3000).flat_map(|id| {
@@ -205,22 +205,39 @@ fn what_a_container_leaves_unfinished_takes_nobodys_place() {
         });
         tap::flood(&a.ns, "eth0", pairs.map(|packet| frame::ethernet(macs.0, macs.1, frame::IPV4, &packet)));
         let refused = a.drops("fragment") - before;
-        assert!(refused >= 2 * 3000 - 2 * 16, "{refused} of 6000 were refused, to {to}");
+        assert!(refused >= 2 * 3000 - 2 * 16, "{refused} of 6000 were refused, to {to}:{port}");
+    }
+    for (to, port) in [(HOST6, HOST_PORT), (PEER6, HOST_PORT), (HOST6, b.ports[0])] {
+        let before = a.drops("fragment");
+        let from = (HOST6, a.ports[0]);
+        let begun = |id| pieces(macs, from, (to, port), id, (&part, &[0, 1400 / 8 * 8])).swap_remove(0);
+        tap::flood(&a.ns, "eth0", (1..=3000).map(begun));
+        let refused = a.drops("fragment") - before;
+        assert!(refused >= 3000 - 16, "{refused} of 3000 were refused, to {to} port {port}");
     }
     // Datagrams of many parts, by those who must not notice.
     let large = vec![0x5a; 40_000];
-    for (ns, from, who) in [(&host.ns, HOST4, "the host"), (&host.peer, PEER4, "the peer"), (&b.ns, HOST4, "B")] {
-        for (at, to) in [(&host.ns, HOST4), (&host.peer, PEER4)] {
-            let receiver = Echo::start(at, Proto::Udp, SocketAddr::new(probe::any(to), HOST_PORT));
-            ns.inside(|| {
-                let socket = std::net::UdpSocket::bind(SocketAddr::new(from, 0)).expect("socket");
-                for _ in 0..20 {
-                    socket.send_to(&large, SocketAddr::new(to, HOST_PORT)).expect("send");
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-            });
-            wait::eventually(|| receiver.served() >= 20);
-            assert_eq!(receiver.served(), 20, "large datagrams that {to} got of 20 from {who}");
+    for family in [(HOST4, PEER4), (HOST6, PEER6)] {
+        let senders = [(&host.ns, family.0, "the host"), (&host.peer, family.1, "the peer"), (&b.ns, family.0, "B")];
+        for (ns, from, who) in senders {
+            let b_itself = std::ptr::eq(ns, &b.ns);
+            let receivers = [
+                (&host.ns, family.0, HOST_PORT),
+                (&host.peer, family.1, HOST_PORT),
+                (&b.ns, family.0, b.ports[usize::from(b_itself)]),
+            ];
+            for (at, to, port) in receivers {
+                let receiver = Echo::start(at, Proto::Udp, SocketAddr::new(probe::any(to), port));
+                ns.inside(|| {
+                    let socket = std::net::UdpSocket::bind(SocketAddr::new(from, 0)).expect("socket");
+                    for _ in 0..20 {
+                        socket.send_to(&large, SocketAddr::new(to, port)).expect("send");
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                });
+                wait::eventually(|| receiver.served() >= 20);
+                assert_eq!(receiver.served(), 20, "large datagrams that {to} port {port} got of 20 from {who}");
+            }
         }
     }
 }

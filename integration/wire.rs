@@ -46,12 +46,22 @@ impl Scene {
 
     /// Puts packets on the wire and says which of them were seen at A or B, or were answered to P.
     fn problems(&self, to: Mac, packets: Vec<(String, IpAddr, Vec<u8>, [u8; 16])>) -> Vec<String> {
+        self.problems_by((&self.host.peer, self.peer_mac), to, packets)
+    }
+
+    /// The same by another card, at whose other end is `neighbour`, by its device called wire.
+    fn problems_by(
+        &self,
+        (neighbour, mac): (&Ns, Mac),
+        to: Mac,
+        packets: Vec<(String, IpAddr, Vec<u8>, [u8; 16])>,
+    ) -> Vec<String> {
         let before = self.served();
         let inside = [("A", Tap::on(&self.a.ns, "eth0")), ("B", Tap::on(&self.b.ns, "eth0"))];
-        let wire = Tap::on(&self.host.peer, "wire");
+        let wire = Tap::on(neighbour, "wire");
         for (_, family, packet, _) in &packets {
-            let frame = frame::ethernet(to, self.peer_mac, frame::ethertype(*family), packet);
-            tap::inject(&self.host.peer, "wire", &frame);
+            let frame = frame::ethernet(to, mac, frame::ethertype(*family), packet);
+            tap::inject(neighbour, "wire", &frame);
         }
         std::thread::sleep(SETTLED);
         let mut problems = Vec::new();
@@ -137,6 +147,41 @@ fn no_address_of_the_host_reaches_a_container_as_a_source() {
     let s = scene(host);
     nothing_arrives_from(&s, true);
     s.host.ns.ip("link del other");
+}
+
+/// Whoever is at the other end of a second card.
+#[test]
+fn no_address_of_the_host_reaches_a_container_as_a_source_by_another_card() {
+    let host = Host::with("wire-second").unprepared().build();
+    host.altered();
+    let neighbour = Ns::net_only("wire-second (second)");
+    for ns in [&host.ns, &neighbour] {
+        ns.set_sysctl("ipv6/conf/default/accept_dad", "0");
+    }
+    host.ns.ip(&format!(
+        "link add eth1 type veth peer name wire netns {}\n\
+         addr add 172.31.9.1/24 dev eth1\naddr add fd79::1/64 dev eth1 nodad\nlink set eth1 up",
+        neighbour.pid()
+    ));
+    neighbour.ip("addr add 172.31.9.2/24 dev wire\naddr add fd79::2/64 dev wire nodad\nlink set wire up\n\
+        route add 10.77.0.0/24 via 172.31.9.1\nroute add fd77::/64 via fd79::1");
+    host.ns.settle(&["eth1"]);
+    neighbour.settle(&["wire"]);
+    host.portslice(["setup"]).ok();
+    let s = scene(host);
+    let (card, mac) = (tap::mac_of(&s.host.ns, "eth1"), tap::mac_of(&neighbour, "wire"));
+    let mut packets = Vec::new();
+    let ours = ["172.31.9.1", "fd79::1", "172.31.9.255"].map(|text| text.parse::<IpAddr>().unwrap());
+    for (from, _) in impossible(false).into_iter().chain(ours.map(|ip| (ip, ip))) {
+        for to in if from.is_ipv4() { [HOST4, ours[0]] } else { [HOST6, ours[1]] } {
+            packets.extend(s.to_a(&format!("from {from} to {to}"), (from, SENDERS_PORT), to));
+        }
+    }
+    let problems = s.problems_by((&neighbour, mac), card, packets);
+    assert!(problems.is_empty(), "from the second wire:\n  {}", problems.join("\n  "));
+    for address in [HOST4, HOST6, ours[0], ours[1]] {
+        assert_reaches("S->A", &neighbour, Proto::Tcp, SocketAddr::new(address, s.a.ports[0]));
+    }
 }
 
 #[test]

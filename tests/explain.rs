@@ -3,8 +3,9 @@
 use portslice::explain::question::Question;
 use portslice::explain::{Names, explain};
 use portslice::net::route::Kind;
+use portslice::steer::Holder;
 use portslice::steer::model::World;
-use portslice::steer::model::world::{Holder, Path, Port};
+use portslice::steer::model::world::{Path, Port};
 use portslice::steer::{HostFacts, SlotEntry};
 
 /// A host 10.0.0.2 with two containers: `web` has 31000-31009 and may reach the host's loopback, `job` has 31010-31019, an egress

@@ -1,9 +1,9 @@
 //! Addresses of others: no packet leaves under one, and no neighbour is told that one is here.
 
 use super::{FAMILIES, Forgery, H4, H6, HOST_PORT, P4, P6, PEER_PORT, forge, scene};
-use crate::lab::frame::{self, Mac};
+use crate::lab::frame::{self, Mac, V4};
 use crate::lab::*;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 #[test]
 fn another_source_address_goes_nowhere() {
@@ -95,6 +95,53 @@ fn no_neighbour_is_ever_told_anything() {
             frame,
             marker,
         });
+    }
+    s.all_dropped(forgeries);
+}
+
+/// What routers alone say, and questions that routers alone ask: in both families, from the host's address of the link or its
+/// global one, as a router would send them.
+#[test]
+fn nobody_is_told_of_a_router() {
+    let s = scene("iso-router");
+    let link = s.host.ns.read("ip -6 -o addr show dev eth0 scope link");
+    let link: Ipv6Addr = link.split_whitespace().nth(3).and_then(|t| t.split('/').next()).unwrap().parse().unwrap();
+    let all_nodes: Ipv6Addr = "ff02::1".parse().unwrap();
+    let routers: Ipv6Addr = "ff02::2".parse().unwrap();
+    let mut forgeries = Vec::new();
+    let mut say = |what: &str, reason, from: Ipv6Addr, to: Ipv6Addr, kind: u8, body: &dyn Fn(&[u8]) -> Vec<u8>| {
+        let mac: Mac = match to.octets() {
+            [0xff, .., a, b, c, d] => [0x33, 0x33, a, b, c, d],
+            _ => s.peer_mac,
+        };
+        forgeries.push(forge(format!("{what} from {from} to {to}"), reason, |m| {
+            let message = frame::icmp6(from, to, kind, 0, [64, 0, 7, 8], &body(m));
+            frame::ethernet(mac, s.own, frame::IPV6, &frame::v6(from, to, frame::ICMP6, 255, &message))
+        }));
+    };
+    for to in [all_nodes, P6] {
+        // reachable and retransmit times, then an option with a prefix that holds the marker
+        say("a router's advertisement", "neighbor", H6, to, 134, &|m| {
+            [&[0; 8][..], &[3, 4, 64, 0xc0], &[0xff; 8], &[0; 4], m].concat()
+        });
+        say("a redirect", "neighbor", H6, to, 137, &|m| [&P6.octets()[..], &H6.octets(), m].concat());
+        say("a question for groups", "neighbor", H6, to, 130, &|m| [&[0; 16][..], m].concat());
+    }
+    say("a question for routers", "neighbor", H6, routers, 133, &|m| m.to_vec());
+    // containers have no address of the link, whatever the host's is
+    for kind in [130, 133, 134, 136, 137] {
+        say(&format!("type {kind}"), "source_address", link, all_nodes, kind, &|m| [&[0; 16][..], m].concat());
+    }
+    for (what, body) in
+        [("a question for groups", vec![0x11, 100, 0, 0, 0, 0, 0, 0]), ("PIM's hello", vec![0x20, 0, 0, 0])]
+    {
+        let protocol = if body[0] == 0x11 { 2 } else { 103 };
+        let reason = if protocol == 2 { "neighbor" } else { "protocol" };
+        forgeries.push(forge(what, reason, |m| {
+            let message = [&body[..], m].concat();
+            let packet = V4 { ttl: 1, ..V4::new(H4, Ipv4Addr::new(224, 0, 0, 1), protocol, &message) };
+            frame::ethernet([1, 0, 0x5e, 0, 0, 1], s.own, frame::IPV4, &packet.bytes())
+        }));
     }
     s.all_dropped(forgeries);
 }

@@ -3,7 +3,7 @@
 use super::{FAMILIES, FOREIGN, H4, H6, HOST_PORT, P4, P6, PEER_PORT, forge, scene};
 use crate::lab::frame::{self, V4};
 use crate::lab::*;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 #[test]
@@ -157,6 +157,46 @@ fn segments_that_would_be_larger_than_the_link_go_nowhere() {
         assert_eq!(send(1500 - headers + 1), 0, "{host}: segments that are a byte too large");
         assert_eq!(send(1480), 0, "{host}: segments that fit without their headers");
         assert_eq!(s.a.drops("oversize"), before + 2, "{host}");
+    }
+}
+
+/// Datagrams that a socket hands over together, cut by the kernel as it is told (UDP_SEGMENT), where root inside lets its device
+/// take more than the link does.
+#[test]
+fn datagrams_cut_too_large_for_the_link_go_nowhere() {
+    let s = scene("iso-cut");
+    s.a.ns.ip("link set eth0 mtu 9000");
+    for (host, peer) in FAMILIES {
+        let most = 1500 - if host.is_ipv4() { 28 } else { 48 };
+        let receiver = Echo::start(&s.host.peer, Proto::Udp, SocketAddr::new(peer, PEER_PORT));
+        let send = |size: usize| {
+            s.a.ns.inside(|| {
+                let fd = probe::open(Proto::Udp, peer).expect("socket");
+                // the size of the device counts, not that of the path
+                let (level, option) = if host.is_ipv4() {
+                    (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
+                } else {
+                    (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
+                };
+                sock::set(&fd, level, option, libc::IP_PMTUDISC_PROBE).expect("IP_MTU_DISCOVER");
+                sock::set(&fd, libc::SOL_UDP, libc::UDP_SEGMENT, size as i32).expect("UDP_SEGMENT");
+                sock::connect(&fd, SocketAddr::new(peer, PEER_PORT)).expect("connect");
+                assert_eq!(sock::send(&fd, &vec![0x5a; 4 * size]).expect("send"), 4 * size);
+            });
+        };
+        assert_eq!(icmp::ping(&s.a.ns, peer, 1, Duration::from_millis(200)), [1]);
+        let before = s.a.drops("oversize");
+        send(most);
+        assert!(
+            wait::eventually(|| receiver.served() == 4),
+            "{peer} got {} of 4 that fill the link",
+            receiver.served()
+        );
+        assert_eq!(s.a.drops("oversize"), before);
+        send(most + 1);
+        std::thread::sleep(Duration::from_millis(60));
+        assert_eq!(receiver.served(), 4, "{peer} got what is a byte too large");
+        assert!(s.a.drops("oversize") > before, "{peer}: {}", s.a.show()["drops"]);
     }
 }
 

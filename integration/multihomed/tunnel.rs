@@ -129,6 +129,34 @@ fn a_vpn_beside_the_uplink() {
     asks_first(&limited, &tunnel, ip(NEAR[1]), ip(FAR[1]));
 }
 
+/// A tunnel beside the uplink, and as the uplink: what comes out of it with a source that no packet can have goes nowhere.
+#[test]
+fn what_a_tunnel_forges_reaches_nobody() {
+    for uplink in [false, true] {
+        let config = format!("ports = \"31000-31999\"\nuplink = \"{}\"\n", if uplink { "vpn0" } else { "eth0" });
+        let host = Host::with("vpn-forged").config(&config).unprepared().build();
+        host.altered();
+        let tunnel = Tunnel::of(&host.ns);
+        host.portslice(["setup"]).ok();
+        let scene = Scene::on(host);
+        for (near, far, others) in [
+            (NEAR[0], FAR[0], ["10.99.0.1", "10.77.0.2", "127.0.0.1", "0.0.0.0", "224.0.0.5", "10.99.0.255"]),
+            (NEAR[1], FAR[1], ["fd99::1", "fd77::2", "::1", "::", "ff02::5", "::ffff:10.77.0.2"]),
+        ] {
+            let to = SocketAddr::new(ip(near), scene.a.ports[0]);
+            let echo = Echo::start(&scene.a.ns, Proto::Udp, SocketAddr::new(probe::any(to.ip()), to.port()));
+            for from in others {
+                tunnel.send(&frame::udp_packet((ip(from), scene.b.ports[0]), (to.ip(), to.port()), b"forged"));
+            }
+            // the answer to an honest one comes after whatever the others led to
+            let marker = frame::marker();
+            tunnel.send(&frame::udp_packet((ip(far), 5000), (to.ip(), to.port()), &marker));
+            tunnel.awaits("the answer", |packet| frame::carries(packet, &marker));
+            assert_eq!(echo.served(), 1, "datagrams that came to A by the tunnel, its host's uplink: {uplink}");
+        }
+    }
+}
+
 #[test]
 fn a_tunnel_as_the_uplink() {
     let config = "ports = \"31000-31999\"\nuplink = \"vpn0\"\n";

@@ -6,7 +6,6 @@
 use super::case::{Episode, SLOTS, Sample};
 use super::places;
 use portslice::net::route::Kind;
-use portslice::steer::model::world::Holder;
 use portslice::steer::model::{Hook, Verdict, World};
 use portslice::steer::sys::{object_get, update};
 use portslice::steer::{Counters, Maps, Programs, SlotEntry};
@@ -114,11 +113,7 @@ impl Machine {
         sys::clear(&self.arriving, FRAGMENT_BUCKETS, FRAGMENT_BUCKET).expect("clear the map of fragments");
         sys::clear(&self.held, HELD_BUCKETS, HELD_BUCKET).expect("clear the map of later fragments");
         let mut world = places::world(episode.place, &self.host);
-        let of = |holder| {
-            let held = world.addresses.iter().filter(move |(_, other)| **other == holder);
-            held.map(|(ip, _)| *ip).collect::<Vec<_>>()
-        };
-        self.maps.set_host(&world.host, &of(Holder::Containers), &of(Holder::Host)).expect("host");
+        self.maps.set_host(&world.host, &world.addresses).expect("host");
         for (slot, flags) in SLOTS.iter().zip(episode.flags) {
             let ifindex = self.devices.get(slot).copied().unwrap_or(places::gone(*slot));
             let entry = SlotEntry { ifindex, inner: 5, flags, epoch: self.epoch };

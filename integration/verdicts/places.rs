@@ -3,9 +3,10 @@
 use portslice::net::link::Mac;
 use portslice::net::route::Kind;
 use portslice::ports::PortSet;
+use portslice::steer::Holder;
 use portslice::steer::HostFacts;
 use portslice::steer::model::World;
-use portslice::steer::model::world::{Holder, Path};
+use portslice::steer::model::world::Path;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -155,6 +156,9 @@ pub fn world(place: usize, devices: &Devices) -> World {
     world
 }
 
+/// For all on a network that is not the uplink's.
+const NETWORKS: [&str; 1] = ["10.88.0.255"];
+
 fn addresses(place: usize) -> Vec<(IpAddr, Holder)> {
     let mut addresses = vec![("10.77.0.2", Holder::Containers), ("fd77::2", Holder::Containers)];
     let (of_all, of_host) = match place {
@@ -164,6 +168,7 @@ fn addresses(place: usize) -> Vec<(IpAddr, Holder)> {
     };
     addresses.extend(of_all.map(|ip| (ip, Holder::Containers)));
     addresses.extend(of_host.map(|ip| (ip, Holder::Host)));
+    addresses.extend(NETWORKS.map(|ip| (ip, Holder::Many)));
     parsed(addresses)
 }
 

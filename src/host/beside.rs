@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use crate::error::Result;
 use crate::net::link::{self, Link};
-use crate::net::route::{Local, Route};
+use crate::net::route::{Own, Route};
 use crate::net::{Netlink, address};
 
 /// Hosts with more routes than this (a routing daemon's full table, a bridge port for each of many containers) are
@@ -27,7 +27,7 @@ pub struct Beside {
 
 /// The devices beside the uplink that carry one of the host's addresses, or that a route leaves by. Devices of ours are none of
 /// them, whatever addresses and routes somebody gave them.
-pub fn read(netlink: &mut Netlink, uplink: &Link, local: &[Local], routes: &[Route]) -> Result<Vec<Beside>> {
+pub fn read(netlink: &mut Netlink, uplink: &Link, local: &[Own], routes: &[Route]) -> Result<Vec<Beside>> {
     let reachable = |ip: &IpAddr| match ip {
         IpAddr::V4(ip) => !ip.is_loopback(),
         IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),

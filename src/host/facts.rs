@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use nix::sys::utsname::uname;
 
@@ -37,6 +37,8 @@ pub struct Facts {
     pub link_local: Option<IpAddr>,
     /// The addresses that the host takes for its own and containers do not carry, loopback ones not counted.
     pub others: Vec<IpAddr>,
+    /// The addresses for all on its networks (broadcast), the uplink's not counted.
+    pub networks: Vec<Ipv4Addr>,
     /// The host's other devices that containers' packets may leave or come in by, as far as addresses and routes name them.
     pub beside: Vec<Beside>,
     /// Routes of the main table: those out of the uplink and of devices beside it, and those that refuse.
@@ -72,7 +74,7 @@ impl Facts {
                 "give it one, or name the device that carries the host's address in the config key uplink",
             ));
         }
-        let local = route::local_addresses(netlink)?;
+        let route::Local { addresses: local, mut broadcast } = route::local(netlink)?;
         let beside = beside::read(netlink, &uplink, &local, &routes)?;
         let candidates = carried::candidates(own, &beside, &config.addresses);
         let all = candidates.count();
@@ -88,7 +90,8 @@ impl Facts {
         others.retain(|ip| !ip.is_loopback() && !known.contains(ip));
         let policy = routes.len() > beside::MANY_ROUTES || route::has_policy(netlink)?;
         let mut settings = proc.here();
-        Ok(Self {
+        let mut facts = Self {
+            networks: Vec::new(),
             routes: beside::passable(routes, &uplink, &beside),
             uncarried: all.saturating_sub(addresses.len()),
             beside,
@@ -101,7 +104,16 @@ impl Facts {
             addresses,
             link_local: of_uplink.iter().find(|a| a.is_of_link()).map(|a| a.ip),
             others,
-        })
+        };
+        broadcast.retain(|ip| !ip.is_loopback() && Some(*ip) != facts.broadcast());
+        facts.networks = broadcast;
+        Ok(facts)
+    }
+
+    /// The address for all on the uplink's network.
+    pub fn broadcast(&self) -> Option<Ipv4Addr> {
+        let Some(IpAddr::V4(own)) = self.primary(false) else { return None };
+        route::broadcast(&self.routes, own)
     }
 
     /// The address programs get that choose none and send out of `link`; `None` when containers carry none of its family.

@@ -9,7 +9,7 @@ use super::Facts;
 use super::beside::MANY_ROUTES;
 use super::sysctl::Setting;
 use crate::net::link::Mac;
-use crate::net::route::{self, InnerRoute, Kind, Route};
+use crate::net::route::{InnerRoute, Kind, Route};
 
 /// What every container of this host is given alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +89,7 @@ fn inner_route(facts: &Facts, route: &Route) -> Option<InnerRoute> {
 /// Without it what is for everybody on the link would be nobody's inside.
 fn broadcast_route(facts: &Facts) -> Option<InnerRoute> {
     let Some(IpAddr::V4(own)) = facts.primary(false) else { return None };
-    let destination = route::broadcast(&facts.routes, own)?;
+    let destination = facts.broadcast()?;
     let (source, mtu) = (Some(own.into()), facts.uplink.mtu);
     Some(InnerRoute { destination: destination.into(), prefix: 32, source, metric: 0, mtu, kind: Kind::Broadcast })
 }
@@ -128,6 +128,7 @@ mod tests {
             addresses: vec![ip("10.0.0.2"), ip("fd00::2"), ip("10.1.0.2")],
             uncarried: 0,
             link_local: None,
+            networks: Vec::new(),
             others: Vec::new(),
             beside: vec![
                 Beside { link: link(3, 9000), addresses: vec![ip("10.1.0.2")] },

@@ -174,31 +174,42 @@ pub fn broadcast(routes: &[Route], own: Ipv4Addr) -> Option<Ipv4Addr> {
 
 /// An address that the host takes for its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Local {
+pub struct Own {
     /// The address.
     pub ip: IpAddr,
     /// Index of the link that carries it.
     pub link: u32,
 }
 
-/// Every address that the host takes for its own, loopback ones included: the local table, which is short however
-/// many devices there are.
-pub fn local_addresses(netlink: &mut Netlink) -> Result<Vec<Local>> {
-    let answers = dump(netlink, LOCAL_TABLE, RouteType::Local)?;
-    let local =
-        |m: &RouteMessage| m.header.kind == RouteType::Local && matches!(m.header.destination_prefix_length, 32 | 128);
-    let address = |m: RouteMessage| {
+/// The local table, which is short however many devices there are.
+#[derive(Clone, Debug, Default)]
+pub struct Local {
+    /// Every address that the host takes for its own, loopback ones included.
+    pub addresses: Vec<Own>,
+    /// Those of IPv4 that are for everybody on one of its networks.
+    pub broadcast: Vec<Ipv4Addr>,
+}
+
+/// Reads the local table.
+pub fn local(netlink: &mut Netlink) -> Result<Local> {
+    let mut local = Local::default();
+    for message in dump(netlink, LOCAL_TABLE, RouteType::Unspec)? {
+        let (kind, whole) = (message.header.kind, matches!(message.header.destination_prefix_length, 32 | 128));
         let (mut to, mut link) = (None, 0);
-        for attribute in m.attributes {
+        for attribute in message.attributes {
             match attribute {
                 RouteAttribute::Destination(destination) => to = ip(destination),
                 RouteAttribute::Oif(index) => link = index,
                 _ => {}
             }
         }
-        to.map(|ip| Local { ip, link })
-    };
-    Ok(answers.into_iter().filter(local).filter_map(address).collect())
+        match (kind, to) {
+            (RouteType::Local, Some(ip)) if whole => local.addresses.push(Own { ip, link }),
+            (RouteType::Broadcast, Some(IpAddr::V4(ip))) if whole => local.broadcast.push(ip),
+            _ => {}
+        }
+    }
+    Ok(local)
 }
 
 /// What the kernel's rules and routes say of one packet, as they say it to a socket bound to `from`; `None`: no route leads there.

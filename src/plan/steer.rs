@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use crate::host::{Facts, HostRecord};
-use crate::net::route::{self, Route};
-use crate::steer::HostFacts;
+use crate::net::route::Route;
 use crate::steer::layout::{BESIDE_V4, BESIDE_V6};
+use crate::steer::{Addresses, Holder, HostFacts};
 
 /// What of the host the programs read that is no fact but was made.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,6 +29,14 @@ pub fn asks_fib(facts: &Facts) -> bool {
     facts.policy || facts.routes.iter().any(|route| route.kind.refuses() || route.link != facts.uplink.index)
 }
 
+/// What the programs know of addresses.
+pub fn host_addresses(facts: &Facts) -> Addresses {
+    let held = |holder| move |ip: &IpAddr| (*ip, holder);
+    let networks = facts.networks.iter().map(|ip| (IpAddr::V4(*ip), Holder::Many));
+    let own = facts.others.iter().map(held(Holder::Host)).chain(facts.addresses.iter().map(held(Holder::Containers)));
+    networks.chain(own).collect()
+}
+
 /// The facts as the programs read them.
 pub fn host_facts(facts: &Facts, made: Made) -> HostFacts {
     let (uplink, mtu) = (facts.uplink.index, facts.uplink.mtu);
@@ -41,10 +49,11 @@ pub fn host_facts(facts: &Facts, made: Made) -> HostFacts {
         host.flags |= HostFacts::PEER_FROM_LO;
     }
     let hop = |v6, most| (!facts.policy).then(|| next_hop(&facts.routes, uplink, v6, most)).flatten();
-    let count = |v6: bool| facts.addresses.iter().chain(&facts.others).filter(|ip| ip.is_ipv6() == v6).count();
+    let known = host_addresses(facts);
+    let count = |v6: bool| known.keys().filter(|ip| ip.is_ipv6() == v6).count();
     if let Some(IpAddr::V4(ip)) = facts.primary(false) {
         host.v4[0] = ip.octets();
-        host.v4_broadcast = route::broadcast(&facts.routes, ip).map_or([0; 4], |ip| ip.octets());
+        host.v4_broadcast = facts.broadcast().map_or([0; 4], |ip| ip.octets());
         if count(false) == 1 {
             host.flags |= HostFacts::ONE_V4;
         }

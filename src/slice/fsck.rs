@@ -17,7 +17,7 @@ use crate::lease::ledger::{decode, encode};
 use crate::lease::{Desk, Lease, Ledger, Stage};
 use crate::net::{Netlink, Netns};
 use crate::plan::slice::{Surroundings, follow, slice, steered};
-use crate::plan::steer::{Made, host_facts};
+use crate::plan::steer::{Made, host_addresses, host_facts};
 use crate::plan::{Step, host as host_plan};
 use crate::steer::{TenantState, find};
 use crate::wire::{Carry, Host, HostSite, Others, Site, sockets};
@@ -314,7 +314,7 @@ fn look_at_host(
     let mut site = HostSite::new(config, Some(facts), ledger, record, netlink);
     let plan = host_plan::host(config, facts, &wanted);
     let mut all = look_at_steps("host", &mut site, plan);
-    if !host.maps.has_host(&host_facts(facts, made), &facts.addresses, &facts.others)? {
+    if !host.maps.has_host(&host_facts(facts, made), &host_addresses(facts))? {
         let what = "the data path knows the host as it was: its addresses, MAC, MTU or routes changed since";
         all.push(differs("host", About::Facts, what));
     } else if !present.given.same(&host.given) {

@@ -12,7 +12,7 @@ use crate::lease::lock::{Lock, PATIENCE, is_gone};
 use crate::net::netns::NetnsId;
 use crate::net::{Netlink, Netns};
 use crate::plan::host::bpf_directory;
-use crate::plan::steer::{Made, asks_fib, host_facts};
+use crate::plan::steer::{Made, asks_fib, host_addresses, host_facts};
 use crate::steer::layout::LAYOUTS;
 use crate::steer::program::VERSION;
 use crate::steer::{Maps, Programs, find};
@@ -238,6 +238,6 @@ fn open_current(config: &Config, netlink: &mut Netlink, facts: &Facts, shaper: b
     let host = open(config, &record)?;
     // The settings are setup's to look at: reading them takes as long as all the rest.
     let same = host.given.same(&Given::of(facts, &host.given.copied, &host.given.version))
-        && host.maps.has_host(&host_facts(facts, Made::of(&record)), &facts.addresses, &facts.others)?;
+        && host.maps.has_host(&host_facts(facts, Made::of(&record)), &host_addresses(facts))?;
     Ok(same.then_some(host))
 }

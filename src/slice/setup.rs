@@ -18,7 +18,7 @@ use crate::lease::lock::{Lock, PATIENCE, is_gone};
 use crate::lease::{Lease, Ledger, Stage};
 use crate::net::{Netlink, Netns};
 use crate::plan::host::{self, Wanted, bpf_directory};
-use crate::plan::steer::{Made, host_facts};
+use crate::plan::steer::{Made, host_addresses, host_facts};
 use crate::plan::{Action, Step};
 use crate::steer::Maps;
 use crate::steer::layout::LAYOUTS;
@@ -131,7 +131,7 @@ pub fn setup(config: &Config, how: How) -> Result<Outcome> {
         log::info!("{TOLD}");
     }
     let (made, directory) = (Made::of(&site.record), bpf_directory(&config.state_dir));
-    Maps::open(&directory)?.set_host(&host_facts(&facts, made), &facts.addresses, &facts.others)?;
+    Maps::open(&directory)?.set_host(&host_facts(&facts, made), &host_addresses(&facts))?;
     drop(lock);
     // A process that stands still must keep neither other containers from starting nor slices from following that it does not
     // work on.
@@ -145,7 +145,7 @@ pub const TOLD: &str = "tell the data path of the host's addresses, MAC, MTU and
 /// Does the data path know the host as it is?
 fn knows(config: &Config, facts: &Facts, record: &HostRecord) -> Result<bool> {
     let maps = Maps::open(&bpf_directory(&config.state_dir))?;
-    maps.has_host(&host_facts(facts, Made::of(record)), &facts.addresses, &facts.others)
+    maps.has_host(&host_facts(facts, Made::of(record)), &host_addresses(facts))
 }
 
 /// Carries out what of `plan` is missing, and returns it.

@@ -1,5 +1,8 @@
 //! What the programs and user space share: the values of the maps, as `bpf/maps.h` lays them out.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use crate::format::{Known, RAISED};
 use crate::net::link::Mac;
 
@@ -8,6 +11,28 @@ pub const MAX_SLOTS: u16 = 4096;
 
 /// Most addresses of a host, of all its devices together (`MAX_ADDRESSES`).
 pub const MAX_ADDRESSES: usize = 16_384;
+
+/// What an address is to the host: the values of the map `addresses`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Holder {
+    /// Of the host and of every container.
+    Containers = 1,
+    /// Of the host alone: containers can carry only so many, or are to carry only some.
+    Host = 2,
+    /// Nobody's: it is for all on a network of the host that is not the uplink's, so no packet comes from there.
+    Many = 4,
+}
+
+/// All that the programs know of.
+pub type Addresses = BTreeMap<IpAddr, Holder>;
+
+impl Holder {
+    /// `None` for a value of programs to come.
+    pub fn of(kind: u32) -> Option<Self> {
+        [Holder::Containers, Holder::Host, Holder::Many].into_iter().find(|holder| *holder as u32 == kind)
+    }
+}
 
 /// Raised when a map's layout changes: programs of two layouts cannot share maps. A value may only grow at its end, and zero
 /// there has to mean what was before: [`super::convert`] copies what stands in the older maps, and knows the one map whose words

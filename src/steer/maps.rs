@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::book::Book;
-use super::layout::{Counters, HostFacts, MAX_ADDRESSES, REASONS, SlotEntry};
+use super::layout::{Addresses, Counters, Holder, HostFacts, MAX_ADDRESSES, REASONS, SlotEntry};
 use super::names::Naming;
 use super::namespaces::{HOST, Namespaces};
 use super::offers::Offers;
@@ -25,8 +25,6 @@ use crate::ports::{PortRange, PortSet};
 /// Bytes of a value of `devices`: `struct bpf_devmap_val`.
 const DEVICE: usize = 8;
 const COUNTER_WORDS: usize = size_of::<Counters>() / 8;
-const ADDRESS_CARRIED: u32 = 1;
-const ADDRESS_OF_HOST: u32 = 2;
 
 /// Who has a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -323,34 +321,37 @@ impl Maps {
     }
 
     /// Do the programs know the host as it is?
-    pub fn has_host(&self, facts: &HostFacts, carried: &[IpAddr], others: &[IpAddr]) -> Result<bool> {
+    pub fn has_host(&self, facts: &HostFacts, addresses: &Addresses) -> Result<bool> {
         let mut now = [0u8; size_of::<HostFacts>()];
         if sys::lookup(self.host.as_fd(), &0u32.to_ne_bytes(), &mut now).is_err() || now != facts.bytes() {
             return Ok(false);
         }
-        Ok(self.known_addresses()? == kinds(carried, others)?)
+        check_number(addresses)?;
+        let known = self.known_addresses()?;
+        Ok(known.len() == addresses.len() && known.iter().all(|(ip, kind)| is_known_as(addresses, ip, *kind)))
     }
 
     /// Tells the programs what the host looks like. Writes only what differs.
-    pub fn set_host(&self, facts: &HostFacts, carried: &[IpAddr], others: &[IpAddr]) -> Result<()> {
+    pub fn set_host(&self, facts: &HostFacts, addresses: &Addresses) -> Result<()> {
         let fail = |what: &'static str| {
             move |e: io::Error| Error::Bpf { doing: format!("write the host's {what}"), why: e.to_string() }
         };
-        let wanted = kinds(carried, others)?;
+        check_number(addresses)?;
         // Room first. Addresses before the facts: while they are being added the old facts still say "look them up".
         let known = self.known_addresses()?;
-        let crowded = known.len() + wanted.len() > MAX_ADDRESSES;
+        let crowded = known.len() + addresses.len() > MAX_ADDRESSES;
         let forget = || {
-            for address in known.keys().filter(|address| !wanted.contains_key(*address)) {
-                let _ = sys::delete(self.addresses.as_fd(), address);
+            for ip in known.keys().filter(|ip| !addresses.contains_key(*ip)) {
+                let _ = sys::delete(self.addresses.as_fd(), &mapped(*ip));
             }
         };
         if crowded {
             forget();
         }
-        for (address, kind) in &wanted {
-            if known.get(address) != Some(kind) {
-                sys::update(self.addresses.as_fd(), address, &kind.to_ne_bytes()).map_err(fail("addresses"))?;
+        for (ip, holder) in addresses {
+            let kind = *holder as u32;
+            if known.get(ip) != Some(&kind) {
+                sys::update(self.addresses.as_fd(), &mapped(*ip), &kind.to_ne_bytes()).map_err(fail("addresses"))?;
             }
         }
         let value = facts.bytes();
@@ -371,33 +372,32 @@ impl Maps {
         Ok(HostFacts::of_bytes(&value))
     }
 
-    /// The host's addresses as the programs know them: does every container carry it?
-    pub fn addresses(&self) -> Result<BTreeMap<IpAddr, bool>> {
-        let known = self.known_addresses()?.into_iter();
-        Ok(known.map(|(address, kind)| (Ipv6Addr::from(address).to_canonical(), kind == ADDRESS_CARRIED)).collect())
+    /// The host's addresses as the programs know them.
+    pub fn addresses(&self) -> Result<Addresses> {
+        Ok(self.known_addresses()?.into_iter().filter_map(|(ip, kind)| Some((ip, Holder::of(kind)?))).collect())
     }
 
-    fn known_addresses(&self) -> Result<BTreeMap<[u8; 16], u32>> {
+    fn known_addresses(&self) -> Result<BTreeMap<IpAddr, u32>> {
         let fail = |e: io::Error| Error::Bpf { doing: "read the host's addresses".into(), why: e.to_string() };
-        let known = sys::entries(self.addresses.as_fd()).map_err(fail)?;
-        Ok(known.into_iter().map(|(address, kind)| (address, u32::from_ne_bytes(kind))).collect())
+        let known: Vec<([u8; 16], [u8; 4])> = sys::entries(self.addresses.as_fd()).map_err(fail)?;
+        let named = |(ip, kind)| (Ipv6Addr::from(ip).to_canonical(), u32::from_ne_bytes(kind));
+        Ok(known.into_iter().map(named).collect())
     }
 }
 
-/// The host's addresses as the map has them.
-fn kinds(carried: &[IpAddr], others: &[IpAddr]) -> Result<BTreeMap<[u8; 16], u32>> {
-    let mut kinds: BTreeMap<_, _> = others.iter().map(|ip| (mapped(*ip), ADDRESS_OF_HOST)).collect();
-    kinds.extend(carried.iter().map(|ip| (mapped(*ip), ADDRESS_CARRIED)));
-    if kinds.len() > MAX_ADDRESSES {
-        return Err(Error::unsupported(
-            format!(
-                "the host has {} addresses, more than the {MAX_ADDRESSES} that the data path can know",
-                kinds.len()
-            ),
-            "take some away, or route their network to the host as one",
-        ));
+fn is_known_as(addresses: &Addresses, ip: &IpAddr, kind: u32) -> bool {
+    addresses.get(ip).is_some_and(|holder| *holder as u32 == kind)
+}
+
+fn check_number(addresses: &Addresses) -> Result<()> {
+    let number = addresses.len();
+    if number <= MAX_ADDRESSES {
+        return Ok(());
     }
-    Ok(kinds)
+    Err(Error::unsupported(
+        format!("the host has {number} addresses, more than the {MAX_ADDRESSES} that the data path can know"),
+        "take some away, or route their network to the host as one",
+    ))
 }
 
 /// The places of a port's words, of TCP and of UDP.

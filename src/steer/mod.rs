@@ -35,7 +35,7 @@ pub use book::Book;
 pub use claimed::{Claim, Held};
 pub use claims::Claims;
 pub use joined::Joined;
-pub use layout::{Counters, HostFacts, MAX_SLOTS, SlotEntry};
+pub use layout::{Addresses, Counters, Holder, HostFacts, MAX_SLOTS, SlotEntry};
 pub use maps::{Maps, Owner, Taken};
 pub use names::Naming;
 pub use namespaces::Namespaces;

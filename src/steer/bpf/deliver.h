@@ -42,15 +42,15 @@ static __always_inline __u32 port_slot(__u16 port, __u8 proto)
 	return word ? (__u16)*word : 0;
 }
 
-/* ADDRESS_OF_*, or 0 for an address that is not the host's. */
-static __always_inline __u32 host_address(const union addr *a)
+/* ADDRESS_*, or 0. */
+static __always_inline __u32 address_kind(const union addr *a)
 {
 	__u32 *kind = bpf_map_lookup_elem(&addresses, a);
 
 	return kind ? *kind : 0;
 }
 
-static __always_inline __u32 host_address_v4(const struct host *h, __u32 v4)
+static __always_inline __u32 address_kind_v4(const struct host *h, __u32 v4)
 {
 	union addr a;
 
@@ -59,7 +59,18 @@ static __always_inline __u32 host_address_v4(const struct host *h, __u32 v4)
 	if (h->flags & HOST_ONE_V4)
 		return 0;
 	map_v4(&a, v4);
-	return host_address(&a);
+	return address_kind(&a);
+}
+
+/* ADDRESS_CARRIED, ADDRESS_OF_HOST, or 0 for an address that is not the host's. */
+static __always_inline __u32 host_address(const union addr *a)
+{
+	return address_kind(a) & ~ADDRESS_OF_MANY;
+}
+
+static __always_inline __u32 host_address_v4(const struct host *h, __u32 v4)
+{
+	return address_kind_v4(h, v4) & ~ADDRESS_OF_MANY;
 }
 
 static __always_inline __u32 host_address_v6(const struct host *h, const union addr *a)
@@ -82,7 +93,7 @@ static __always_inline int martian_v4(const struct host *h, __u32 src)
 	/* multicast, and 255.255.255.255; the rest of 240.0.0.0/4 are addresses like others */
 	if (first >= 224 && (first < 240 || src == 0xffffffff))
 		return 1;
-	return host_address_v4(h, src);
+	return address_kind_v4(h, src);
 }
 
 /* The host's stack lets its own address and the unspecified one pass, which IPv4 does not: they end here as well. */

@@ -74,6 +74,7 @@
 /* addresses */
 #define ADDRESS_CARRIED 1	/* by every container: valid as a source */
 #define ADDRESS_OF_HOST 2	/* a destination only */
+#define ADDRESS_OF_MANY 4	/* for all on a network that is not the uplink's: no packet comes from there */
 
 /* Why a packet was dropped. The order is part of the layout; names are in maps.rs. */
 enum reason {

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::memory::Tenant;
 use super::packet::Frame;
-use super::world::{Holder, Path};
+use super::world::Path;
 use super::{Count, Decision, Hook, Memory, Refusal, Told, Verdict, Why, World, decide};
 use crate::net::link::Mac;
 use crate::net::route::Kind;
+use crate::steer::Holder;
 use crate::steer::layout::{HostFacts, SlotEntry};
 
 const MAC: Mac = [2, 0, 0, 0, 0, 9];

@@ -8,17 +8,8 @@ use super::packet::UDP;
 use crate::error::Result;
 use crate::net::link::Mac;
 use crate::net::route::Kind;
-use crate::steer::layout::{HostFacts, SlotEntry};
+use crate::steer::layout::{Addresses, Holder, HostFacts, SlotEntry};
 use crate::steer::maps::Maps;
-
-/// Who has an address of the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holder {
-    /// The host and every container.
-    Containers,
-    /// The host alone: containers can carry only so many, or are to carry only some.
-    Host,
-}
 
 /// A port: of UDP, or of TCP and everything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,8 +52,8 @@ pub struct World {
     pub slots: BTreeMap<u16, SlotEntry>,
     /// The devices of slots, as long as they exist.
     pub devices: BTreeMap<u16, u32>,
-    /// Addresses of the host.
-    pub addresses: BTreeMap<IpAddr, Holder>,
+    /// Addresses of the host, and those for all on its networks.
+    pub addresses: Addresses,
     /// Ports by protocol that sockets inside wait at for anybody, by slot.
     pub listening: BTreeSet<(u16, u8, u16)>,
     /// Groups that containers have joined before the first packet, by slot.
@@ -72,9 +63,7 @@ pub struct World {
 impl World {
     /// What the maps say now. What sockets wait at stands in no map, and what is joined in one of the programs' own.
     pub fn of(maps: &Maps) -> Result<Self> {
-        let carried = |carried| if carried { Holder::Containers } else { Holder::Host };
-        let addresses = maps.addresses()?.into_iter().map(|(ip, by_all)| (ip, carried(by_all))).collect();
-        let mut world = World { host: maps.host()?, addresses, ..World::default() };
+        let mut world = World { host: maps.host()?, addresses: maps.addresses()?, ..World::default() };
         for number in 0..=u16::MAX {
             for udp in [false, true] {
                 world.ports.extend(maps.steered(number, udp).map(|slot| (Port { number, udp }, slot)));
@@ -140,7 +129,8 @@ impl World {
 
     /// Does what is sent there stay on this host?
     pub fn is_local(&self, ip: IpAddr) -> bool {
-        super::address::is_loopback(ip) || self.addresses.contains_key(&ip)
+        let is_own = |holder| matches!(holder, Some(Holder::Containers | Holder::Host));
+        super::address::is_loopback(ip) || is_own(self.addresses.get(&ip).copied())
     }
 }
 
