@@ -137,6 +137,17 @@ fn an_error_is_about_a_packet_that_was_sent_to_the_container() {
 }
 
 #[test]
+fn an_address_for_all_on_a_network_speaks_to_nobody_and_is_not_the_hosts_own() {
+    let mut bench = Bench::new();
+    let all = Ipv4Addr::new(10, 88, 0, 255);
+    let of_all = udp((all, 9), (HOST, 31_000));
+    assert_eq!(bench.goes(Hook::Wire, &of_all), INTO_1, "of a network that is not the host's");
+    bench.world.addresses.insert(all.into(), Holder::Many);
+    assert_eq!(bench.goes(Hook::Wire, &of_all), Verdict::Drop);
+    assert!(!bench.world.is_local(all.into()));
+}
+
+#[test]
 fn all_who_asked_get_the_answer_and_nobody_whose_question_did_not_go() {
     let mut bench = Bench::new();
     for slot in [1, 2] {
