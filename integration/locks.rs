@@ -27,7 +27,7 @@ fn serves(host: &Host, ns: &Ns, what: &str) {
 fn setup_and_its_undoing_at_once_leave_a_whole_host() {
     let host = Host::with("lock-undo").unprepared().build();
     let (before, ns) = (Baseline::of(&host.ns), Ns::net_only("after the race"));
-    for round in 0..if long() { 100u64 } else { 40 } {
+    for round in 0..if long() { 100u64 } else { 20 } {
         let nap = Duration::from_micros((round % 20) * 700);
         if round % 2 == 0 {
             host.portslice(["setup"]).ok();

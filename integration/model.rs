@@ -20,7 +20,7 @@ const ROUND: u64 = 96;
 fn random_operations_killed_at_random() {
     let clock = || std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64);
     let seed = std::env::var("PORTSLICE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(clock);
-    let operations = if long() { 20_000 } else { 1_000 };
+    let operations = if long() { 20_000 } else { 500 };
     println!("model: PORTSLICE_SEED={seed}, {operations} operations");
     let start = Instant::now();
     let world = World::new(seed);

@@ -1,10 +1,9 @@
 //! Commands that are killed, or refused a system call, at a step of the test's choice, by way of strace.
 
 use super::host::{Host, binary};
-use super::long;
 use super::run::Output;
+use super::some;
 use std::ffi::OsString;
-use std::time::UNIX_EPOCH;
 
 /// The system calls that change something, and how many of each kind are left out between two kills.
 pub type Steps = [(&'static str, usize)];
@@ -26,7 +25,7 @@ pub fn killed(host: &Host, call: &str, n: usize, argv: &[&str], input: &str) -> 
     out.code.is_none()
 }
 
-/// Kills `run` at every step and calls `then` after each time, until it ends by itself; where time is short at every third one,
+/// Kills `run` at every step and calls `then` after each time, until it ends by itself; where time is short at every fifth one,
 /// beginning anywhere. Returns how many steps it has.
 pub fn at_every_step(
     steps: &Steps,
@@ -35,11 +34,9 @@ pub fn at_every_step(
 ) -> usize {
     let (mut kills, mut found) = (0, 0);
     for (call, stride) in steps {
-        let stride = if long() { *stride } else { 3 * stride };
-        let first =
-            if long() { 1 } else { 1 + UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos() as usize) % stride };
+        let (first, stride) = some(*stride, 5 * stride);
         let mut last = 0;
-        for n in (first..).step_by(stride) {
+        for n in (1 + first..).step_by(stride) {
             let died = run(call, n);
             then(&format!("killed at {call} {n}"), kills);
             if !died {

@@ -54,10 +54,17 @@ pub use ns::Ns;
 pub use probe::{Echo, Proto, Tried, ask, ask_from};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::UNIX_EPOCH;
 
 /// Whether tests are to run their long parts as well, as `integration/test --long` asks.
 pub fn long() -> bool {
     std::env::var_os("PORTSLICE_LONG").is_some_and(|value| !value.is_empty())
+}
+
+/// Of many things, the first to do and how many to go on by: every `all`th with `--long`, else every `few`th beginning anywhere.
+pub fn some(all: usize, few: usize) -> (usize, usize) {
+    let anywhere = || UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos() as usize);
+    if long() { (0, all) } else { (anywhere() % few, few) }
 }
 
 /// The host's own IPv4 address, which every container carries too.

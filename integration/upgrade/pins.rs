@@ -15,7 +15,8 @@ fn that_are_removed_one_by_one_come_back_under_connections() {
     let (programs, maps) = (ids(&host, "prog"), ids(&host, "map"));
     let names: Vec<String> = [&programs[..], &maps, &ids(&host, "link")].concat().into_iter().map(|(n, _)| n).collect();
     assert!(names.len() > 18, "{names:?}");
-    for (n, name) in names.iter().enumerate() {
+    let (first, stride) = some(1, 3);
+    for (n, name) in names.iter().enumerate().skip(first).step_by(stride) {
         in_mounts(&host, &format!("rm \"$0\"/{name}"));
         let what = format!("{name} was removed");
         // Whoever comes first mends it: the setup, or an attach.

@@ -234,7 +234,7 @@ impl<'a> Seen<'a> {
 
     /// Does somebody ask for a socket that is bound to the loopback of another container, or wait there for somebody else?
     fn asks_own_loopback(&self) -> bool {
-        let Difference { program, at, owners, .. } = self.difference;
+        let Difference { program, at, owners, ours, .. } = self.difference;
         let step = program.steps[*at];
         let elsewhere = |process: u8| owners[usize::from(process)] != owners[usize::from(step.process)];
         let there = |socket: &Holder| socket.is_on_loopback() && !socket.connected && elsewhere(socket.process);
@@ -243,7 +243,13 @@ impl<'a> Seen<'a> {
             Call::Connect { to } => to.ip.to_canonical().is_loopback() && self.sockets.iter().any(there),
             Call::Send => self.sockets.iter().any(there),
             Call::Receive | Call::Accept { .. } => {
-                self.caller().is_some_and(|caller| caller.is_on_loopback()) && self.sockets.iter().any(asks)
+                // that nobody is there is told to whoever waits for an answer
+                let told = |caller: &Holder| {
+                    let asked = caller.to.is_some_and(|to| to.to_canonical().is_loopback());
+                    asked && ours.errno == libc::ECONNREFUSED && self.sockets.iter().any(there)
+                };
+                let waits = |caller: &Holder| caller.is_on_loopback() && self.sockets.iter().any(asks);
+                self.caller().is_some_and(|caller| waits(&caller) || told(&caller))
             }
             _ => false,
         }
