@@ -69,6 +69,12 @@ fn succeeds(ns: &Ns, kind: i32, at: IpAddr, port: u16, why: &str) {
     assert!(wait::eventually(|| bound(ns, kind, at, port, false).is_ok()), "{}: {why}", ns.name);
 }
 
+/// The same, and the socket is kept.
+#[track_caller]
+fn gets(ns: &Ns, kind: i32, at: IpAddr, port: u16, reuse: bool) -> OwnedFd {
+    wait::success(|| bound(ns, kind, at, port, reuse)).unwrap_or_else(|e| panic!("{}: {port}: {e}", ns.name))
+}
+
 /// A bind that goes well once a look finds that nobody has the port: what is left of a process that another test starts just
 /// now may have it at the first look.
 #[track_caller]
