@@ -3,7 +3,7 @@
 //! A difference is recognised by what the sockets of the program hold at that call, as the plain host answered so far. Whatever
 //! is not recognised is a failure.
 
-use super::program::{Call, Flag, Number, Outcome, Program};
+use super::program::{Call, Flag, Number, Outcome, Port, Program};
 use std::net::IpAddr;
 
 /// A call that comes to something else than on a plain host.
@@ -24,7 +24,10 @@ pub type Rule = (&'static str, fn(&Seen) -> bool);
 pub const SELDOM: &str =
     "who closed first leaves a mini-socket, and nobody is told of its end: the port rests as after TIME_WAIT";
 
-pub const RULES: [Rule; 9] = [
+/// Another one.
+pub const RARE: &str = "SO_REUSEADDR counts as it was at bind(): nobody is told who changes it afterwards";
+
+pub const RULES: [Rule; 10] = [
     ("a claim takes the port at every address, and for both families", |seen| seen.refused_beside(Holder::is_apart)),
     (
         "across owners a port that nobody listens on is not shared by SO_REUSEADDR: listen() could not be refused",
@@ -37,6 +40,7 @@ pub const RULES: [Rule; 9] = [
     ("across owners SO_REUSEPORT is refused: one of two containers would hear what is meant for the other", |seen| {
         seen.refused_beside(|other, new| other.reuse_port && new.reuse_port)
     }),
+    (RARE, |seen| seen.judged_by_reuse_when_bound()),
     (SELDOM, |seen| seen.refused_beside(|other, _| other.stream && other.connected && !other.open && !other.saw_end)),
     ("across owners datagram sockets that share a port are not counted, as those on 5353 and 1900", |seen| {
         seen.shares_datagrams()
@@ -64,6 +68,8 @@ pub struct Holder {
     stream: bool,
     v6_only: bool,
     reuse_address: bool,
+    /// As it was at bind().
+    reuse_when_bound: bool,
     reuse_port: bool,
     listening: bool,
     connected: bool,
@@ -73,6 +79,7 @@ pub struct Holder {
     at: Option<(IpAddr, Number)>,
     /// What it was connected to.
     to: Option<IpAddr>,
+    asked: Option<Number>,
 }
 
 /// A difference, and the sockets that there are then.
@@ -128,8 +135,12 @@ impl<'a> Seen<'a> {
 
     fn replay(&mut self, n: usize) {
         let (step, outcome) = (self.difference.program.steps[n], self.difference.plain[n]);
+        let asked = match step.call {
+            Call::Connect { to } => self.asked(to.port),
+            _ => None,
+        };
         if outcome.errno != 0 {
-            return;
+            return self.fails(n);
         }
         if let Call::Open { stream, .. } = step.call {
             self.sockets.iter_mut().filter(|s| s.process == step.process && s.socket == step.socket).for_each(|s| {
@@ -141,6 +152,7 @@ impl<'a> Seen<'a> {
                 stream,
                 v6_only: false,
                 reuse_address: false,
+                reuse_when_bound: false,
                 reuse_port: false,
                 listening: false,
                 connected: false,
@@ -148,6 +160,7 @@ impl<'a> Seen<'a> {
                 open: true,
                 at: None,
                 to: None,
+                asked: None,
             });
         }
         let Some(at) = self.position(step.process, step.socket) else { return };
@@ -156,8 +169,11 @@ impl<'a> Seen<'a> {
             Call::Set { flag: Flag::ReuseAddress, on } => socket.reuse_address = on,
             Call::Set { flag: Flag::ReusePort, on } => socket.reuse_port = on,
             Call::Set { flag: Flag::V6Only, on } => socket.v6_only = on,
+            Call::Bind { .. } => socket.reuse_when_bound = socket.reuse_address,
             Call::Listen => socket.listening = true,
-            Call::Connect { to } => (socket.connected, socket.to) = (true, Some(to.ip)),
+            Call::Connect { to } => {
+                (socket.connected, socket.to, socket.asked) = (true, Some(to.ip), asked);
+            }
             Call::Disconnect => (socket.connected, socket.listening) = (false, false),
             Call::Receive if socket.stream && outcome.bytes.0 == 0 => socket.saw_end = true,
             Call::Shutdown { how } if how != libc::SHUT_WR => socket.listening = false,
@@ -173,6 +189,28 @@ impl<'a> Seen<'a> {
         }
     }
 
+    /// The number that a port of the program stands for.
+    fn asked(&self, port: Port) -> Option<Number> {
+        match port {
+            Port::Any => None,
+            Port::Known(n) => Some(Number::Known(n)),
+            Port::Of { process, socket } => self.sockets[self.position(process, socket)?].at.map(|(_, number)| number),
+        }
+    }
+
+    /// A connection that fails leaves a trace where bind() named IPv4's unspecified address in the form of IPv6: such a socket
+    /// counts as bound to an address (inet6_bind, net/ipv6/af_inet6.c), and keeps the one that it got for the connection.
+    fn fails(&mut self, n: usize) {
+        let step = self.difference.program.steps[n];
+        let (Call::Connect { to }, Some(at)) = (step.call, self.position(step.process, step.socket)) else { return };
+        let is_any = |ip: IpAddr| ip.is_ipv6() && ip.to_canonical().is_ipv4() && ip.to_canonical().is_unspecified();
+        if let Some((ip, _)) = self.sockets[at].at.as_mut()
+            && is_any(*ip)
+        {
+            *ip = to.ip;
+        }
+    }
+
     fn position(&self, process: u8, socket: u8) -> Option<usize> {
         self.sockets.iter().rposition(|s| s.open && s.process == process && s.socket == socket)
     }
@@ -184,7 +222,7 @@ impl<'a> Seen<'a> {
         let socket = self.sockets[self.position(step.process, step.socket)?];
         let Call::Bind { to } = step.call else { return Some(socket) };
         let asked = match to.port {
-            super::program::Port::Known(n) => Some((to.ip, Number::Known(n))),
+            Port::Known(n) => Some((to.ip, Number::Known(n))),
             _ => None,
         };
         Some(Holder { at: plain[*at].local.or(ours.local).or(asked), ..socket })
@@ -210,14 +248,29 @@ impl<'a> Seen<'a> {
         bind && refused && self.caller().is_some_and(|new| self.others(&new).any(|other| is(other, &new)))
     }
 
-    /// Does it concern a port that datagram sockets of several owners share, or wait for what comes from one?
+    /// Is it a bind beside a socket of somebody else who changed SO_REUSEADDR after his own?
+    fn judged_by_reuse_when_bound(&self) -> bool {
+        let Difference { program, at, plain, ours, .. } = self.difference;
+        let judged = [plain[*at].errno, ours.errno].contains(&libc::EADDRINUSE);
+        let changed = |other: &Holder| other.stream && other.reuse_when_bound != other.reuse_address;
+        let beside = |new: Holder| new.reuse_address && self.others(&new).any(changed);
+        matches!(program.steps[*at].call, Call::Bind { .. }) && judged && self.caller().is_some_and(beside)
+    }
+
+    /// Does it concern a port that datagram sockets of several owners share, ask one, or wait for what comes from one?
     fn shares_datagrams(&self) -> bool {
         let Some(caller) = self.caller().filter(|caller| !caller.stream) else { return false };
         let shares = |socket: &Holder| socket.reuse_address || socket.reuse_port;
         let shared = |socket: &Holder| self.others(socket).any(|other| shares(other) || shares(socket));
         let Difference { program, at, .. } = self.difference;
         let mut senders = self.sockets.iter().filter(|sender| !sender.stream && sender.to.is_some());
-        shared(&caller) || matches!(program.steps[*at].call, Call::Receive) && senders.any(shared)
+        let is_asked = |socket: &Holder| !socket.stream && socket.at.map(|(_, number)| number) == caller.asked;
+        let asks = caller.connected && self.sockets.iter().any(|socket| is_asked(socket) && shared(socket));
+        match program.steps[*at].call {
+            Call::Send => shared(&caller) || asks,
+            Call::Receive => shared(&caller) || asks || senders.any(shared),
+            _ => shared(&caller),
+        }
     }
 
     /// Is it a bind to the loopback of a container that a plain host refuses, for somebody else's socket?
