@@ -41,7 +41,9 @@ pub const RULES: [Rule; 10] = [
         seen.refused_beside(|other, new| other.reuse_port && new.reuse_port)
     }),
     (RARE, |seen| seen.judged_by_reuse_when_bound()),
-    (SELDOM, |seen| seen.refused_beside(|other, _| other.stream && other.connected && !other.open && !other.saw_end)),
+    (SELDOM, |seen| {
+        seen.refused_beside(|other, _| other.stream && other.connected && (!other.open || other.shut) && !other.saw_end)
+    }),
     ("across owners datagram sockets that share a port are not counted, as those on 5353 and 1900", |seen| {
         seen.shares_datagrams()
     }),
@@ -75,6 +77,8 @@ pub struct Holder {
     connected: bool,
     /// It read that its peer had closed.
     saw_end: bool,
+    /// It said that it sends no more.
+    shut: bool,
     open: bool,
     at: Option<(IpAddr, Number)>,
     /// What it was connected to.
@@ -157,6 +161,7 @@ impl<'a> Seen<'a> {
                 listening: false,
                 connected: false,
                 saw_end: false,
+                shut: false,
                 open: true,
                 at: None,
                 to: None,
@@ -176,7 +181,10 @@ impl<'a> Seen<'a> {
             }
             Call::Disconnect => (socket.connected, socket.listening) = (false, false),
             Call::Receive if socket.stream && outcome.bytes.0 == 0 => socket.saw_end = true,
-            Call::Shutdown { how } if how != libc::SHUT_WR => socket.listening = false,
+            Call::Shutdown { how } => {
+                socket.listening &= how == libc::SHUT_WR;
+                socket.shut |= how != libc::SHUT_RD;
+            }
             Call::Close => (socket.open, socket.listening) = (false, false),
             Call::Accept { into } => {
                 let child = Holder { socket: into, listening: false, connected: true, at: outcome.local, ..*socket };
