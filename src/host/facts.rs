@@ -38,7 +38,7 @@ pub struct Facts {
     /// The addresses that the host takes for its own and containers do not carry, loopback ones not counted.
     pub others: Vec<IpAddr>,
     /// The addresses for all on its networks (broadcast), the uplink's not counted.
-    pub networks: Vec<Ipv4Addr>,
+    pub broadcasts: Vec<Ipv4Addr>,
     /// The host's other devices that containers' packets may leave or come in by, as far as addresses and routes name them.
     pub beside: Vec<Beside>,
     /// Routes of the main table: those out of the uplink and of devices beside it, and those that refuse.
@@ -74,7 +74,7 @@ impl Facts {
                 "give it one, or name the device that carries the host's address in the config key uplink",
             ));
         }
-        let route::Local { addresses: local, mut broadcast } = route::local(netlink)?;
+        let route::Local { addresses: local, mut broadcasts } = route::local(netlink)?;
         let beside = beside::read(netlink, &uplink, &local, &routes)?;
         let candidates = carried::candidates(own, &beside, &config.addresses);
         let all = candidates.count();
@@ -91,7 +91,7 @@ impl Facts {
         let policy = routes.len() > beside::MANY_ROUTES || route::has_policy(netlink)?;
         let mut settings = proc.here();
         let mut facts = Self {
-            networks: Vec::new(),
+            broadcasts: Vec::new(),
             routes: beside::passable(routes, &uplink, &beside),
             uncarried: all.saturating_sub(addresses.len()),
             beside,
@@ -105,8 +105,9 @@ impl Facts {
             link_local: of_uplink.iter().find(|a| a.is_of_link()).map(|a| a.ip),
             others,
         };
-        broadcast.retain(|ip| !ip.is_loopback() && Some(*ip) != facts.broadcast());
-        facts.networks = broadcast;
+        let of_uplink = facts.broadcast();
+        broadcasts.retain(|ip| !ip.is_loopback() && Some(*ip) != of_uplink);
+        facts.broadcasts = broadcasts;
         Ok(facts)
     }
 

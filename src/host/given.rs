@@ -128,7 +128,7 @@ mod tests {
             addresses: vec![ip("10.0.0.2"), ip("fd00::2"), ip("10.1.0.2")],
             uncarried: 0,
             link_local: None,
-            networks: Vec::new(),
+            broadcasts: Vec::new(),
             others: Vec::new(),
             beside: vec![
                 Beside { link: link(3, 9000), addresses: vec![ip("10.1.0.2")] },

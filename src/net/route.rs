@@ -187,7 +187,7 @@ pub struct Local {
     /// Every address that the host takes for its own, loopback ones included.
     pub addresses: Vec<Own>,
     /// Those of IPv4 that are for everybody on one of its networks.
-    pub broadcast: Vec<Ipv4Addr>,
+    pub broadcasts: Vec<Ipv4Addr>,
 }
 
 /// Reads the local table.
@@ -205,7 +205,7 @@ pub fn local(netlink: &mut Netlink) -> Result<Local> {
         }
         match (kind, to) {
             (RouteType::Local, Some(ip)) if whole => local.addresses.push(Own { ip, link }),
-            (RouteType::Broadcast, Some(IpAddr::V4(ip))) if whole => local.broadcast.push(ip),
+            (RouteType::Broadcast, Some(IpAddr::V4(ip))) if whole => local.broadcasts.push(ip),
             _ => {}
         }
     }

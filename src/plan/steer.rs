@@ -32,9 +32,9 @@ pub fn asks_fib(facts: &Facts) -> bool {
 /// What the programs know of addresses.
 pub fn host_addresses(facts: &Facts) -> Addresses {
     let held = |holder| move |ip: &IpAddr| (*ip, holder);
-    let networks = facts.networks.iter().map(|ip| (IpAddr::V4(*ip), Holder::Many));
+    let broadcasts = facts.broadcasts.iter().map(|ip| (IpAddr::V4(*ip), Holder::Many));
     let own = facts.others.iter().map(held(Holder::Host)).chain(facts.addresses.iter().map(held(Holder::Containers)));
-    networks.chain(own).collect()
+    broadcasts.chain(own).collect()
 }
 
 /// The facts as the programs read them.

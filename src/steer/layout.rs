@@ -24,15 +24,15 @@ pub enum Holder {
     Many = 4,
 }
 
-/// All that the programs know of.
-pub type Addresses = BTreeMap<IpAddr, Holder>;
-
 impl Holder {
     /// `None` for a value of programs to come.
     pub fn of(kind: u32) -> Option<Self> {
         [Holder::Containers, Holder::Host, Holder::Many].into_iter().find(|holder| *holder as u32 == kind)
     }
 }
+
+/// All the addresses that the programs know of.
+pub type Addresses = BTreeMap<IpAddr, Holder>;
 
 /// Raised when a map's layout changes: programs of two layouts cannot share maps. A value may only grow at its end, and zero
 /// there has to mean what was before: [`super::convert`] copies what stands in the older maps, and knows the one map whose words
