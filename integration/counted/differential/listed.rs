@@ -42,7 +42,8 @@ pub const RULES: [Rule; 10] = [
     }),
     (RARE, |seen| seen.judged_by_reuse_when_bound()),
     (SELDOM, |seen| {
-        seen.refused_beside(|other, _| other.stream && other.connected && (!other.open || other.shut) && !other.saw_end)
+        let was = |other: &Holder| other.connected || other.met_itself;
+        seen.refused_beside(|other, _| other.stream && was(other) && (!other.open || other.shut) && !other.saw_end)
     }),
     ("across owners datagram sockets that share a port are not counted, as those on 5353 and 1900", |seen| {
         seen.shares_datagrams()
@@ -75,6 +76,8 @@ pub struct Holder {
     reuse_port: bool,
     listening: bool,
     connected: bool,
+    /// It connected to its own port, and was both ends until that failed.
+    met_itself: bool,
     /// It read that its peer had closed.
     saw_end: bool,
     /// It said that it sends no more.
@@ -144,7 +147,7 @@ impl<'a> Seen<'a> {
             _ => None,
         };
         if outcome.errno != 0 {
-            return self.fails(n);
+            return self.fails(n, asked);
         }
         if let Call::Open { stream, .. } = step.call {
             self.sockets.iter_mut().filter(|s| s.process == step.process && s.socket == step.socket).for_each(|s| {
@@ -160,6 +163,7 @@ impl<'a> Seen<'a> {
                 reuse_port: false,
                 listening: false,
                 connected: false,
+                met_itself: false,
                 saw_end: false,
                 shut: false,
                 open: true,
@@ -208,9 +212,11 @@ impl<'a> Seen<'a> {
 
     /// A connection that fails leaves a trace where bind() named IPv4's unspecified address in the form of IPv6: such a socket
     /// counts as bound to an address (inet6_bind, net/ipv6/af_inet6.c), and keeps the one that it got for the connection.
-    fn fails(&mut self, n: usize) {
+    fn fails(&mut self, n: usize, asked: Option<Number>) {
         let step = self.difference.program.steps[n];
         let (Call::Connect { to }, Some(at)) = (step.call, self.position(step.process, step.socket)) else { return };
+        let socket = &mut self.sockets[at];
+        socket.met_itself |= socket.at.is_some_and(|(_, own)| asked == Some(own));
         let is_any = |ip: IpAddr| ip.is_ipv6() && ip.to_canonical().is_ipv4() && ip.to_canonical().is_unspecified();
         if let Some((ip, _)) = self.sockets[at].at.as_mut()
             && is_any(*ip)
