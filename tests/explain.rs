@@ -2,6 +2,7 @@
 
 use portslice::explain::question::Question;
 use portslice::explain::{Names, explain};
+use portslice::net::link::Sources;
 use portslice::net::route::Kind;
 use portslice::steer::Holder;
 use portslice::steer::model::World;
@@ -57,6 +58,20 @@ fn a_packet_from_outside_goes_to_whoever_has_its_port() {
         "udp 192.0.2.1:50000 > 10.0.0.2:53, from the wire\n  \
          from_wire on eth0: to the host's own stack: port 53 is no container's\n"
     );
+}
+
+#[test]
+fn a_source_that_nothing_leads_back_to_is_refused_where_the_host_looks() {
+    let (mut world, names) = host();
+    (world.host.fib, world.host.flags) = (9, (Sources::Reachable as u32) << HostFacts::SOURCES);
+    let packet = "tcp 198.51.100.1:1234 > :31005".parse().unwrap();
+    let refused = explain(&world, &names, &packet, None).unwrap().to_string();
+    assert!(refused.contains("from_wire on eth0: dropped: the host's rp_filter refuses"), "{refused}");
+    let network = ("198.51.100.0".parse().unwrap(), 24);
+    world.beside.insert(3, [2, 0, 0, 0, 0, 8]);
+    world.paths.push(Path { network, kind: Kind::Unicast, device: 3, mtu: 1500 });
+    let taken = explain(&world, &names, &packet, None).unwrap().to_string();
+    assert!(taken.contains("from_wire on eth1: into web"), "{taken}");
 }
 
 #[test]

@@ -82,6 +82,10 @@ fn every_change_is_followed_by_itself() {
     host.peer.ip("addr add 10.77.0.7/24 dev wire");
     host.ns.ip("route replace default via 10.77.0.7 dev eth0");
     assert_follows(&scene, &mut talks, "gateway");
+    host.ns.ip("route add blackhole 198.18.7.0/24");
+    assert_follows(&scene, &mut talks, "a route that refuses");
+    host.ns.set_sysctl("ipv4/conf/eth0/rp_filter", "1");
+    assert_follows(&scene, &mut talks, "sources are looked at");
     recreate(host);
     assert_follows(&scene, &mut talks, "the uplink was made anew");
     let device = scene.a.device().expect("a device");

@@ -5,6 +5,7 @@
 
 use super::case::{Episode, SLOTS, Sample};
 use super::places;
+use portslice::net::link::Sources;
 use portslice::net::route::Kind;
 use portslice::steer::model::{Hook, Verdict, World};
 use portslice::steer::sys::{object_get, update};
@@ -56,6 +57,8 @@ pub struct Machine {
     counters: BTreeMap<u16, Counters>,
     devices: BTreeMap<u16, u32>,
     host: places::Devices,
+    /// How they look at sources.
+    sources: BTreeMap<u32, Sources>,
     /// Kinds of decisions that there were.
     pub decided: HashSet<Discriminant<Verdict>>,
     _jumps: OwnedFd,
@@ -100,6 +103,7 @@ impl Machine {
             counters: BTreeMap::new(),
             devices,
             host,
+            sources: BTreeMap::new(),
             decided: HashSet::new(),
             _jumps: jumps,
             _sockets: sockets,
@@ -121,6 +125,7 @@ impl Machine {
             world.slots.insert(*slot, entry);
         }
         world.devices.clone_from(&self.devices);
+        self.sources.clone_from(&world.sources);
         self.counters = SLOTS.iter().map(|slot| (*slot, self.maps.counters(*slot).expect("counters"))).collect();
         world
     }
@@ -142,6 +147,7 @@ impl Machine {
         frame.resize(frame.len().max(WHOLE), 0);
         let class = match sample.hook {
             Hook::Container(slot) | Hook::ContainerLo(slot) => slot.into(),
+            Hook::Wire => self.sources.get(&device).map_or(0, |sources| *sources as u32),
             _ => 0,
         };
         let index = PROGRAMS.iter().position(|name| *name == sample.hook.program()).expect("a program") as u32;

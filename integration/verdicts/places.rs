@@ -1,6 +1,6 @@
 //! The hosts that packets meet: addresses, routes, ports. What a case says of a host by number stands here.
 
-use portslice::net::link::Mac;
+use portslice::net::link::{Mac, Sources};
 use portslice::net::route::Kind;
 use portslice::ports::PortSet;
 use portslice::steer::Holder;
@@ -26,7 +26,7 @@ pub const HOSTS: u16 = 20_000;
 pub const SHAPER: u32 = 9_999;
 
 /// How many there are.
-pub const PLACES: usize = 9;
+pub const PLACES: usize = 11;
 /// Those where the kernel is asked for routes.
 pub const ASKED: [usize; 2] = [7, 8];
 /// What the device takes that is beside the uplink, and what a tunnel does.
@@ -69,6 +69,11 @@ pub fn routes(place: usize) -> Vec<Route> {
     }
 }
 
+/// The place that one is like but for how it looks at sources.
+fn like(place: usize) -> usize {
+    if place > 8 { place - 2 } else { place }
+}
+
 /// The ports of a slot.
 pub fn ports(slot: u16) -> PortSet {
     let (assigned, block) = (31_000 + slot * 10, 32_768 + slot * 16);
@@ -93,8 +98,9 @@ pub fn mac_text(mac: Mac) -> String {
 /// A host, by number: with one address of each family and a gateway; with several, and such on other devices; without a gateway;
 /// with routes that only the kernel knows; one that shares its uplink fairly, on a kernel that lets packets from lo in by the
 /// container's end; with one family each; with other devices, networks beside the gateway's and addresses of each device; the
-/// same where the kernel is asked for everything.
-pub fn world(place: usize, devices: &Devices) -> World {
+/// same where the kernel is asked for everything; these two once more, with devices that look where sources lead back to.
+pub fn world(number: usize, devices: &Devices) -> World {
+    let place = like(number);
     let (v4, v6) = (place != 6, place != 5);
     let uplink = devices.out[0];
     let mut world =
@@ -144,6 +150,13 @@ pub fn world(place: usize, devices: &Devices) -> World {
     if matches!(place, 4 | 8) {
         host.flags |= HostFacts::FAIR | HostFacts::PEER_FROM_LO;
     }
+    let (of_uplink, of_other) = match number {
+        9 => (Sources::Strict, Sources::Strict),
+        10 => (Sources::Reachable, Sources::Strict),
+        _ => (Sources::Any, Sources::Any),
+    };
+    host.flags |= (of_uplink as u32) << HostFacts::SOURCES;
+    world.sources.insert(devices.out[1], of_other);
     // one place has no address of the link
     if v6 && place != 2 {
         host.v6_link = octets(LINK);

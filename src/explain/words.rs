@@ -63,6 +63,9 @@ fn why(decision: &Decision, question: &Question, claimed: bool) -> String {
         Why::Ended => format!("{port} is leased, but its container has no device any more"),
         Why::Elsewhere => "its destination is no address that containers carry".into(),
         Why::Martian => "no packet from the wire may come from that source".into(),
+        Why::NoWayBack => {
+            "the host's rp_filter refuses a source that no route leads back to, or one by another device".into()
+        }
         Why::Inert => "the lease is gone, or its device is".into(),
         Why::Listened => format!("a socket in the container waits at {port}"),
         Why::Inner => format!("{port} is nobody else's, or not to be reached from here"),

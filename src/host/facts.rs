@@ -46,6 +46,8 @@ pub struct Facts {
     /// Does a way depend on more than its destination and `routes`: are there routing rules besides the kernel's own, or more
     /// routes than are looked at ([`beside::MANY_ROUTES`])?
     pub policy: bool,
+    /// How sources are looked at on all its devices, by the kernel's number (`net.ipv4.conf.all.rp_filter`).
+    pub rp_filter: u32,
     /// The ports the host's own connections come from.
     pub ephemeral: PortRange,
     /// Those of them that the kernel never gives out.
@@ -96,6 +98,7 @@ impl Facts {
             uncarried: all.saturating_sub(addresses.len()),
             beside,
             policy,
+            rp_filter: link::sources_of_all(netlink)?.unwrap_or(0),
             ephemeral: settings.ephemeral_range()?,
             reserved: settings.reserved_ports()?,
             kernel: kernel_version(),
@@ -211,4 +214,31 @@ fn find_uplink(netlink: &mut Netlink, configured: Option<&str>, routes: &[Route]
         return Err(Error::unsupported(format!("uplink {} is down", found.name), "bring it up first"));
     }
     Ok(found)
+}
+
+/// A host for tests of what follows from facts: eth0 with an address of each family, and beside it eth1 with another one and lo.
+#[cfg(test)]
+pub(crate) fn sample(routes: Vec<Route>) -> Facts {
+    let ip = |text: &str| text.parse().unwrap();
+    let link = |index, mtu| Link { index, mtu, ..Link::default() };
+    let lo = Link { loopback: true, ..link(1, 65_536) };
+    Facts {
+        uplink: link(2, 1500),
+        mac: Mac::default(),
+        addresses: vec![ip("10.0.0.2"), ip("fd00::2"), ip("10.1.0.2")],
+        uncarried: 0,
+        link_local: None,
+        broadcasts: Vec::new(),
+        others: Vec::new(),
+        beside: vec![
+            Beside { link: link(3, 9000), addresses: vec![ip("10.1.0.2")] },
+            Beside { link: lo, addresses: Vec::new() },
+        ],
+        routes,
+        policy: false,
+        rp_filter: 0,
+        ephemeral: PortRange::new(32_768, 60_999).unwrap(),
+        reserved: PortSet::empty(),
+        kernel: (6, 1),
+    }
 }

@@ -105,9 +105,7 @@ fn last_route(facts: &Facts, v6: bool) -> Option<InnerRoute> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::Beside;
-    use crate::net::link::Link;
-    use crate::ports::{PortRange, PortSet};
+    use crate::host::facts::sample;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -116,30 +114,6 @@ mod tests {
     fn route(to: &str, prefix: u8, link: u32) -> Route {
         let destination = ip(to);
         Route { kind: Kind::Unicast, destination, prefix, link, gateway: None, source: None, metric: 0, mtu: None }
-    }
-
-    /// eth0 with an address of each family, and beside it eth1 with another one and lo.
-    fn facts(routes: Vec<Route>) -> Facts {
-        let link = |index, mtu| Link { index, mtu, ..Link::default() };
-        let lo = Link { loopback: true, ..link(1, 65_536) };
-        Facts {
-            uplink: link(2, 1500),
-            mac: Mac::default(),
-            addresses: vec![ip("10.0.0.2"), ip("fd00::2"), ip("10.1.0.2")],
-            uncarried: 0,
-            link_local: None,
-            broadcasts: Vec::new(),
-            others: Vec::new(),
-            beside: vec![
-                Beside { link: link(3, 9000), addresses: vec![ip("10.1.0.2")] },
-                Beside { link: lo, addresses: Vec::new() },
-            ],
-            routes,
-            policy: false,
-            ephemeral: PortRange::new(32_768, 60_999).unwrap(),
-            reserved: PortSet::empty(),
-            kernel: (6, 1),
-        }
     }
 
     fn said(facts: &Facts) -> Vec<String> {
@@ -154,7 +128,7 @@ mod tests {
     fn every_device_has_its_source_and_its_mtu() {
         let through = Route { gateway: Some(ip("10.0.0.1")), mtu: Some(1400), ..route("0.0.0.0", 0, 2) };
         let refuses = Route { kind: Kind::Prohibit, metric: 7, ..route("192.0.2.0", 24, 0) };
-        let facts = facts(vec![through.clone(), through, route("10.1.0.0", 24, 3), route("fd01::", 64, 3), refuses]);
+        let facts = sample(vec![through.clone(), through, route("10.1.0.0", 24, 3), route("fd01::", 64, 3), refuses]);
         let expected = [
             "Unicast 0.0.0.0/0 10.0.0.2 1400 0",
             "Unicast 10.1.0.0/24 10.1.0.2 9000 0",
@@ -166,7 +140,7 @@ mod tests {
 
     #[test]
     fn where_rules_choose_nothing_is_refused_inside() {
-        let facts = Facts { policy: true, ..facts(vec![route("10.0.0.0", 24, 2)]) };
+        let facts = Facts { policy: true, ..sample(vec![route("10.0.0.0", 24, 2)]) };
         let expected = [
             "Unicast 10.0.0.0/24 10.0.0.2 1500 0",
             "Broadcast 10.0.0.255/32 10.0.0.2 1500 0",
@@ -179,7 +153,7 @@ mod tests {
     #[test]
     fn of_very_many_routes_the_default_ones_count() {
         let networks = (0..100).map(|i| route(&format!("10.{i}.0.0"), 16, 2));
-        let facts = facts(networks.chain([route("0.0.0.0", 0, 2)]).collect());
+        let facts = sample(networks.chain([route("0.0.0.0", 0, 2)]).collect());
         let expected = ["Unicast 0.0.0.0/0 10.0.0.2 1500 0", "Broadcast 10.0.255.255/32 10.0.0.2 1500 0"];
         assert_eq!(said(&facts), expected);
     }

@@ -49,7 +49,7 @@ pub struct Attached {
     pub tag: Option<[u8; 8]>,
     /// Name that the maker of a BPF filter gave it.
     pub name: Option<String>,
-    /// Class id of a BPF filter, 0 for none; of ours, the slot.
+    /// Class id of a BPF filter, 0 for none; of ours, the slot, or what a device beside the uplink says of sources.
     pub classid: u32,
 }
 
@@ -107,12 +107,12 @@ pub fn delete_clsact(link: u32, name: &str) -> Request {
     Request::set(format!("delete clsact from {name}"), RouteNetlinkMessage::DelQueueDiscipline(qdisc(link, "clsact")))
 }
 
-/// Runs `program` on every packet that enters through `link`, direct-action. `slot` reaches the program as
+/// Runs `program` on every packet that enters through `link`, direct-action. `class` reaches the program as
 /// `skb->tc_classid` (net/sched/cls_bpf.c: set from the filter's class id before each run), 0 for none.
-pub fn add_ingress(link: u32, name: &str, program: BorrowedFd<'_>, program_name: &str, slot: u16) -> Request {
+pub fn add_ingress(link: u32, name: &str, program: BorrowedFd<'_>, program_name: &str, class: u16) -> Request {
     let mut message = filter(link);
     message.attributes.push(TcAttribute::Options(vec![
-        TcOption::Bpf(TcFilterBpfOption::ClassId(TcHandle { major: 0, minor: slot })),
+        TcOption::Bpf(TcFilterBpfOption::ClassId(TcHandle { major: 0, minor: class })),
         TcOption::Bpf(TcFilterBpfOption::ProgFd(program.as_raw_fd() as u32)),
         TcOption::Bpf(TcFilterBpfOption::ProgName(format!("{OURS}{program_name}"))),
         TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),

@@ -22,6 +22,10 @@ pub const LO: u32 = 1;
 /// Length of struct ifinfomsg.
 const HEADER: usize = 16;
 
+// include/uapi/linux/if_link.h, netlink.h
+const AF_SPEC: u16 = 26;
+const NLA_TYPE_MASK: u16 = 0x3fff;
+
 /// How the names of all our devices on the host begin.
 pub(super) const OURS: &str = "portslice";
 
@@ -74,6 +78,8 @@ pub struct Link {
     pub bare: bool,
     /// Is it lo?
     pub loopback: bool,
+    /// Its own `rp_filter`, by the kernel's number; see [`Sources`].
+    pub rp_filter: u32,
     /// Index of the bridge, bond or VRF that it is a port of.
     pub master: Option<u32>,
     /// The other end of a veth pair (IFLA_LINK), in the other end's namespace.
@@ -180,20 +186,32 @@ pub fn no_generated_address(index: u32, name: &str) -> Request {
     )
 }
 
-/// How strictly the sources of what a link receives are looked at (`rp_filter`). The kernel takes the larger of the link's
-/// value and that of `all`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How strictly the sources of what a link receives are looked at (`rp_filter`; Documentation/networking/ip-sysctl.rst, RFC 3704).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sources {
     /// Not at all: what spares a route lookup for every packet.
+    #[default]
     Any = 0,
+    /// Whether the best route to them leads out of that link.
+    Strict = 1,
     /// Whether anything leads back to them: what lets a link that takes 127.0.0.0/8 work where `all` is strict.
     Reachable = 2,
 }
 
-/// Are the sources of what links receive looked at whatever a link says, by the value for all of them in the socket's namespace
-/// (`net.ipv4.conf.all.rp_filter`)? A tenth of the time that the setting takes under /proc/sys. True where the kernel does not
-/// say.
-pub fn all_look_at_sources(netlink: &mut Netlink) -> Result<bool> {
+impl Sources {
+    /// Of a link: the larger one of its own value and that of `all` counts (IN_DEV_RPFILTER, include/linux/inetdevice.h).
+    pub fn of(own: u32, all: u32) -> Self {
+        match own.max(all) {
+            0 => Sources::Any,
+            1 => Sources::Strict,
+            _ => Sources::Reachable,
+        }
+    }
+}
+
+/// The value for all links of the socket's namespace (`net.ipv4.conf.all.rp_filter`). A tenth of the time that the setting takes
+/// under /proc/sys. `None` where the kernel does not say.
+pub fn sources_of_all(netlink: &mut Netlink) -> Result<Option<u32>> {
     // include/uapi/linux/rtnetlink.h and netconf.h; every int of struct netconf's attributes is signed, in host order
     const RTM_GETNETCONF: u16 = 82;
     const NETCONFA_IFINDEX: u16 = 1;
@@ -212,13 +230,12 @@ pub fn all_look_at_sources(netlink: &mut Netlink) -> Result<bool> {
     request.extend(NETCONFA_IFINDEX_ALL.to_ne_bytes());
     let answer = netlink.get_encoded("read how sources are looked at", &mut request)?.unwrap_or_default();
     let attributes = NlasIterator::new(answer.get(4..).unwrap_or_default());
-    let value = attributes.flatten().find(|nla| nla.kind() == NETCONFA_RP_FILTER).map(|nla| nla.value().to_vec());
-    Ok(value.is_none_or(|value| value.iter().any(|byte| *byte != 0)))
+    let value = attributes.flatten().find(|nla| nla.kind() == NETCONFA_RP_FILTER).map(|nla| word(nla.value()));
+    Ok(value)
 }
 
 /// Lets a link take packets that come from and go to local addresses, 127.0.0.0/8 among them.
 pub fn accept_local(index: u32, name: &str, sources: Sources) -> Request {
-    const RP_FILTER: u16 = 8;
     configure(index, name, &[(ACCEPT_LOCAL, 1), (ROUTE_LOCALNET, 1), (RP_FILTER, sources as u32)])
 }
 
@@ -234,6 +251,7 @@ pub fn lo_takes_local(off: [bool; 2]) -> Request {
 }
 
 // include/uapi/linux/ip.h, IPV4_DEVCONF_
+const RP_FILTER: u16 = 8;
 const ACCEPT_LOCAL: u16 = 23;
 const ROUTE_LOCALNET: u16 = 26;
 // include/uapi/linux/if_link.h
@@ -391,7 +409,6 @@ fn decode(body: &[u8]) -> Option<Link> {
     const BARE: [u16; 8] = [512, 519, 768, 769, 776, 778, 823, 0xfffe];
     const UP: u32 = 1;
     const ALLMULTI: u32 = 0x200;
-    let word = |bytes: &[u8]| bytes.get(..4).map_or(0, |b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
     let header = body.get(..HEADER)?;
     let kind = u16::from_ne_bytes([header[2], header[3]]);
     let mut link = Link {
@@ -405,6 +422,7 @@ fn decode(body: &[u8]) -> Option<Link> {
         ethernet: kind == ETHERNET,
         bare: BARE.contains(&kind),
         loopback: kind == LOOPBACK,
+        rp_filter: 0,
         master: None,
         peer: None,
         netns: None,
@@ -419,24 +437,42 @@ fn decode(body: &[u8]) -> Option<Link> {
             LINK => link.peer = Some(word(value)),
             MASTER => link.master = Some(word(value)).filter(|master| *master != 0),
             NETNS => link.netns = Some(word(value) as i32),
+            AF_SPEC => link.rp_filter = settings(value).map_or(0, |settings| setting(settings, RP_FILTER)),
             _ => {}
         }
     }
     Some(link)
 }
 
-/// From the settings that a link has for each family; those of IPv4 are numbers one after the other (net/ipv4/devinet.c,
-/// inet_fill_link_af).
+/// What lo takes.
 fn takes_local(link: &[u8]) -> Option<[bool; 2]> {
-    const AF_SPEC: u16 = 26;
-    let find = |within: &[u8], kind: u16| {
-        NlasIterator::new(within).flatten().find(|nla| nla.kind() == kind).map(|nla| nla.value().to_vec())
-    };
-    let families = find(link.get(HEADER..)?, AF_SPEC)?;
-    let settings = find(&find(&families, libc::AF_INET as u16)?, IFLA_INET_CONF)?;
-    let is_on = |number: u16| {
-        let at = 4 * (usize::from(number) - 1);
-        settings.get(at..at + 4).is_some_and(|value| value.iter().any(|byte| *byte != 0))
-    };
-    Some([ACCEPT_LOCAL, ROUTE_LOCALNET].map(is_on))
+    let settings = settings(find_in(link.get(HEADER..)?, AF_SPEC)?)?;
+    Some([ACCEPT_LOCAL, ROUTE_LOCALNET].map(|number| setting(settings, number) != 0))
+}
+
+/// The IPv4 settings among those that a link has for each family: numbers, one after the other (net/ipv4/devinet.c,
+/// inet_fill_link_af).
+fn settings(families: &[u8]) -> Option<&[u8]> {
+    find_in(find_in(families, libc::AF_INET as u16)?, IFLA_INET_CONF)
+}
+
+fn setting(settings: &[u8], number: u16) -> u32 {
+    settings.get(4 * (usize::from(number) - 1)..).map_or(0, word)
+}
+
+fn word(bytes: &[u8]) -> u32 {
+    bytes.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+}
+
+/// The value of an attribute among others.
+fn find_in(mut within: &[u8], kind: u16) -> Option<&[u8]> {
+    loop {
+        let header = within.first_chunk::<4>()?;
+        let (length, its) = (u16::from_ne_bytes([header[0], header[1]]), u16::from_ne_bytes([header[2], header[3]]));
+        let value = within.get(4..usize::from(length))?;
+        if its & NLA_TYPE_MASK == kind {
+            return Some(value);
+        }
+        within = within.get(usize::from(length).next_multiple_of(4)..)?;
+    }
 }

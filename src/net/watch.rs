@@ -15,7 +15,7 @@ use super::socket::frame;
 use crate::error::{Error, Result};
 
 // include/uapi/linux/rtnetlink.h: enum rtnetlink_groups
-const GROUPS: [u32; 9] = [
+const GROUPS: [u32; 10] = [
     1,  // RTNLGRP_LINK
     4,  // RTNLGRP_TC
     5,  // RTNLGRP_IPV4_IFADDR
@@ -24,6 +24,7 @@ const GROUPS: [u32; 9] = [
     9,  // RTNLGRP_IPV6_IFADDR
     11, // RTNLGRP_IPV6_ROUTE
     19, // RTNLGRP_IPV6_RULE
+    24, // RTNLGRP_IPV4_NETCONF
     32, // RTNLGRP_NEXTHOP
 ];
 
@@ -34,6 +35,13 @@ const NEW_QDISC: u16 = 36;
 const NEW_CLASS: u16 = 40;
 const DELETE_CLASS: u16 = 41;
 const NEW_FILTER: u16 = 44;
+const NEW_NETCONF: u16 = 80;
+const DELETE_NETCONF: u16 = 81;
+
+/// struct netconfmsg, padded, and attributes (include/uapi/linux/netconf.h).
+const NETCONFMSG: usize = 4;
+const NETCONFA_FORWARDING: u16 = 2;
+const NETCONFA_RP_FILTER: u16 = 3;
 
 /// struct ifinfomsg, and the attribute that has the name.
 const IFINFOMSG: usize = 16;
@@ -131,9 +139,17 @@ impl Watch {
 fn is_change(kind: u16, body: &[u8]) -> bool {
     match kind {
         NEW_LINK | DELETE_LINK => !names_ours(body),
-        NEW_QDISC | NEW_CLASS | DELETE_CLASS | NEW_FILTER => false,
+        NEW_QDISC | NEW_CLASS | DELETE_CLASS | NEW_FILTER | DELETE_NETCONF => false,
+        NEW_NETCONF => tells_of_sources(body),
         _ => true,
     }
+}
+
+/// Did somebody change `rp_filter`? Of a device that is new the kernel tells every setting at once.
+fn tells_of_sources(body: &[u8]) -> bool {
+    let attributes = NlasIterator::new(body.get(NETCONFMSG..).unwrap_or_default());
+    let kinds: Vec<u16> = attributes.flatten().map(|nla| nla.kind()).collect();
+    kinds.contains(&NETCONFA_RP_FILTER) && !kinds.contains(&NETCONFA_FORWARDING)
 }
 
 /// Is the message about a device of ours on the host?
@@ -153,6 +169,18 @@ mod tests {
         body.extend(name.as_bytes());
         body.resize((body.len() + 1).next_multiple_of(4), 0);
         body
+    }
+
+    #[test]
+    fn of_settings_only_how_sources_are_looked_at_is_a_change() {
+        let settings = |kinds: &[u16]| {
+            let of = |kind: &u16| [8u16.to_ne_bytes(), kind.to_ne_bytes(), [1, 0], [0, 0]].concat();
+            [vec![2, 0, 0, 0], kinds.iter().flat_map(of).collect()].concat()
+        };
+        assert!(is_change(NEW_NETCONF, &settings(&[1, NETCONFA_RP_FILTER])));
+        assert!(!is_change(NEW_NETCONF, &settings(&[1, NETCONFA_FORWARDING])));
+        assert!(!is_change(NEW_NETCONF, &settings(&[1, NETCONFA_FORWARDING, NETCONFA_RP_FILTER])), "a new device");
+        assert!(!is_change(DELETE_NETCONF, &settings(&[1])));
     }
 
     #[test]

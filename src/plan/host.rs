@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::steer::asks_fib;
+use super::steer::{asks_fib, sources};
 use super::step::{Step, entry};
 use crate::config::Config;
 use crate::host::{Facts, HostRecord};
-use crate::net::link::{LO, Link};
+use crate::net::link::{LO, Link, Sources};
 use crate::ports::PortSet;
 use crate::steer::program::VERSION;
 
@@ -88,8 +88,8 @@ pub fn host(config: &Config, facts: &Facts, wanted: &Wanted) -> Vec<Step> {
     if facts.uplink.ethernet {
         steps.push(Step::Allmulti { index, device: device.clone() });
     }
-    steps.extend(wanted.sides.iter().map(side));
-    if asks_fib(facts) {
+    steps.extend(wanted.sides.iter().map(|link| side(facts, link)));
+    if needs_fib(facts, &wanted.sides) {
         steps.push(Step::Fib);
     }
     if config.egress_unique_flow_per_container {
@@ -105,8 +105,13 @@ pub fn host(config: &Config, facts: &Facts, wanted: &Wanted) -> Vec<Step> {
     steps
 }
 
-fn side(link: &Link) -> Step {
-    Step::Side { index: link.index, device: link.name.clone(), ethernet: link.ethernet }
+fn side(facts: &Facts, link: &Link) -> Step {
+    let sources = sources(facts, link);
+    Step::Side { index: link.index, device: link.name.clone(), ethernet: link.ethernet, sources }
+}
+
+fn needs_fib(facts: &Facts, sides: &[Link]) -> bool {
+    asks_fib(facts) || sides.iter().any(|link| sources(facts, link) != Sources::Any)
 }
 
 /// What stands on devices that it is not to stand on any more, or is not needed, for the way back. `sides` as in [`Wanted`].
@@ -116,7 +121,7 @@ pub fn outdated(record: &HostRecord, facts: &Facts, sides: &[Link]) -> Vec<Step>
     if record.allmulti != 0 && record.allmulti != facts.uplink.index {
         steps.push(gone_allmulti(record));
     }
-    if record.fib != 0 && !asks_fib(facts) {
+    if record.fib != 0 && !needs_fib(facts, sides) {
         steps.push(Step::Fib);
     }
     steps
@@ -127,7 +132,7 @@ fn gone_allmulti(record: &HostRecord) -> Step {
 }
 
 fn gone_side(index: u32) -> Step {
-    Step::Side { index, device: format!("device {index}"), ethernet: true }
+    Step::Side { index, device: format!("device {index}"), ethernet: true, sources: Sources::Any }
 }
 
 /// All files that setup may keep.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::host::{Facts, HostRecord};
+use crate::net::link::{Link, Sources};
 use crate::net::route::Route;
 use crate::steer::layout::{BESIDE_V4, BESIDE_V6};
 use crate::steer::{Addresses, Holder, HostFacts};
@@ -23,10 +24,32 @@ impl Made {
     }
 }
 
-/// Do the host's routes lead elsewhere than out of the uplink, or depend on more than the destination? Then the data path needs a
-/// device to ask them from.
+/// Do the host's routes lead elsewhere than out of the uplink, or depend on more than the destination, or are they to tell which
+/// sources are let in? Then the data path needs a device to ask them from.
 pub fn asks_fib(facts: &Facts) -> bool {
-    facts.policy || facts.routes.iter().any(|route| route.kind.refuses() || route.link != facts.uplink.index)
+    facts.policy
+        || facts.routes.iter().any(|route| route.kind.refuses() || route.link != facts.uplink.index)
+        || sources(facts, &facts.uplink) != Sources::Any
+}
+
+/// How the sources of what comes in by a device of the host are looked at (`rp_filter`), as far as it makes a difference: IPv4 alone
+/// has it, and where all routes, a default one among them, lead out of the device, or out of any, every source is one that they lead
+/// back to. Of a route with several next hops the kernel's answer names one, so devices that share routes are only asked whether
+/// anything leads back.
+pub fn sources(facts: &Facts, link: &Link) -> Sources {
+    let of_link = Sources::of(link.rp_filter, facts.rp_filter);
+    let routes = || facts.routes.iter().filter(|route| route.destination.is_ipv4());
+    let shared = |route: &Route| {
+        let twin = |other: &Route| {
+            (other.destination, other.prefix, other.metric) == (route.destination, route.prefix, route.metric)
+                && other.link != route.link
+        };
+        route.link == link.index && routes().any(twin)
+    };
+    let of_link = if of_link == Sources::Strict && routes().any(shared) { Sources::Reachable } else { of_link };
+    let suits = |route: &Route| !route.kind.refuses() && (of_link == Sources::Reachable || route.link == link.index);
+    let every = !facts.policy && routes().all(suits) && routes().any(Route::is_default);
+    if facts.primary(false).is_none() || every { Sources::Any } else { of_link }
 }
 
 /// What the programs know of addresses.
@@ -44,6 +67,7 @@ pub fn host_facts(facts: &Facts, made: Made) -> HostFacts {
     if made.fair {
         host.flags |= HostFacts::FAIR;
     }
+    host.flags |= (sources(facts, &facts.uplink) as u32) << HostFacts::SOURCES;
     // commit c43272299488: before it a packet from lo keeps the host's route through redirect_peer
     if facts.kernel >= (6, 15) {
         host.flags |= HostFacts::PEER_FROM_LO;
@@ -143,6 +167,7 @@ fn mask<const N: usize>(prefix: u8) -> [u8; N] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::facts::sample;
     use crate::net::route::Kind;
 
     #[test]
@@ -151,6 +176,28 @@ mod tests {
         assert_eq!(mask::<4>(20), [255, 255, 0xf0, 0]);
         assert_eq!(mask::<4>(32), [255; 4]);
         assert_eq!(mask::<16>(65)[7..10], [0xff, 0x80, 0]);
+    }
+
+    #[test]
+    fn how_sources_are_looked_at_counts_where_it_makes_a_difference() {
+        let (of_uplink, other) = (route("0.0.0.0", 0, 2, Some("10.0.0.1")), route("10.1.0.0", 24, 3, None));
+        let refuses = Route { kind: Kind::Blackhole, link: 0, ..route("10.9.0.0", 16, 0, None) };
+        let second = Route { link: 3, ..of_uplink.clone() };
+        let said = |own: u32, all: u32, routes: &[&Route], policy: bool| {
+            let routes = routes.iter().map(|route| (*route).clone()).collect();
+            let link = |index| Link { index, rp_filter: own, ..Link::default() };
+            let facts = Facts { uplink: link(2), rp_filter: all, policy, ..sample(routes) };
+            (sources(&facts, &link(2)), sources(&facts, &link(3)))
+        };
+        let (any, strict, reachable) = (Sources::Any, Sources::Strict, Sources::Reachable);
+        assert_eq!(said(0, 0, &[&of_uplink, &other], true), (any, any));
+        assert_eq!(said(1, 0, &[&of_uplink], false), (any, strict), "all leads back by the uplink");
+        assert_eq!(said(0, 1, &[&of_uplink, &other], false), (strict, strict));
+        assert_eq!(said(1, 2, &[&of_uplink, &other], false), (any, any), "something leads back to everybody");
+        assert_eq!(said(2, 0, &[&other], false), (reachable, reachable), "without a default route");
+        assert_eq!(said(2, 0, &[&of_uplink, &refuses], false), (reachable, reachable));
+        assert_eq!(said(2, 1, &[&of_uplink], true), (reachable, reachable), "rules");
+        assert_eq!(said(1, 0, &[&of_uplink, &second, &other], false), (any, any), "several next hops");
     }
 
     fn route(text: &str, prefix: u8, link: u32, gateway: Option<&str>) -> Route {

@@ -12,7 +12,7 @@ use super::limits::Place;
 use crate::cpu;
 use crate::host::sysctl::Setting;
 use crate::lease::CpuTerms;
-use crate::net::link::Mac;
+use crate::net::link::{Mac, Sources};
 use crate::net::qdisc::Throttle;
 use crate::net::route::InnerRoute;
 use crate::ports::{PortNames, PortSet};
@@ -67,6 +67,8 @@ pub enum Step {
         device: String,
         /// Have its frames an Ethernet header?
         ethernet: bool,
+        /// Which sources the host takes packets from there.
+        sources: Sources,
     },
     /// The uplink takes in what is sent to any group: which ones containers join, its filter is not told.
     Allmulti {

@@ -230,7 +230,8 @@ fn open_current(config: &Config, netlink: &mut Netlink, facts: &Facts, shaper: b
         && is_whole(&record, config)
         && record.uplink == uplink
         && record.fair == if fair { uplink } else { 0 }
-        && (record.fib != 0) == asks_fib(facts)
+        // setup alone knows whether another device needs it
+        && (record.fib != 0 || !asks_fib(facts))
         && is_judged_as_asked(&record, config)?;
     if !prepared || (shaper && shaper::find(netlink, record.instance)? != Some(record.shaper)) {
         return Ok(None);

@@ -115,6 +115,8 @@ impl HostFacts {
     pub const BESIDE_V4: u32 = 64;
     /// `v6_beside` has something.
     pub const BESIDE_V6: u32 = 128;
+    /// From this bit on: how the sources of what comes in by the uplink are looked at (`net::link::Sources`).
+    pub const SOURCES: u32 = 8;
 }
 
 /// `struct slot`.

@@ -29,7 +29,7 @@ pub fn perform(site: &mut Site<'_>, it: &Furniture) -> Result<()> {
     let found = container.inside(|| {
         let mut netlink = surveyed.map_or_else(Netlink::route, Ok)?;
         let mut here = proc.here();
-        let strict = it.own_rp_filter || link::all_look_at_sources(&mut netlink)?;
+        let strict = it.own_rp_filter || link::sources_of_all(&mut netlink)?.is_none_or(|all| all != 0);
         let sources = if strict { Sources::Reachable } else { Sources::Any };
         let mut requests = devices(inner, it, &programs[1], sources);
         if found.lo_qdisc {

@@ -9,7 +9,7 @@ use super::HostSite;
 use crate::error::{Error, Result};
 use crate::host::HostRecord;
 use crate::net::filter::{self, Attached};
-use crate::net::link::{self, Link};
+use crate::net::link::{self, Link, Sources};
 use crate::plan::step::entry;
 use crate::steer::find;
 
@@ -29,7 +29,7 @@ pub fn perform(site: &mut HostSite<'_>, program: &'static str, index: u32, devic
     let record = site.record.clone();
     site.programs.check(&|theirs| record.is_mine(theirs))?;
     site.record.tcx = site.programs.attach_tcx(program, index, device)?;
-    if site.record.tcx { Ok(()) } else { put(site, program, index, device) }
+    if site.record.tcx { Ok(()) } else { put(site, program, (index, device), 0) }
 }
 
 /// Is it hooked there, as it is pinned?
@@ -40,22 +40,23 @@ pub fn is_there(site: &mut HostSite<'_>, program: &str, index: u32) -> Result<bo
     if site.record.tcx {
         return Ok(site.programs.is_hooked(program, index));
     }
-    runs(site, program, index)
+    runs(site, program, index, 0)
 }
 
 /// Puts the program for a device beside the uplink there: always as a filter, since attaching through tcx takes 20 ms a device.
-pub fn put_side(site: &mut HostSite<'_>, index: u32, device: &str, ethernet: bool) -> Result<()> {
+/// How it looks at sources is its filter's class id.
+pub fn put_side(site: &mut HostSite<'_>, index: u32, device: &str, ethernet: bool, sources: Sources) -> Result<()> {
     if !site.record.sides.contains(&index) {
         site.record.sides.push(index);
         site.save()?;
     }
-    put(site, entry(ethernet), index, device)
+    put(site, entry(ethernet), (index, device), sources as u16)
 }
 
 /// Is it there, as it is pinned?
-pub fn has_side(site: &mut HostSite<'_>, index: u32, ethernet: bool) -> Result<bool> {
+pub fn has_side(site: &mut HostSite<'_>, index: u32, ethernet: bool, sources: Sources) -> Result<bool> {
     let known = site.record.ready && site.record.sides.contains(&index);
-    Ok(known && runs(site, entry(ethernet), index)?)
+    Ok(known && runs(site, entry(ethernet), index, sources as u32)?)
 }
 
 /// Takes it off.
@@ -97,12 +98,13 @@ pub fn not_taken(filters: &[Attached], device: &str, record: &HostRecord) -> Res
     )))
 }
 
-fn runs(site: &mut HostSite<'_>, program: &str, index: u32) -> Result<bool> {
+fn runs(site: &mut HostSite<'_>, program: &str, index: u32, class: u32) -> Result<bool> {
     let Ok(id) = site.programs.id(program) else { return Ok(false) };
-    Ok(filter::ingress(site.netlink, index)?.iter().any(|filter| is_at_our_place(filter) && filter.runs_program(id)))
+    let is_it = |filter: &Attached| is_at_our_place(filter) && filter.runs_program(id) && filter.classid == class;
+    Ok(filter::ingress(site.netlink, index)?.iter().any(is_it))
 }
 
-fn put(site: &mut HostSite<'_>, program: &str, index: u32, device: &str) -> Result<()> {
+fn put(site: &mut HostSite<'_>, program: &str, (index, device): (u32, &str), class: u16) -> Result<()> {
     match site.netlink.send(filter::add_clsact(index, device)) {
         Ok(()) => {
             site.record.clsact.push(index);
@@ -114,7 +116,7 @@ fn put(site: &mut HostSite<'_>, program: &str, index: u32, device: &str) -> Resu
     }
     let opened = site.programs.open(program)?;
     let stands = not_taken(&filter::ingress(site.netlink, index)?, device, &site.record)?;
-    let request = filter::add_ingress(index, device, opened.as_fd(), program, 0);
+    let request = filter::add_ingress(index, device, opened.as_fd(), program, class);
     site.netlink.send(if stands { request } else { request.exclusive() })
 }
 

@@ -103,7 +103,9 @@ impl Carry for HostSite<'_> {
             Step::Hook { program, index, .. } if undo => hook::undo(self, program, *index),
             Step::Hook { program, index, device } => hook::perform(self, program, *index, device),
             Step::Side { index, .. } if undo => hook::remove_side(self, *index),
-            Step::Side { index, device, ethernet } => hook::put_side(self, *index, device, *ethernet),
+            Step::Side { index, device, ethernet, sources } => {
+                hook::put_side(self, *index, device, *ethernet, *sources)
+            }
             Step::Allmulti { index, .. } if undo => {
                 if link::at(self.netlink, *index)?.is_some() {
                     self.netlink.send(link::take_all_groups(*index, "that was the uplink", false))?;
@@ -156,7 +158,7 @@ impl Carry for HostSite<'_> {
             Step::Mount { directory } => programs::is_mounted(directory),
             Step::Load { version } => programs::is_loaded(self, version)?,
             Step::Hook { program, index, .. } => hook::is_there(self, program, *index)?,
-            Step::Side { index, ethernet, .. } => hook::has_side(self, *index, *ethernet)?,
+            Step::Side { index, ethernet, sources, .. } => hook::has_side(self, *index, *ethernet, *sources)?,
             Step::Allmulti { index, .. } => link::at(self.netlink, *index)?.is_some_and(|link| link.allmulti),
             Step::Fib => {
                 let found = fib::find(self.netlink, self.record.instance)?;

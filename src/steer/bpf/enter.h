@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "back.h"
 #include "group.h"
 #include "held.h"
 
@@ -139,14 +140,17 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 	if (!h || !p || (origin == FROM_LO && v6 && is_mapped(&p->src)))
 		return PASS;
 	if (host_address(&p->dst) != ADDRESS_CARRIED && !(origin == FROM_LO && (is_loopback(&p->dst) || host_address(&p->dst)))) {
+		/* who has no address yet is looked for nowhere */
 		if (origin == FROM_WIRE && takes_of_many(skb))
-			from_many(skb, h, p);
+			from_many(skb, h, p, !v6 && p->src.w[3] && strays(skb, h, p->src.w[3], start, 0, 1));
 		return PASS;
 	}
 	if (origin != FROM_LO) {
 		if (not_for_uplink(skb))
 			return PASS;
-		martian = v6 ? martian_v6(h, &p->src) : martian_v4(h, p->src.w[3]);
+		martian = v6 ? martian_v6(h, &p->src)
+			     : martian_v4(h, p->src.w[3]) ||
+				       strays(skb, h, p->src.w[3], start, p->frag == FRAG_LATER ? 0 : p->end - 8, 0);
 	}
 	if (p->frag)
 		digest = fragment_digest(p, origin == FROM_LO);

@@ -404,14 +404,14 @@ static __noinline int unmark(struct __sk_buff *skb)
 }
 
 /* A packet to many that came from the wire, or a container's that is for the host. Its stack gets it in any case. */
-static __always_inline void from_many(struct __sk_buff *skb, const struct host *h, const struct packet *p)
+static __always_inline void from_many(struct __sk_buff *skb, const struct host *h, const struct packet *p, __u32 strays)
 {
 	if (skb->ifindex != h->uplink || !is_group(h, p))
 		return;
 	if (skb->mark == KEEP)
 		unmark(skb);
 	/* who has no address yet speaks to everybody from 0.0.0.0; the container's stack knows where that may be */
-	else if (!(p->v6 ? martian_v6(h, &p->src) : p->src.w[3] && martian_v4(h, p->src.w[3])))
+	else if (!strays && !(p->v6 ? martian_v6(h, &p->src) : p->src.w[3] && martian_v4(h, p->src.w[3])))
 		copy_for_many(skb, 0);
 }
 

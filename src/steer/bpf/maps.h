@@ -52,6 +52,10 @@
 #define HOST_FAIR 32		/* the uplink's root qdisc gives each container a flow of its own */
 #define HOST_BESIDE_V4 64	/* v4_beside has something: what is in there does not go to the gateway */
 #define HOST_BESIDE_V6 128
+/* rp_filter of the uplink, as far as it makes a difference; that of another device is its filter's class id */
+#define HOST_SOURCES 8		/* bits to the right */
+#define SOURCES_MASK 3
+#define SOURCES_STRICT 1	/* the best route back leads out of the device; else any route leads back */
 
 #define ANSWER 0x10000		/* in fragment_way.to: not a slot but a bucket of echoes */
 

@@ -30,15 +30,17 @@ PROGRAM(from_wire)
 		return PASS;
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = plain_v4(data, end);
+		__u32 tcp;
 
 		if (!ip)
 			return inbound(skb, 0, FROM_WIRE);
+		tcp = ip->protocol == PROTO_TCP;
 		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]), ip->protocol);
 		if (!slot || host_address_v4(h, ip->daddr) != ADDRESS_CARRIED || not_for_uplink(skb))
 			return is_group_v4(h, ip->daddr) ? inbound(skb, 0, FROM_WIRE) : PASS;
-		if (martian_v4(h, ip->saddr))
+		if (martian_v4(h, ip->saddr) || strays(skb, h, ip->saddr, ETH_HLEN, L4_V4, 0))
 			return DROP;
-		return to_container(skb, h, slot, L4_V4, ip->protocol == PROTO_TCP);
+		return to_container(skb, h, slot, L4_V4, tcp);
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = plain_v6(data, end);

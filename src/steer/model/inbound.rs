@@ -7,6 +7,7 @@ use super::address::{is_group, is_loopback, is_martian};
 use super::memory::{Receiver, Tenant};
 use super::packet::{Content, ETHERNET, Frame, Icmp, Kind, Packet, Part};
 use super::size::on_the_wire;
+use super::way::strays;
 use super::world::World;
 use super::{Count, Decision, KEPT, Memory, Size, Verdict, Why, groups};
 use crate::steer::layout::SlotEntry;
@@ -44,10 +45,12 @@ fn from_outside(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Dura
     }
     let arrival = Arrival { world, frame, packet, way, now };
     let (receiver, why) = arrival.receiver(memory);
-    if is_martian(world, packet.source) {
+    let martian = is_martian(world, packet.source);
+    if martian || strays(world, frame.device, packet.source) {
         // The host's stack drops it; for a container's port no stack is asked.
         let of_container = matches!(receiver, Receiver::Container(_));
-        return Decision::of(if of_container { Verdict::Drop } else { Verdict::Stack }, Why::Martian);
+        let why = if martian { Why::Martian } else { Why::NoWayBack };
+        return Decision::of(if of_container { Verdict::Drop } else { Verdict::Stack }, why);
     }
     arrival.deliver(memory, receiver, why)
 }
@@ -58,8 +61,9 @@ fn to_many(world: &World, memory: &Memory, frame: &Frame<'_>, packet: &Packet) -
         return Decision::of(Verdict::Stack, Why::HostsCopy);
     }
     // Who has no address yet speaks to everybody from 0.0.0.0.
-    let martian = is_martian(world, packet.source) && packet.source != Ipv4Addr::UNSPECIFIED;
-    let slots = if martian { Vec::new() } else { groups::receivers(world, memory, packet, None) };
+    let nobody = packet.source == Ipv4Addr::UNSPECIFIED;
+    let refused = is_martian(world, packet.source) || strays(world, frame.device, packet.source);
+    let slots = if refused && !nobody { Vec::new() } else { groups::receivers(world, memory, packet, None) };
     if slots.is_empty() {
         return Decision::of(Verdict::Stack, Why::Elsewhere);
     }

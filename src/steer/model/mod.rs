@@ -161,6 +161,8 @@ pub enum Why {
     Ended,
     /// No packet from the wire may come from its source.
     Martian,
+    /// Nor may one with its source come by that device: no route leads back so (`rp_filter`).
+    NoWayBack,
     /// The slot is no container's, or the device is not the slot's.
     Inert,
     /// The container may send it.

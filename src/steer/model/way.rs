@@ -10,6 +10,7 @@ use super::packet::{Content, ETHERNET, Frame, Icmp, Packet, Part};
 use super::size::largest;
 use super::world::World;
 use super::{Refusal, Told, Verdict};
+use crate::net::link::Sources;
 use crate::net::route::Kind;
 use crate::steer::layout::HostFacts;
 
@@ -53,6 +54,21 @@ pub fn by_routes(world: &World, frame: &Frame<'_>, packet: &Packet) -> Result<Ve
         Kind::Unreachable => unreachable(Told::Unreachable),
         Kind::Prohibit => unreachable(Told::Prohibited),
     }
+}
+
+/// Does the host refuse a source for the device that its packet came in by (`rp_filter`, RFC 3704 2.2 and 2.3)?
+pub fn strays(world: &World, device: u32, source: IpAddr) -> bool {
+    let sources = world.sources(device);
+    // Without a device to ask from, the kernel has no answer.
+    if source.is_ipv6() || sources == Sources::Any || world.host.fib == 0 {
+        return false;
+    }
+    let certain = is_known(world, source) && (has_gateway(world, source) || !is_beyond(world, source));
+    if device == world.host.uplink && certain {
+        return false;
+    }
+    let back = world.path(source).filter(|path| path.kind.is_unicast());
+    back.is_none_or(|path| sources == Sources::Strict && path.device != device)
 }
 
 /// Is what a way takes as large as the packet, or each segment of it?

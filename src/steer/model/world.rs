@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::Tenant;
 use super::packet::UDP;
 use crate::error::Result;
-use crate::net::link::Mac;
+use crate::net::link::{Mac, Sources};
 use crate::net::route::Kind;
 use crate::steer::layout::{Addresses, Holder, HostFacts, SlotEntry};
 use crate::steer::maps::Maps;
@@ -42,6 +42,8 @@ pub struct World {
     pub paths: Vec<Path>,
     /// Ethernet addresses of the host's devices beside the uplink.
     pub beside: BTreeMap<u32, Mac>,
+    /// Which sources the host takes packets from on these.
+    pub sources: BTreeMap<u32, Sources>,
     /// Slots by the port that is steered to them.
     pub ports: BTreeMap<Port, u16>,
     /// UDP ports that somebody has without that anything is steered there.
@@ -89,6 +91,14 @@ impl World {
     /// The Ethernet address of a device of the host.
     pub fn mac(&self, device: u32) -> Option<Mac> {
         if device == self.host.uplink { Some(self.host.mac) } else { self.beside.get(&device).copied() }
+    }
+
+    /// Which sources the host takes packets from that come in by a device.
+    pub fn sources(&self, device: u32) -> Sources {
+        if device == self.host.uplink {
+            return Sources::of(self.host.flags >> HostFacts::SOURCES & 3, 0);
+        }
+        self.sources.get(&device).copied().unwrap_or_default()
     }
 
     /// The slot that has the port `number` of a protocol.
