@@ -190,14 +190,22 @@ impl Machine {
         }
     }
 
-    /// What is here now and was not before. Other runs of this lab may be under way: their cgroups carry their own tag.
+    /// What is here now and was not before. Other runs of this lab may be under way: their cgroups carry their own tag. And somebody
+    /// may work on the machine: a cgroup that has processes and not our tag is his.
     fn added_since(&self, before: &Machine) -> Vec<String> {
         let ours = format!("lab{}-", std::process::id());
-        let foreign = |c: &&String| c.contains("/lab") && !c.contains(&ours);
+        let foreign = |c: &&String| !c.contains(&ours) && (c.contains("/lab") || is_inhabited(Path::new(c.as_str())));
         let cgroups = self.cgroups.difference(&before.cgroups).filter(|c| !foreign(c)).map(|c| format!("cgroup {c}"));
         let links = self.links.difference(&before.links).map(|l| format!("device {l}"));
         links.chain(self.mounts.difference(&before.mounts).map(|m| format!("mount {m}"))).chain(cgroups).collect()
     }
+}
+
+/// Does a process live in a cgroup, or below it?
+fn is_inhabited(cgroup: &Path) -> bool {
+    let here = std::fs::read_to_string(cgroup.join("cgroup.procs")).is_ok_and(|procs| !procs.is_empty());
+    let below = || std::fs::read_dir(cgroup).into_iter().flatten().flatten().filter(|e| e.path().is_dir());
+    here || below().any(|entry| is_inhabited(&entry.path()))
 }
 
 static MACHINE: OnceLock<Machine> = OnceLock::new();
