@@ -147,17 +147,33 @@ fn a_container_hears_whom_the_host_hears() {
     }
 }
 
+/// Such a card takes only what its own routes lead back to, where others take what any route does.
+#[test]
+fn nor_does_it_hear_more_by_a_card_without_an_address() {
+    let two = two("two-bare", "addr del 10.88.0.2/24 dev eth1\nroute add 203.0.113.0/24 dev eth1");
+    let ears = Ears::of(&two);
+    for modes in [["0", "0", "0"], ["0", "2", "2"], ["2", "0", "0"], ["0", "0", "1"]] {
+        let [host, container] = ears.look(modes, "no address");
+        assert_eq!(host, container, "{modes:?}");
+        assert!(host.contains("a datagram from 203.0.113.1 by eth1"), "{modes:?}: {host:?}");
+        assert_eq!(host.contains("a datagram from 10.77.0.1 by eth1"), modes == ["0", "0", "0"], "{modes:?}: {host:?}");
+    }
+}
+
 /// Where several next hops lead back, both cards are right, of whatever the kernel would choose.
 #[test]
 fn no_source_is_refused_that_the_host_takes_where_several_hops_lead_back() {
-    let hops = "route replace default nexthop via 10.77.0.1 dev eth0 nexthop via 10.88.0.1 dev eth1";
-    let two = two("two-hops", hops);
-    let ears = Ears::of(&two);
-    for modes in [["0", "1", "1"], ["0", "2", "1"]] {
-        let [host, container] = ears.look(modes, "several hops");
-        assert!(host.contains("a datagram from 192.0.2.9 by eth0"), "{modes:?}: {host:?}");
-        assert!(host.contains("a datagram from 192.0.2.9 by eth1"), "{modes:?}: {host:?}");
-        let lacking: Vec<_> = host.difference(&container).collect();
-        assert!(lacking.is_empty(), "{modes:?}: the container does not hear {lacking:?}");
+    let hops = "default nexthop via 10.77.0.1 dev eth0 nexthop via 10.88.0.1 dev eth1";
+    for routes in [format!("route replace {hops}"), format!("rule add pref 100 lookup 100\nroute add table 100 {hops}")]
+    {
+        let two = two("two-hops", &routes);
+        let ears = Ears::of(&two);
+        for modes in [["0", "1", "1"], ["0", "2", "1"]] {
+            let [host, container] = ears.look(modes, "several hops");
+            assert!(host.contains("a datagram from 192.0.2.9 by eth0"), "{routes}, {modes:?}: {host:?}");
+            assert!(host.contains("a datagram from 192.0.2.9 by eth1"), "{routes}, {modes:?}: {host:?}");
+            let lacking: Vec<_> = host.difference(&container).collect();
+            assert!(lacking.is_empty(), "{routes}, {modes:?}: the container does not hear {lacking:?}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::net::Netlink;
 use crate::net::address;
-use crate::net::link::{self, Link, Mac};
+use crate::net::link::{self, Link, Mac, Sources};
 use crate::net::route::{self, Route};
 use crate::ports::{PortRange, PortSet};
 use crate::rate::{Direction, Machine, Rate};
@@ -46,6 +46,10 @@ pub struct Facts {
     /// Does a way depend on more than its destination and `routes`: are there routing rules besides the kernel's own, or more
     /// routes than are looked at ([`beside::MANY_ROUTES`])?
     pub policy: bool,
+    /// The links that are one of several next hops of an IPv4 route; `None` where that is not known.
+    pub shared: Option<BTreeSet<u32>>,
+    /// The links that have an IPv4 address.
+    pub with_v4: BTreeSet<u32>,
     /// How sources are looked at on all its devices, by the kernel's number (`net.ipv4.conf.all.rp_filter`).
     pub rp_filter: u32,
     /// The ports the host's own connections come from.
@@ -87,18 +91,29 @@ impl Facts {
                 "correct the config key addresses",
             ));
         }
+        let with_v4 = local.iter().filter(|own| own.ip.is_ipv4()).map(|own| own.link).collect();
         let mut others: Vec<IpAddr> = local.into_iter().map(|local| local.ip).collect();
         let known: BTreeSet<IpAddr> = addresses.iter().copied().collect();
         others.retain(|ip| !ip.is_loopback() && !known.contains(ip));
-        let policy = routes.len() > beside::MANY_ROUTES || route::has_policy(netlink)?;
+        let (many, choose) = (routes.len() > beside::MANY_ROUTES, route::has_policy(netlink)?);
+        let rp_filter = link::sources_of_all(netlink)?.unwrap_or(0);
+        let is_strict = |link: &Link| Sources::of(link.rp_filter, rp_filter) == Sources::Strict;
+        let looked_for = !many && (is_strict(&uplink) || beside.iter().any(|device| is_strict(&device.link)));
+        let shared = match (choose, looked_for) {
+            (false, _) => Some(route::shared(&routes)),
+            (true, true) => Some(route::shared_by_any(netlink)?),
+            (true, false) => None,
+        };
         let mut settings = proc.here();
         let mut facts = Self {
             broadcasts: Vec::new(),
             routes: beside::passable(routes, &uplink, &beside),
             uncarried: all.saturating_sub(addresses.len()),
             beside,
-            policy,
-            rp_filter: link::sources_of_all(netlink)?.unwrap_or(0),
+            policy: many || choose,
+            shared,
+            with_v4,
+            rp_filter,
             ephemeral: settings.ephemeral_range()?,
             reserved: settings.reserved_ports()?,
             kernel: kernel_version(),
@@ -236,6 +251,8 @@ pub(crate) fn sample(routes: Vec<Route>) -> Facts {
         ],
         routes,
         policy: false,
+        shared: Some(BTreeSet::new()),
+        with_v4: [2, 3].into(),
         rp_filter: 0,
         ephemeral: PortRange::new(32_768, 60_999).unwrap(),
         reserved: PortSet::empty(),

@@ -1,5 +1,6 @@
 //! Routes: reading the host's, giving a container the same destinations.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -153,6 +154,25 @@ impl fmt::Display for InnerRoute {
 pub fn all(netlink: &mut Netlink) -> Result<Vec<Route>> {
     let answers = dump(netlink, RouteHeader::RT_TABLE_MAIN, RouteType::Unspec)?;
     Ok(answers.into_iter().flat_map(decode).collect())
+}
+
+/// The links that are one of several next hops of an IPv4 route, of these.
+pub fn shared(routes: &[Route]) -> BTreeSet<u32> {
+    let mut first = BTreeMap::new();
+    let mut shared = BTreeSet::new();
+    for route in routes.iter().filter(|route| route.destination.is_ipv4()) {
+        let link = *first.entry((route.destination, route.prefix, route.metric)).or_insert(route.link);
+        if link != route.link {
+            shared.extend([link, route.link]);
+        }
+    }
+    shared
+}
+
+/// The same, of the routes of all tables.
+pub fn shared_by_any(netlink: &mut Netlink) -> Result<BTreeSet<u32>> {
+    let answers = dump(netlink, RouteHeader::RT_TABLE_UNSPEC, RouteType::Unspec)?;
+    Ok(answers.into_iter().flat_map(|message| shared(&of_any_table(message).1)).collect())
 }
 
 /// The routes of the main table that leave through a link, and those that refuse; both families.

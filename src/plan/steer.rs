@@ -34,21 +34,18 @@ pub fn asks_fib(facts: &Facts) -> bool {
 
 /// How the sources of what comes in by a device of the host are looked at (`rp_filter`), as far as it makes a difference: IPv4 alone
 /// has it, and where all routes, a default one among them, lead out of the device, or out of any, every source is one that they lead
-/// back to. Of a route with several next hops the kernel's answer names one, so devices that share routes are only asked whether
-/// anything leads back.
+/// back to. A device without an address takes only what leads back by itself (`no_addr` in `__fib_validate_source`). Of a route with
+/// several next hops the kernel's answer names one, so devices that share routes are only asked whether anything leads back.
 pub fn sources(facts: &Facts, link: &Link) -> Sources {
-    let of_link = Sources::of(link.rp_filter, facts.rp_filter);
-    let routes = || facts.routes.iter().filter(|route| route.destination.is_ipv4());
-    let shared = |route: &Route| {
-        let twin = |other: &Route| {
-            (other.destination, other.prefix, other.metric) == (route.destination, route.prefix, route.metric)
-                && other.link != route.link
-        };
-        route.link == link.index && routes().any(twin)
+    let of_link = match Sources::of(link.rp_filter, facts.rp_filter) {
+        Sources::Any => return Sources::Any,
+        Sources::Reachable if facts.with_v4.contains(&link.index) => Sources::Reachable,
+        _ if facts.shared.as_ref().is_none_or(|shared| shared.contains(&link.index)) => Sources::Reachable,
+        _ => Sources::Strict,
     };
-    let of_link = if of_link == Sources::Strict && routes().any(shared) { Sources::Reachable } else { of_link };
+    let mut routes = facts.routes.iter().filter(|route| route.destination.is_ipv4());
     let suits = |route: &Route| !route.kind.refuses() && (of_link == Sources::Reachable || route.link == link.index);
-    let every = !facts.policy && routes().all(suits) && routes().any(Route::is_default);
+    let every = !facts.policy && routes.clone().all(suits) && routes.any(Route::is_default);
     if facts.primary(false).is_none() || every { Sources::Any } else { of_link }
 }
 
@@ -168,7 +165,7 @@ fn mask<const N: usize>(prefix: u8) -> [u8; N] {
 mod tests {
     use super::*;
     use crate::host::facts::sample;
-    use crate::net::route::Kind;
+    use crate::net::route::{self, Kind};
 
     #[test]
     fn masks() {
@@ -184,9 +181,10 @@ mod tests {
         let refuses = Route { kind: Kind::Blackhole, link: 0, ..route("10.9.0.0", 16, 0, None) };
         let second = Route { link: 3, ..of_uplink.clone() };
         let said = |own: u32, all: u32, routes: &[&Route], policy: bool| {
-            let routes = routes.iter().map(|route| (*route).clone()).collect();
+            let routes: Vec<Route> = routes.iter().map(|route| (*route).clone()).collect();
             let link = |index| Link { index, rp_filter: own, ..Link::default() };
-            let facts = Facts { uplink: link(2), rp_filter: all, policy, ..sample(routes) };
+            let shared = Some(route::shared(&routes));
+            let facts = Facts { uplink: link(2), rp_filter: all, policy, shared, ..sample(routes) };
             (sources(&facts, &link(2)), sources(&facts, &link(3)))
         };
         let (any, strict, reachable) = (Sources::Any, Sources::Strict, Sources::Reachable);
@@ -197,7 +195,12 @@ mod tests {
         assert_eq!(said(2, 0, &[&other], false), (reachable, reachable), "without a default route");
         assert_eq!(said(2, 0, &[&of_uplink, &refuses], false), (reachable, reachable));
         assert_eq!(said(2, 1, &[&of_uplink], true), (reachable, reachable), "rules");
+        assert_eq!(said(1, 1, &[&of_uplink], true), (strict, strict), "rules");
         assert_eq!(said(1, 0, &[&of_uplink, &second, &other], false), (any, any), "several next hops");
+        let link = Link { index: 4, rp_filter: 2, ..Link::default() };
+        assert_eq!(sources(&sample(vec![of_uplink]), &link), strict, "a device without an address");
+        let facts = Facts { policy: true, shared: None, rp_filter: 1, ..sample(vec![other]) };
+        assert_eq!(sources(&facts, &facts.uplink), reachable, "tables that nobody read");
     }
 
     fn route(text: &str, prefix: u8, link: u32, gateway: Option<&str>) -> Route {

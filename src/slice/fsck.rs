@@ -315,7 +315,7 @@ fn look_at_host(
     let plan = host_plan::host(config, facts, &wanted);
     let mut all = look_at_steps("host", &mut site, plan);
     if !host.maps.has_host(&host_facts(facts, made), &host_addresses(facts))? {
-        let what = "the data path knows the host as it was: its addresses, MAC, MTU or routes changed since";
+        let what = "the data path knows the host as it was: its addresses, MAC, MTU, routes or rp_filter changed since";
         all.push(differs("host", About::Facts, what));
     } else if !present.given.same(&host.given) {
         let what = "containers are given the host as it was: its routes, settings or programs changed since";

@@ -140,7 +140,7 @@ pub fn setup(config: &Config, how: How) -> Result<Outcome> {
 }
 
 /// What is done where [`Outcome::told`].
-pub const TOLD: &str = "tell the data path of the host's addresses, MAC, MTU and routes";
+pub const TOLD: &str = "tell the data path of the host's addresses, MAC, MTU, routes and rp_filter";
 
 /// Does the data path know the host as it is?
 fn knows(config: &Config, facts: &Facts, record: &HostRecord) -> Result<bool> {

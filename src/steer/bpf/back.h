@@ -38,8 +38,9 @@ APART int leads_elsewhere(struct __sk_buff *skb, __u32 start, __u32 l4, __u32 ma
 	if (found == BPF_FIB_LKUP_RET_BLACKHOLE || found == BPF_FIB_LKUP_RET_UNREACHABLE ||
 	    found == BPF_FIB_LKUP_RET_PROHIBIT || found == BPF_FIB_LKUP_RET_NOT_FWDED)
 		return 1;
-	/* a route that wraps packets up does not say where it leads */
-	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+	/* a route that wraps packets up does not say where it leads; before Linux 5.14 it is the packet whose length counts */
+	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH &&
+	    found != BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return 0;
 	return looks_at_sources(skb, h) == SOURCES_STRICT && q.ifindex != skb->ifindex;
 }

@@ -126,6 +126,35 @@ static __noinline int ports_are_behind_its_end(struct __sk_buff *skb, struct pac
 	return length && p->end - 4 > end;
 }
 
+/* Does the host refuse the source of a packet to many? Who has no address yet speaks to everybody from 0.0.0.0; the container's stack
+ * knows where that may be. */
+static __always_inline int is_refused(struct __sk_buff *skb, const struct host *h, const struct packet *p)
+{
+	__u32 src = p->src.w[3];
+
+	if (p->v6)
+		return martian_v6(h, &p->src);
+	return src && (martian_v4(h, src) || strays(skb, h, src, ETH_HLEN, 0, 1));
+}
+
+/* Apart from where the mark is read, or the compiler makes a pointer to it, which the verifier does not take. */
+static __noinline int unmark(struct __sk_buff *skb)
+{
+	skb->mark = 0;
+	return 0;
+}
+
+/* A packet to many that came from the wire, or a container's that is for the host. Its stack gets it in any case. */
+static __always_inline void from_many(struct __sk_buff *skb, const struct host *h, const struct packet *p)
+{
+	if (skb->ifindex != h->uplink || !is_group(h, p))
+		return;
+	if (skb->mark == KEEP)
+		unmark(skb);
+	else if (!is_refused(skb, h, p))
+		copy_for_many(skb, 0);
+}
+
 /* Everything but plain TCP and UDP to one on its way in, from a device of the host or from host lo. */
 static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 {
@@ -142,7 +171,7 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 	if (host_address(&p->dst) != ADDRESS_CARRIED && !(origin == FROM_LO && (is_loopback(&p->dst) || host_address(&p->dst)))) {
 		/* who has no address yet is looked for nowhere */
 		if (origin == FROM_WIRE && takes_of_many(skb))
-			from_many(skb, h, p, !v6 && p->src.w[3] && strays(skb, h, p->src.w[3], start, 0, 1));
+			from_many(skb, h, p);
 		return PASS;
 	}
 	if (origin != FROM_LO) {

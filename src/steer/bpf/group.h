@@ -396,25 +396,6 @@ APART int copy_for_many(struct __sk_buff *skb, __u32 from)
 	return 0;
 }
 
-/* Apart from where the mark is read, or the compiler makes a pointer to it, which the verifier does not take. */
-static __noinline int unmark(struct __sk_buff *skb)
-{
-	skb->mark = 0;
-	return 0;
-}
-
-/* A packet to many that came from the wire, or a container's that is for the host. Its stack gets it in any case. */
-static __always_inline void from_many(struct __sk_buff *skb, const struct host *h, const struct packet *p, __u32 strays)
-{
-	if (skb->ifindex != h->uplink || !is_group(h, p))
-		return;
-	if (skb->mark == KEEP)
-		unmark(skb);
-	/* who has no address yet speaks to everybody from 0.0.0.0; the container's stack knows where that may be */
-	else if (!strays && !(p->v6 ? martian_v6(h, &p->src) : p->src.w[3] && martian_v4(h, p->src.w[3])))
-		copy_for_many(skb, 0);
-}
-
 /* A copy of what a container sent for processes of the host. The stack takes packets with the host's own address from lo, where
  * no IPv4 group is joined, or, of IPv6, from any device. */
 static __always_inline void copy_for_host(struct __sk_buff *skb, const struct host *h, const struct packet *p)
