@@ -169,7 +169,6 @@ static __noinline int inbound(struct __sk_buff *skb, __u32 v6, __u32 origin)
 	if (!h || !p || (origin == FROM_LO && v6 && is_mapped(&p->src)))
 		return PASS;
 	if (host_address(&p->dst) != ADDRESS_CARRIED && !(origin == FROM_LO && (is_loopback(&p->dst) || host_address(&p->dst)))) {
-		/* who has no address yet is looked for nowhere */
 		if (origin == FROM_WIRE && takes_of_many(skb))
 			from_many(skb, h, p);
 		return PASS;
