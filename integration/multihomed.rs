@@ -72,6 +72,13 @@ const SOURCE_RULES: &str = "rule add from 10.88.0.2 lookup 88\nroute add 10.88.0
      -6 rule add from fd88::2 lookup 88\n-6 route add fd88::/64 dev eth1 table 88\n\
      -6 route add default via fd88::1 dev eth1 table 88";
 
+/// All that no network of the main table takes goes by the second card, as wg-quick(8) sets up a VPN for everything; of IPv6 without
+/// `suppress_prefixlength`, which does not count for containers.
+const EVERYTHING: &str = "rule add pref 100 lookup main suppress_prefixlength 0\nrule add pref 101 not fwmark 51820 lookup 51\n\
+     route add default via 10.88.0.1 dev eth1 table 51\n\
+     -6 rule add pref 100 to fd77::/64 lookup main\n-6 rule add pref 101 not fwmark 51820 lookup 51\n\
+     -6 route add default via fd88::1 dev eth1 table 51";
+
 impl Two {
     /// From the second network into A and the host, at each of the host's addresses, and back out to it.
     #[track_caller]
@@ -108,6 +115,30 @@ fn two_cards_are_both_the_containers() {
     let two = two("two-cards", "");
     two.scene.assert_every_path("two cards");
     two.assert_second_network("two cards");
+    let doubts = two.scene.host.portslice(["fsck"]);
+    assert_eq!(doubts.code, Some(0), "{doubts}");
+}
+
+#[test]
+fn who_is_not_bound_gets_the_address_of_the_way_that_rules_choose() {
+    let two = two("two-everything", EVERYTHING);
+    let (a, host) = (&two.scene.a.ns, &two.scene.host.ns);
+    for (family, address) in HOST.into_iter().enumerate() {
+        let (far, near) = (ip(BEYOND[family]), [PEER4, PEER6][family]);
+        let _echoes = BOTH.map(|proto| {
+            let near = Echo::start(&two.scene.host.peer, proto, SocketAddr::new(near, 4001));
+            (Echo::start(&two.second, proto, SocketAddr::new(far, 4001)), near)
+        });
+        for proto in BOTH {
+            for from in [host, a] {
+                let what = format!("{proto:?} from {}", from.name);
+                let local = assert_reaches(&what, from, proto, SocketAddr::new(far, 4001));
+                assert_eq!(local.ip(), ip(address), "{what}: to who is beyond");
+                let local = assert_reaches(&what, from, proto, SocketAddr::new(near, 4001));
+                assert_eq!(local.ip(), [HOST4, HOST6][family], "{what}: to a neighbour");
+            }
+        }
+    }
     let doubts = two.scene.host.portslice(["fsck"]);
     assert_eq!(doubts.code, Some(0), "{doubts}");
 }

@@ -158,6 +158,18 @@ fn pins_that_were_removed() {
 }
 
 #[test]
+fn a_rule_that_does_not_count_for_containers() {
+    let host = Host::with("doctor-rules").build();
+    host.altered();
+    host.ns.ip("rule add pref 100 lookup main suppress_prefixlength 0");
+    host.portslice(["sync"]).ok();
+    assert_clean(&host);
+    host.ns.read("ip -6 rule add pref 100 lookup main suppress_prefixlength 0");
+    host.portslice(["sync"]).ok();
+    is_mended(&host, "rules", "warn", &["suppress_prefixlength", "does not heed"]);
+}
+
+#[test]
 fn very_many_addresses() {
     let addresses: Vec<String> = (0..260).map(|n| format!("10.77.{}.{}/32", 100 + n / 200, 1 + n % 200)).collect();
     let plan = addresses.iter().fold(Host::with("doctor-addresses"), |plan, address| plan.secondary(address));

@@ -16,13 +16,15 @@ pub enum Acceptable {
     Resolver,
     /// The uplink has more addresses than containers carry.
     Addresses,
+    /// A rule of IPv6 that does not count for containers.
+    Rules,
 }
 
 impl FromStr for Acceptable {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let all = [Acceptable::Firewall, Acceptable::Resolver, Acceptable::Addresses];
+        let all = [Acceptable::Firewall, Acceptable::Resolver, Acceptable::Addresses, Acceptable::Rules];
         let found = all.into_iter().find(|finding| finding.name() == text);
         found.ok_or_else(|| unknown("finding", text, &all.map(Acceptable::name)))
     }
@@ -35,6 +37,7 @@ impl Acceptable {
             Acceptable::Firewall => "firewall",
             Acceptable::Resolver => "resolver",
             Acceptable::Addresses => "addresses",
+            Acceptable::Rules => "rules",
         }
     }
 }

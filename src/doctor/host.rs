@@ -15,6 +15,7 @@ pub fn look(scene: &Scene<'_>, unread: Option<Error>) -> Vec<Finding> {
     let mut findings: Vec<Finding> = unread.iter().map(uplink_unknown).collect();
     findings.extend(uplink(scene));
     findings.extend(addresses(scene));
+    findings.extend(rules(scene));
     match prepared(scene) {
         Ok(found) => findings.extend(found),
         Err(e) => findings.push(unseen("host", &e)),
@@ -60,6 +61,17 @@ fn addresses(scene: &Scene<'_>) -> Option<Finding> {
         if facts.beside.iter().all(|device| device.addresses.is_empty()) { &facts.uplink.name } else { "the host" };
     let seen = format!("{bearer} carries {all} addresses, containers the first {MOST} of them");
     Some(warn("addresses", seen, why, scene.accept(Acceptable::Addresses)))
+}
+
+/// A VPN that takes everything (wg-quick) has such a rule: containers would go past it.
+fn rules(scene: &Scene<'_>) -> Option<Finding> {
+    if !scene.facts.as_ref()?.suppress_v6 || scene.accepts(Acceptable::Rules) {
+        return None;
+    }
+    let seen = "an IPv6 routing rule has suppress_prefixlength, which the kernel does not heed for containers";
+    let why = "what it leads elsewhere, to a VPN for everything, goes by the main table's default route instead: lead it there with \
+               rules that name networks, or say that you know";
+    Some(warn("rules", seen, why, scene.accept(Acceptable::Rules)))
 }
 
 /// Is the host prepared, by this installation alone?

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nix::sys::utsname::uname;
 
@@ -50,6 +50,10 @@ pub struct Facts {
     pub shared: Option<BTreeSet<u32>>,
     /// The links that have an IPv4 address.
     pub with_v4: BTreeSet<u32>,
+    /// Does a rule of IPv6 leave out routes that the data path is told all the same ([`route::Rules`])?
+    pub suppress_v6: bool,
+    /// Where rules choose: the way to the world at large, of each family, of a packet whose source is not chosen yet.
+    pub usual: Vec<Route>,
     /// How sources are looked at on all its devices, by the kernel's number (`net.ipv4.conf.all.rp_filter`).
     pub rp_filter: u32,
     /// The ports the host's own connections come from.
@@ -95,7 +99,8 @@ impl Facts {
         let mut others: Vec<IpAddr> = local.into_iter().map(|local| local.ip).collect();
         let known: BTreeSet<IpAddr> = addresses.iter().copied().collect();
         others.retain(|ip| !ip.is_loopback() && !known.contains(ip));
-        let (many, choose) = (routes.len() > beside::MANY_ROUTES, route::has_policy(netlink)?);
+        let rules = route::rules(netlink)?;
+        let (many, choose) = (routes.len() > beside::MANY_ROUTES, rules.choose);
         let rp_filter = link::sources_of_all(netlink)?.unwrap_or(0);
         let is_strict = |link: &Link| Sources::of(link.rp_filter, rp_filter) == Sources::Strict;
         let looked_for = !many && (is_strict(&uplink) || beside.iter().any(|device| is_strict(&device.link)));
@@ -104,6 +109,7 @@ impl Facts {
             (true, true) => Some(route::shared_by_any(netlink)?),
             (true, false) => None,
         };
+        let usual = if choose { usual_ways(netlink)? } else { Vec::new() };
         let mut settings = proc.here();
         let mut facts = Self {
             broadcasts: Vec::new(),
@@ -114,6 +120,8 @@ impl Facts {
             shared,
             with_v4,
             rp_filter,
+            suppress_v6: rules.suppress_v6,
+            usual,
             ephemeral: settings.ephemeral_range()?,
             reserved: settings.reserved_ports()?,
             kernel: kernel_version(),
@@ -146,6 +154,17 @@ impl Facts {
     pub fn mtu(&self, link: u32) -> u32 {
         let there = self.beside.iter().find(|device| device.link.index == link);
         there.map_or(self.uplink.mtu, |device| device.link.mtu)
+    }
+
+    /// The address that programs get who choose none and send to the world at large, and the largest packet that goes there. Rules may
+    /// lead all of it elsewhere than the main table says, as a VPN's do that takes everything.
+    pub fn usual(&self, v6: bool) -> Option<(IpAddr, u32)> {
+        // what the data path is told instead leads out as the main table says
+        let heeded = !(v6 && self.suppress_v6);
+        let way = self.usual.iter().find(|way| heeded && way.destination.is_ipv6() == v6)?;
+        let source = way.source.filter(|ip| self.addresses.contains(ip))?;
+        let mtu = self.mtu(way.link);
+        Some((source, way.mtu.unwrap_or(mtu).min(mtu)))
     }
 
     /// The address programs get that do not choose one, if the host has the family.
@@ -208,6 +227,17 @@ fn default_device(netlink: &mut Netlink, routes: &[Route]) -> Result<Link> {
     ))
 }
 
+/// Who is asked about is nobody in particular, as nobody has such an address (RFC 5737, RFC 3849).
+fn usual_ways(netlink: &mut Netlink) -> Result<Vec<Route>> {
+    const SOMEBODY: [IpAddr; 2] =
+        [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+    let mut ways = Vec::new();
+    for whom in SOMEBODY {
+        ways.extend(route::lookup(netlink, None, whom)?.filter(|route| !route.kind.refuses()));
+    }
+    Ok(ways)
+}
+
 fn find_uplink(netlink: &mut Netlink, configured: Option<&str>, routes: &[Route]) -> Result<Link> {
     let found = match configured {
         Some(name) => {
@@ -253,6 +283,8 @@ pub(crate) fn sample(routes: Vec<Route>) -> Facts {
         policy: false,
         shared: Some(BTreeSet::new()),
         with_v4: [2, 3].into(),
+        suppress_v6: false,
+        usual: Vec::new(),
         rp_filter: 0,
         ephemeral: PortRange::new(32_768, 60_999).unwrap(),
         reserved: PortSet::empty(),

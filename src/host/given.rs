@@ -76,12 +76,15 @@ fn inner_route(facts: &Facts, route: &Route) -> Option<InnerRoute> {
     let source = facts.source(route.link, v6)?;
     let refuses = route.kind.refuses();
     let mtu = facts.mtu(route.link);
+    let own =
+        (route.source.filter(|s| facts.addresses.contains(s)).unwrap_or(source), route.mtu.unwrap_or(mtu).min(mtu));
+    let (source, mtu) = facts.usual(v6).filter(|_| route.is_default()).unwrap_or(own);
     Some(InnerRoute {
         destination: route.destination,
         prefix: route.prefix,
-        source: (!refuses).then(|| route.source.filter(|s| facts.addresses.contains(s)).unwrap_or(source)),
+        source: (!refuses).then_some(source),
         metric: route.metric,
-        mtu: if refuses { 0 } else { route.mtu.unwrap_or(mtu).min(mtu) },
+        mtu: if refuses { 0 } else { mtu },
         kind: route.kind,
     })
 }
@@ -96,7 +99,7 @@ fn broadcast_route(facts: &Facts) -> Option<InnerRoute> {
 
 fn last_route(facts: &Facts, v6: bool) -> Option<InnerRoute> {
     let destination = if v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
-    let source = facts.primary(v6)?;
+    let source = facts.usual(v6).map(|(source, _)| source).or_else(|| facts.primary(v6))?;
     let out = facts.beside.iter().map(|device| &device.link).filter(|link| !link.loopback);
     let mtu = out.map(|link| link.mtu).fold(facts.uplink.mtu, u32::max);
     Some(InnerRoute { destination, prefix: 0, source: Some(source), metric: u32::MAX - 1, mtu, kind: Kind::Unicast })
@@ -148,6 +151,25 @@ mod tests {
             "Unicast ::/0 fd00::2 9000 4294967294",
         ];
         assert_eq!(said(&facts), expected);
+    }
+
+    #[test]
+    fn where_rules_lead_everything_elsewhere_its_address_is_the_usual_one() {
+        let by_uplink = Route { gateway: Some(ip("10.0.0.1")), ..route("0.0.0.0", 0, 2) };
+        let usual = Route { source: Some(ip("10.1.0.2")), mtu: Some(1420), ..route("192.0.2.1", 32, 3) };
+        let routes = vec![by_uplink, route("10.0.0.0", 24, 2)];
+        let facts = Facts { policy: true, usual: vec![usual.clone()], ..sample(routes.clone()) };
+        let expected = [
+            "Unicast 0.0.0.0/0 10.1.0.2 1420 0",
+            "Unicast 10.0.0.0/24 10.0.0.2 1500 0",
+            "Broadcast 10.0.0.255/32 10.0.0.2 1500 0",
+            "Unicast 0.0.0.0/0 10.1.0.2 9000 4294967294",
+            "Unicast ::/0 fd00::2 9000 4294967294",
+        ];
+        assert_eq!(said(&facts), expected);
+        let not_carried = Route { source: Some(ip("10.9.0.2")), ..usual };
+        let facts = Facts { usual: vec![not_carried], ..facts };
+        assert_eq!(said(&facts)[0], "Unicast 0.0.0.0/0 10.0.0.2 1500 0");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_core::Parseable;
+use netlink_packet_core::{NlasIterator, Parseable};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteNextHop, RouteProtocol, RouteScope,
     RouteType, RouteVia,
@@ -257,21 +257,43 @@ pub fn lookup(netlink: &mut Netlink, from: Option<IpAddr>, to: IpAddr) -> Result
     }
 }
 
-/// Are there routing rules besides the kernel's own (local, main, default)? Then a route depends on more than its
-/// destination.
-pub fn has_policy(netlink: &mut Netlink) -> Result<bool> {
+/// What is to be known of the host's routing rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Are there more than the kernel's own (local, main, default)? Then a route depends on more than its destination.
+    pub choose: bool,
+    /// Does one of IPv6 leave out routes that are not special enough (`suppress_prefixlength`)? Whoever asks the kernel from a program
+    /// is told those all the same (`fib6_rule_suppress` looks at `rt6` alone, net/ipv6/fib6_rules.c; `bpf_fib_lookup` has none).
+    pub suppress_v6: bool,
+}
+
+/// Looks at them.
+pub fn rules(netlink: &mut Netlink) -> Result<Rules> {
+    // include/uapi/linux/fib_rules.h: struct fib_rule_hdr, FRA_SUPPRESS_PREFIXLEN, which is -1 for a rule that leaves nothing out
+    const HEADER: usize = 12;
+    const SUPPRESS: u16 = 14;
+    let suppresses = |body: &[u8]| {
+        let mut attributes = NlasIterator::new(body.get(HEADER..).unwrap_or_default()).flatten();
+        attributes.any(|nla| nla.kind() == SUPPRESS && nla.value() != [0xff; 4])
+    };
+    let mut found = Rules::default();
     for (family, own) in [(AddressFamily::Inet, 3), (AddressFamily::Inet6, 2)] {
         let mut message = RuleMessage::default();
         message.header.family = family;
-        let mut rules = 0;
-        match netlink.dump_unparsed("list routing rules", RouteNetlinkMessage::GetRule(message), |_| rules += 1) {
-            Ok(()) if rules > own => return Ok(true),
+        let (mut rules, mut suppress) = (0, false);
+        let read = netlink.dump_unparsed("list routing rules", RouteNetlinkMessage::GetRule(message), |body| {
+            rules += 1;
+            suppress |= suppresses(body);
+        });
+        match read {
+            Ok(()) => found.choose |= rules > own,
             // a kernel without rules has none of them
-            Ok(()) | Err(Error::Netlink { .. }) => {}
+            Err(Error::Netlink { .. }) => {}
             Err(e) => return Err(e),
         }
+        found.suppress_v6 |= suppress && family == AddressFamily::Inet6;
     }
-    Ok(false)
+    Ok(found)
 }
 
 /// A route straight out of a device: `destination/prefix dev LINK src SOURCE mtu MTU`.
