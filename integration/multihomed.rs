@@ -2,6 +2,7 @@
 //! they carry every address, are reached by every device, and the host's routes and rules decide where what they send leaves.
 
 mod errors;
+mod everybody;
 mod sources;
 mod tunnel;
 

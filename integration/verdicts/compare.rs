@@ -139,8 +139,9 @@ fn wanted(world: &World, device: u32, sample: &Sample, decision: &Decision, done
             to_container(world, *slot, *limited, walks, &mut wanted);
         }
         Verdict::Host => wanted.bytes[..6].fill(0),
-        Verdict::Group { .. } => {
-            let mac = group(&sample.bytes);
+        Verdict::Group { device, .. } => {
+            // the kernel writes that of another device
+            let mac = if *device == world.host.uplink { group(&sample.bytes) } else { world.host.mac };
             wanted.bytes[..6].copy_from_slice(&mac);
             wanted.bytes[6..12].copy_from_slice(&world.host.mac);
         }
@@ -193,7 +194,7 @@ fn from(source: Ipv6Addr, sample: &Sample, bytes: &mut [u8], done: &[u8]) {
 /// The flow of a container at a root qdisc that shares the uplink fairly. Other devices have no such qdisc.
 fn flow(world: &World, sender: u16, verdict: &Verdict) -> Option<u32> {
     match verdict {
-        Verdict::World { device } if *device != world.host.uplink => Some(0),
+        Verdict::World { device } | Verdict::Group { device, .. } if *device != world.host.uplink => Some(0),
         Verdict::World { .. } | Verdict::Group { .. } => Some(0x7073_0000 | u32::from(sender)),
         _ => None,
     }

@@ -211,6 +211,7 @@ fn host_devices() -> places::Devices {
         for (network, prefix, kind, out) in places::routes(place) {
             let to = match kind {
                 Kind::Unicast => format!("{network}/{prefix} dev {}", names[out]),
+                Kind::Broadcast => format!("broadcast {network}/{prefix} dev {}", names[out]),
                 kind => format!("{} {network}/{prefix}", format!("{kind:?}").to_lowercase()),
             };
             ip(&format!("route add {to} table {table}"));

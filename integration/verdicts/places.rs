@@ -43,9 +43,10 @@ pub struct Devices {
 
 /// A route: where to, what becomes of a packet, and the one of [`Devices::out`] it leaves by.
 type Route = (&'static str, u8, Kind, usize);
-const ROUTES: [Route; 12] = [
+const ROUTES: [Route; 13] = [
     ("10.77.0.0", 24, Kind::Unicast, 0),
     ("10.88.0.0", 24, Kind::Unicast, 1),
+    ("10.88.0.255", 32, Kind::Broadcast, 1),
     ("10.66.0.0", 16, Kind::Unicast, 2),
     ("192.0.2.0", 24, Kind::Blackhole, 0),
     ("198.18.0.0", 24, Kind::Unreachable, 0),
@@ -194,7 +195,9 @@ fn beside(host: &mut HostFacts) {
     host.flags |= HostFacts::BESIDE_V4 | HostFacts::BESIDE_V6;
     host.v4_beside.fill([[0; 4], [0xff; 4]]);
     host.v6_beside.fill([[0; 16], [0xff; 16]]);
-    let others = routes(7).into_iter().filter(|(network, prefix, ..)| *prefix > 0 && !network.contains("77"));
+    let others = routes(7)
+        .into_iter()
+        .filter(|(network, prefix, ..)| (1..128).contains(prefix) && *prefix != 32 && !network.contains("77"));
     let (mut v4, mut v6) = (host.v4_beside.iter_mut(), host.v6_beside.iter_mut());
     for (network, prefix, ..) in others {
         match network.parse().unwrap() {

@@ -37,12 +37,12 @@ pub(super) fn told(names: &Names, hook: Hook, decision: &Decision, question: &Qu
         Verdict::Container { slot, limited: true } => format!("into {}, behind its ingress limit", names.lease(*slot)),
         Verdict::Host => "to the host, by its lo".into(),
         Verdict::World { device } => format!("out of {}, by the host's routes", names.host(*device)),
-        Verdict::Group { copies, host } => {
+        Verdict::Group { device, copies, host } => {
             let copies = if copies.is_empty() { None } else { Some(format!("to each of {}", names.leases(copies))) };
             let copies: Vec<String> =
                 copies.into_iter().chain(host.then(|| "to the host's own stack".into())).collect();
             let more = if copies.is_empty() { String::new() } else { format!(", a copy {}", copies.join(", and ")) };
-            format!("out of the uplink to all of a group{more}")
+            format!("out of {} to all of a group{more}", names.host(*device))
         }
         Verdict::Answered(told) => format!("dropped, and the sender is told {}", answer(*told)),
         Verdict::Shaper { .. } => "waits for its turn behind the egress limit".into(),

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::net::Netlink;
 use crate::net::address;
 use crate::net::link::{self, Link, Mac, Sources};
-use crate::net::route::{self, Route};
+use crate::net::route::{self, Broadcast, Route};
 use crate::ports::{PortRange, PortSet};
 use crate::rate::{Direction, Machine, Rate};
 
@@ -37,8 +37,8 @@ pub struct Facts {
     pub link_local: Option<IpAddr>,
     /// The addresses that the host takes for its own and containers do not carry, loopback ones not counted.
     pub others: Vec<IpAddr>,
-    /// The addresses for all on its networks (broadcast), the uplink's not counted.
-    pub broadcasts: Vec<Ipv4Addr>,
+    /// The addresses for all on its networks, the first one of the uplink not counted ([`Facts::broadcast`]).
+    pub broadcasts: Vec<Broadcast>,
     /// The host's other devices that containers' packets may leave or come in by, as far as addresses and routes name them.
     pub beside: Vec<Beside>,
     /// Routes of the main table: those out of the uplink and of devices beside it, and those that refuse.
@@ -132,7 +132,7 @@ impl Facts {
             others,
         };
         let of_uplink = facts.broadcast();
-        broadcasts.retain(|ip| !ip.is_loopback() && Some(*ip) != of_uplink);
+        broadcasts.retain(|to| !to.ip.is_loopback() && Some(to.ip) != of_uplink);
         facts.broadcasts = broadcasts;
         Ok(facts)
     }

@@ -65,6 +65,7 @@ fn inner_routes(facts: &Facts) -> Vec<InnerRoute> {
         }
     }
     routes.extend(broadcast_route(facts));
+    routes.extend(other_broadcasts(facts));
     if facts.policy {
         routes.extend([false, true].into_iter().filter_map(|v6| last_route(facts, v6)));
     }
@@ -97,6 +98,15 @@ fn broadcast_route(facts: &Facts) -> Option<InnerRoute> {
     Some(InnerRoute { destination: destination.into(), prefix: 32, source, metric: 0, mtu, kind: Kind::Broadcast })
 }
 
+/// The same for other networks of the host; of very many, for the first ones.
+fn other_broadcasts(facts: &Facts) -> impl Iterator<Item = InnerRoute> {
+    facts.broadcasts.iter().take(MANY_ROUTES).filter_map(|to| {
+        let source = to.source.filter(|ip| facts.addresses.contains(ip)).or_else(|| facts.source(to.link, false))?;
+        let (destination, mtu) = (to.ip.into(), facts.mtu(to.link));
+        Some(InnerRoute { destination, prefix: 32, source: Some(source), metric: 0, mtu, kind: Kind::Broadcast })
+    })
+}
+
 fn last_route(facts: &Facts, v6: bool) -> Option<InnerRoute> {
     let destination = if v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
     let source = facts.usual(v6).map(|(source, _)| source).or_else(|| facts.primary(v6))?;
@@ -109,6 +119,7 @@ fn last_route(facts: &Facts, v6: bool) -> Option<InnerRoute> {
 mod tests {
     use super::*;
     use crate::host::facts::sample;
+    use crate::net::route::Broadcast;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -137,6 +148,20 @@ mod tests {
             "Unicast 10.1.0.0/24 10.1.0.2 9000 0",
             "Unicast fd01::/64 fd00::2 9000 0",
             "Prohibit 192.0.2.0/24 - 0 7",
+        ];
+        assert_eq!(said(&facts), expected);
+    }
+
+    #[test]
+    fn what_is_for_all_on_a_network_is_so_inside() {
+        let to = |text: &str, link, source| Broadcast { ip: text.parse().unwrap(), link, source };
+        let broadcasts = vec![to("10.1.0.255", 3, Some(ip("10.1.0.2"))), to("10.2.0.255", 2, Some(ip("10.2.0.2")))];
+        let facts = Facts { broadcasts, ..sample(vec![route("10.0.0.0", 24, 2)]) };
+        let expected = [
+            "Unicast 10.0.0.0/24 10.0.0.2 1500 0",
+            "Broadcast 10.0.0.255/32 10.0.0.2 1500 0",
+            "Broadcast 10.1.0.255/32 10.1.0.2 9000 0",
+            "Broadcast 10.2.0.255/32 10.0.0.2 1500 0",
         ];
         assert_eq!(said(&facts), expected);
     }

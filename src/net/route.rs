@@ -207,7 +207,18 @@ pub struct Local {
     /// Every address that the host takes for its own, loopback ones included.
     pub addresses: Vec<Own>,
     /// Those of IPv4 that are for everybody on one of its networks.
-    pub broadcasts: Vec<Ipv4Addr>,
+    pub broadcasts: Vec<Broadcast>,
+}
+
+/// An address for everybody on a network of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Broadcast {
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// Index of the link that the network is on.
+    pub link: u32,
+    /// The address programs get that send there and choose none.
+    pub source: Option<IpAddr>,
 }
 
 /// Reads the local table.
@@ -215,17 +226,20 @@ pub fn local(netlink: &mut Netlink) -> Result<Local> {
     let mut local = Local::default();
     for message in dump(netlink, LOCAL_TABLE, RouteType::Unspec)? {
         let (kind, whole) = (message.header.kind, matches!(message.header.destination_prefix_length, 32 | 128));
-        let (mut to, mut link) = (None, 0);
+        let (mut to, mut link, mut source) = (None, 0, None);
         for attribute in message.attributes {
             match attribute {
                 RouteAttribute::Destination(destination) => to = ip(destination),
                 RouteAttribute::Oif(index) => link = index,
+                RouteAttribute::PrefSource(own) => source = ip(own),
                 _ => {}
             }
         }
         match (kind, to) {
             (RouteType::Local, Some(ip)) if whole => local.addresses.push(Own { ip, link }),
-            (RouteType::Broadcast, Some(IpAddr::V4(ip))) if whole => local.broadcasts.push(ip),
+            (RouteType::Broadcast, Some(IpAddr::V4(ip))) if whole => {
+                local.broadcasts.push(Broadcast { ip, link, source })
+            }
             _ => {}
         }
     }

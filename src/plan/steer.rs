@@ -52,7 +52,7 @@ pub fn sources(facts: &Facts, link: &Link) -> Sources {
 /// What the programs know of addresses.
 pub fn host_addresses(facts: &Facts) -> Addresses {
     let held = |holder| move |ip: &IpAddr| (*ip, holder);
-    let broadcasts = facts.broadcasts.iter().map(|ip| (IpAddr::V4(*ip), Holder::Many));
+    let broadcasts = facts.broadcasts.iter().map(|to| (IpAddr::V4(to.ip), Holder::Many));
     let own = facts.others.iter().map(held(Holder::Host)).chain(facts.addresses.iter().map(held(Holder::Containers)));
     broadcasts.chain(own).collect()
 }

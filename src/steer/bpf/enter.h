@@ -147,7 +147,10 @@ static __noinline int unmark(struct __sk_buff *skb)
 /* A packet to many that came from the wire, or a container's that is for the host. Its stack gets it in any case. */
 static __always_inline void from_many(struct __sk_buff *skb, const struct host *h, const struct packet *p)
 {
-	if (skb->ifindex != h->uplink || !is_group(h, p))
+	__u32 by_uplink = skb->ifindex == h->uplink;
+
+	/* groups are joined on the uplink; a container's MAC is the uplink's, so of another device it takes what is for everybody's */
+	if (!(by_uplink && is_group(h, p)) && !((by_uplink || skb->pkt_type == 1 /* PACKET_BROADCAST */) && is_for_all(h, p)))
 		return;
 	if (skb->mark == KEEP)
 		unmark(skb);

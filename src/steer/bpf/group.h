@@ -26,6 +26,9 @@
 #define ALLOW_NEW_SOURCES 5
 #define RECORDS 32		/* of one report that are looked at; Linux tells of changes, which are few */
 
+#define INET 2			/* AF_INET */
+#define INET6 10
+
 #define SHARED_PORTS 1024	/* what a process without privileges may bind begins here */
 
 static __always_inline int is_multicast_v4(__u32 v4)
@@ -51,6 +54,20 @@ static __always_inline int is_group_v6(const union addr *dst)
 static __always_inline int is_group(const struct host *h, const struct packet *p)
 {
 	return p->v6 ? is_group_v6(&p->dst) : is_group_v4(h, p->dst.w[3]);
+}
+
+static __always_inline int is_other_broadcast(__u32 dst)
+{
+	union addr a;
+
+	map_v4(&a, dst);
+	return address_kind(&a) == ADDRESS_OF_MANY;
+}
+
+/* Is it for all on one of the host's networks? */
+static __always_inline int is_for_all(const struct host *h, const struct packet *p)
+{
+	return !p->v6 && (is_broadcast(h, p->dst.w[3]) || address_kind(&p->dst) == ADDRESS_OF_MANY);
 }
 
 /* ff02::`last` */
@@ -379,7 +396,7 @@ APART int copy_for_many(struct __sk_buff *skb, __u32 from)
 	if (!h || !p)
 		return 0;
 	ports = has_ports(p->proto);
-	if (ports && (is_all_hosts(&p->dst) || (!p->v6 && is_broadcast(h, p->dst.w[3])))) {
+	if (ports && (is_all_hosts(&p->dst) || is_for_all(h, p))) {
 		to = p->frag == FRAG_LATER ? 0 : port_slot(p->dport, p->proto);
 		if (to && to < MAX_SLOTS && to != from)
 			copy_for(skb, to, p, from);
@@ -408,7 +425,7 @@ static __always_inline void copy_for_host(struct __sk_buff *skb, const struct ho
 		skb->mark = KEEP;
 		bpf_clone_redirect(skb, h->uplink, BPF_F_INGRESS);
 		skb->mark = mark;
-	} else if (is_broadcast(h, p->dst.w[3])) {
+	} else if (is_for_all(h, p)) {
 		bpf_clone_redirect(skb, LOOPBACK, BPF_F_INGRESS);
 	}
 }
@@ -434,11 +451,12 @@ static __always_inline void group_mac(const struct packet *p, __u8 *mac)
 	}
 }
 
-/* Out of the uplink to all, or to a group, with copies for those on this host. The sender's own stack makes the one for its own
+/* Out of a device to all, or of the uplink to a group, with copies for those on this host. The sender's own stack makes the one for its own
  * sockets. */
-APART int to_many(struct __sk_buff *skb, __u32 n, __u32 v6)
+APART int to_many(struct __sk_buff *skb, __u32 n, __u32 v6, __u32 device)
 {
 	struct packet *p = parse(skb, ETH_HLEN, v6, OUTER);
+	struct bpf_redir_neigh nh = {.nh_family = INET};
 	struct host *h = host_facts();
 	__u8 macs[2 * ETH_ALEN];
 
@@ -450,5 +468,11 @@ APART int to_many(struct __sk_buff *skb, __u32 n, __u32 v6)
 		return DROP;
 	copy_for_many(skb, n);
 	copy_for_host(skb, h, p);
-	return bpf_redirect(h->uplink, 0);
+	if (device == h->uplink)
+		return bpf_redirect(device, 0);
+	/* With that device's own MAC. The kernel sends nothing that has everybody's already (__bpf_redirect_neigh, net/core/filter.c). */
+	if (bpf_skb_store_bytes(skb, 0, h->mac, ETH_ALEN, 0) < 0)
+		return DROP;
+	nh.ipv4_nh = p->dst.w[3];
+	return bpf_redirect_neigh(device, &nh, sizeof(nh), 0);
 }

@@ -8,9 +8,6 @@
 #include "answer.h"
 #include "group.h"
 
-#define INET 2			/* AF_INET */
-#define INET6 10
-
 
 /* Is it in one of the networks that the FIB is asked for, although the gateway is known? */
 static __always_inline int beside_v4(const struct host *h, __u32 dst)
@@ -100,6 +97,25 @@ static __always_inline int question(struct __sk_buff *skb, __u32 how, struct bpf
 	return failed ? -1 : 0;
 }
 
+#define TO_ALL 100		/* by_routes: it is for all on another network than the uplink's first one */
+
+/* The device of that network. Its neighbours are there as well, so the routes are asked for one of them: the address before the last.
+ * 0: it is none of the host's any more. */
+APART __u32 device_of_all(struct __sk_buff *skb, __u32 how)
+{
+	struct bpf_fib_lookup q __attribute__((aligned(8))) = {};
+	struct host *h = host_facts();
+	long found;
+
+	if (!h || question(skb, how, &q) < 0)
+		return 0;
+	q.ipv4_dst ^= bpf_htonl(1);
+	q.tot_len = 1;
+	q.ifindex = h->fib;
+	found = bpf_fib_lookup(skb, &q, sizeof(q), 0);
+	return found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH ? q.ifindex : 0;
+}
+
 /* Where the host's routes lead, of which there are more than the uplink's: the FIB is asked for each packet, with rules, several
  * next hops and all. */
 APART int by_fib(struct __sk_buff *skb, __u32 n, __u32 how)
@@ -129,7 +145,7 @@ APART int by_fib(struct __sk_buff *skb, __u32 n, __u32 how)
 	if (found == BPF_FIB_LKUP_RET_PROHIBIT)
 		return nowhere(skb, n, how, how & IS_V6 ? 1 : 13);
 	if (found == BPF_FIB_LKUP_RET_NOT_FWDED)
-		return nowhere(skb, n, how, 0);
+		return !(how & IS_V6) && is_other_broadcast(dst[0]) ? TO_ALL : nowhere(skb, n, how, 0);
 	left(n, skb, how);
 	/* somebody changed the device that is asked from, or the route wraps packets up in others */
 	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
@@ -168,10 +184,23 @@ static __always_inline int to_world_v4(struct __sk_buff *skb, const struct host 
 		skb->priority = UPLINK_FLOW(n);
 	if (is_group_v4(h, dst)) {
 		left(n, skb, how);
-		return to_many(skb, n, 0);
+		return to_many(skb, n, 0, h->uplink);
 	}
-	if (!is_known_v4(h, dst))
-		return by_routes(skb, h, n, how);
+	if (!is_known_v4(h, dst)) {
+		__u32 device = h->uplink;
+		int done = !h->fib && is_other_broadcast(dst) ? TO_ALL : by_routes(skb, h, n, how);
+
+		if (done != TO_ALL)
+			return done;
+		if (h->fib)
+			device = device_of_all(skb, how);
+		if (!device)
+			return nowhere(skb, n, how, 0);
+		if (device != h->uplink && h->flags & HOST_FAIR)
+			skb->priority = 0;
+		left(n, skb, how);
+		return to_many(skb, n, 0, device);
+	}
 	left(n, skb, how);
 	if (how & ASK || !((dst ^ h->v4_net) & h->v4_mask))
 		return by_device(skb, h->uplink);
@@ -188,7 +217,7 @@ static __always_inline int to_world_v6(struct __sk_buff *skb, const struct host 
 		skb->priority = UPLINK_FLOW(n);
 	if (is_group_v6(dst)) {
 		left(n, skb, how);
-		return to_many(skb, n, 1);
+		return to_many(skb, n, 1, h->uplink);
 	}
 	if (!is_known_v6(h, dst) && !is_link_local(dst))
 		return by_routes(skb, h, n, how);

@@ -37,7 +37,9 @@ PROGRAM(from_wire)
 		tcp = ip->protocol == PROTO_TCP;
 		slot = port_slot(bpf_ntohs(((__be16 *)(ip + 1))[1]), ip->protocol);
 		if (!slot || host_address_v4(h, ip->daddr) != ADDRESS_CARRIED || not_for_uplink(skb))
-			return is_group_v4(h, ip->daddr) ? inbound(skb, 0, FROM_WIRE) : PASS;
+			return is_group_v4(h, ip->daddr) || (slot && is_other_broadcast(ip->daddr))
+				       ? inbound(skb, 0, FROM_WIRE)
+				       : PASS;
 		if (martian_v4(h, ip->saddr) || strays(skb, h, ip->saddr, ETH_HLEN, L4_V4, 0))
 			return DROP;
 		return to_container(skb, h, slot, L4_V4, tcp);

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::World;
+use crate::steer::layout::Holder;
 
 /// Does it lead back to whoever uses it?
 pub fn is_loopback(ip: IpAddr) -> bool {
@@ -35,6 +36,11 @@ pub fn is_martian(world: &World, ip: IpAddr) -> bool {
 /// Is it on a link, whatever the routes to other places are?
 pub fn is_link_local(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(v6) if Ipv6Addr::segments(&v6)[0] & 0xffc0 == 0xfe80)
+}
+
+/// Is it for everybody on one of the host's networks?
+pub fn is_for_all(world: &World, ip: IpAddr) -> bool {
+    is_broadcast(world, ip) || world.addresses.get(&ip) == Some(&Holder::Many)
 }
 
 /// Is it for everybody on the uplink's network?

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::address::is_broadcast;
+use super::address::is_for_all;
 use super::packet::{Content, Frame, IGMP, Icmp, Packet, Part};
 use super::world::World;
 use super::{Memory, Verdict};
@@ -85,7 +85,7 @@ pub fn is_joinable(group: IpAddr) -> bool {
 /// The containers that get a copy of a packet to many. `from`: the slot of the one that sent it.
 pub fn receivers(world: &World, memory: &Memory, packet: &Packet, from: Option<u16>) -> Vec<u16> {
     let to = packet.destination;
-    let receivers: Vec<u16> = if packet.is_of_ports() && (ALL_HOSTS.contains(&to) || is_broadcast(world, to)) {
+    let receivers: Vec<u16> = if packet.is_of_ports() && (ALL_HOSTS.contains(&to) || is_for_all(world, to)) {
         match packet.content {
             Content::Ports { destination, .. } => world.owner(destination, packet.protocol).into_iter().collect(),
             // which port a later fragment is for is not known
@@ -101,9 +101,9 @@ pub fn receivers(world: &World, memory: &Memory, packet: &Packet, from: Option<u
 }
 
 /// Where a container's packet to many goes. The host's own processes hear it where its stack takes its own address from outside.
-pub fn leave(world: &World, memory: &Memory, packet: &Packet, from: u16) -> Verdict {
-    let host = packet.is_of_ports() && (packet.is_v6() || is_broadcast(world, packet.destination));
-    Verdict::Group { copies: receivers(world, memory, packet, Some(from)), host }
+pub fn leave(world: &World, memory: &Memory, packet: &Packet, from: u16, device: u32) -> Verdict {
+    let host = packet.is_of_ports() && (packet.is_v6() || is_for_all(world, packet.destination));
+    Verdict::Group { device, copies: receivers(world, memory, packet, Some(from)), host }
 }
 
 /// May what members of a group send to it have a port that is none of theirs? All of them talk from the port that they listen at,

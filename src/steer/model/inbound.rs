@@ -3,17 +3,21 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::address::{is_group, is_loopback, is_martian};
+use super::address::{is_for_all, is_group, is_loopback, is_martian};
 use super::memory::{Receiver, Tenant};
 use super::packet::{Content, ETHERNET, Frame, Icmp, Kind, Packet, Part};
 use super::size::on_the_wire;
 use super::way::strays;
 use super::world::World;
 use super::{Count, Decision, KEPT, Memory, Size, Verdict, Why, groups};
+use crate::net::link::Mac;
 use crate::steer::layout::SlotEntry;
 
 /// Bytes of an IPv4 header with all options.
 const LONGEST_V4: usize = 60;
+
+/// The MAC of all on a link.
+const EVERYBODYS: Mac = [0xff; 6];
 
 /// Whatever is not a container's goes on to the host's stack. A host takes a packet for any of its addresses by any of its devices.
 pub fn from_wire(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Duration) -> Decision {
@@ -34,7 +38,10 @@ fn from_outside(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Dura
     if !world.is_carried(packet.destination) {
         // Some bridges and access points send what is for many to each receiver by his own MAC.
         let taken = way == (Way::Wire { ours: true }) || (way == (Way::Wire { ours: false }) && frame.is_to_many());
-        return if taken && frame.device == world.host.uplink && is_group(world, packet.destination) {
+        let by_uplink = frame.device == world.host.uplink;
+        // A container has the uplink's MAC, and is in groups there.
+        let for_all = is_for_all(world, packet.destination) && (by_uplink || frame.destination() == Some(EVERYBODYS));
+        return if taken && (for_all || by_uplink && is_group(world, packet.destination)) {
             to_many(world, memory, frame, &packet)
         } else {
             Decision::of(Verdict::Stack, Why::Elsewhere)

@@ -89,8 +89,10 @@ pub enum Verdict {
     },
     /// Nowhere, and the sender is told, by an ICMP error from the host's own address.
     Answered(Told),
-    /// Out of the uplink to a group of receivers, or to all, those on this host among them.
+    /// Out of a device to a group of receivers, or to all, those on this host among them.
     Group {
+        /// Its index.
+        device: u32,
         /// The containers that get a copy.
         copies: Vec<u16>,
         /// Do processes of the host get one?

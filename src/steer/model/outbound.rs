@@ -176,8 +176,10 @@ impl Departure<'_> {
     fn leave(&self, memory: &Memory, to: u16) -> Decision {
         let Self { world, slot, frame, ref packet } = *self;
         let size = on_the_wire(frame, packet);
-        let mut decision = if is_group(world, packet.destination) {
-            let verdict = groups::leave(world, memory, packet, slot);
+        let of_uplink = is_group(world, packet.destination).then_some(world.host.uplink);
+        let to_many = of_uplink.or_else(|| way::to_all(world, packet.destination));
+        let mut decision = if let Some(device) = to_many {
+            let verdict = groups::leave(world, memory, packet, slot, device);
             let counts = verdict.copies().iter().map(|slot| (*slot, Count::Received(size))).collect();
             Decision { counts, ..Decision::of(verdict, Why::Own) }
         } else if !world.is_local(packet.destination) {

@@ -303,7 +303,7 @@ fn says(kind: u8, to: Ipv4Addr, group: Ipv4Addr) -> Vec<u8> {
 }
 
 fn group(copies: &[u16], host: bool) -> Verdict {
-    Verdict::Group { copies: copies.to_vec(), host }
+    Verdict::Group { device: 2, copies: copies.to_vec(), host }
 }
 
 #[test]

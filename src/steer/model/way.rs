@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::address::{is_group, is_link_local};
+use super::address::{is_for_all, is_group, is_link_local};
 use super::packet::{Content, ETHERNET, Frame, Icmp, Packet, Part};
 use super::size::largest;
 use super::world::World;
@@ -38,6 +38,17 @@ pub fn by_facts(world: &World, frame: &Frame<'_>, packet: &Packet) -> Result<(),
     fits(world, frame, packet, host.mtu)
 }
 
+/// The device by which a packet leaves that is for all on another network of the host than the uplink's first one.
+pub fn to_all(world: &World, ip: IpAddr) -> Option<u32> {
+    if !is_for_all(world, ip) || is_certain(world, ip) {
+        return None;
+    }
+    if world.host.fib == 0 {
+        return Some(world.host.uplink);
+    }
+    world.path(ip).filter(|path| path.kind == Kind::Broadcast).map(|path| path.device)
+}
+
 /// Where a packet leaves, or whether the routes refuse it, which are asked now if the facts say nothing.
 pub fn by_routes(world: &World, frame: &Frame<'_>, packet: &Packet) -> Result<Verdict, Refused> {
     let ip = packet.destination;
@@ -47,7 +58,7 @@ pub fn by_routes(world: &World, frame: &Frame<'_>, packet: &Packet) -> Result<Ve
     let unreachable = |told| Err(refused(world, packet, Refusal::Unreachable, told));
     let Some(path) = world.path(ip) else { return unreachable(Told::NoRoute) };
     match path.kind {
-        // To all on the link of another device: no program forwards that.
+        // To all on a network that is none of the host's by now.
         Kind::Broadcast => unreachable(Told::NoRoute),
         Kind::Unicast => fits(world, frame, packet, path.mtu).map(|()| Verdict::World { device: path.device }),
         Kind::Blackhole => Err(Refusal::Unreachable.into()),

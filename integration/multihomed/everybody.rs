@@ -1,0 +1,79 @@
+//! What is for all on a network of the host that is not its uplink's first one: a broadcast from there reaches the owner of its port
+//! and the host, and one of a container's goes there, to the owner of its port on this host and to the host.
+
+use super::*;
+use crate::groups::members::Ear;
+use crate::lab::frame;
+use crate::lab::tap::Tap;
+use std::time::Duration;
+
+const SETTLED: Duration = Duration::from_millis(100);
+const HOSTS: u16 = 4001;
+
+/// `to`: everybody's address there; `own`: the host's, which containers carry; `neighbour`: who is there, by `device`.
+fn assert_everybody(scene: &Scene, what: &str, (to, own): (&str, &str), (neighbour, device): (&Ns, &str)) {
+    let Scene { host, a, b } = scene;
+    let (owned, hosts) = (at(to, a.ports[0]), at(to, HOSTS));
+    let at_a = Ear::at(&a.ns, "eth0", false, owned.port());
+    let at_b = Ear::at(&b.ns, "eth0", false, b.ports[0]);
+    let at_host = Ear::at(&host.ns, "eth0", false, HOSTS);
+    let theirs = Ear::at(neighbour, device, false, HOSTS);
+    let marker = frame::marker();
+    theirs.say(owned, &marker);
+    assert!(at_a.hears(&marker).is_some(), "{what}: from a neighbour");
+    // what has no owner is the host's alone
+    let (tap, marker) = (Tap::on(&a.ns, "eth0"), frame::marker());
+    theirs.say(hosts, &marker);
+    assert!(at_host.hears(&marker).is_some(), "{what}: the host hears it");
+    tap.assert_without("to a port of the host", &marker);
+    let (tap, markers) = (Tap::on(neighbour, device), [frame::marker(), frame::marker()]);
+    at_b.say(owned, &markers[0]);
+    at_b.say(hosts, &markers[1]);
+    assert_eq!(at_a.hears(&markers[0]), Some(at(own, b.ports[0])), "{what}: from another container");
+    assert_eq!(at_host.hears(&markers[1]), Some(at(own, b.ports[0])), "{what}: at the host");
+    assert_eq!(theirs.hears(&markers[1]), Some(at(own, b.ports[0])), "{what}: at the neighbour");
+    std::thread::sleep(SETTLED);
+    let frames = tap.end();
+    let left = |marker: &[u8]| frames.iter().filter(|s| !s.outgoing && frame::carries(&s.bytes, marker)).count();
+    assert_eq!(markers.map(|marker| left(&marker)), [1, 1], "{what}: what comes to the neighbour");
+    for frame in frames.iter().filter(|s| !s.outgoing && frame::carries(&s.bytes, &markers[0])) {
+        assert_eq!(frame.bytes[..6], frame::BROADCAST, "{what}");
+    }
+}
+
+#[test]
+fn a_second_card_has_everybody_of_its_network() {
+    let two = two("two-all", "");
+    assert_everybody(&two.scene, "two cards", ("10.88.0.255", "10.88.0.2"), (&two.second, "wire"));
+    assert_everybody(&two.scene, "the uplink's", ("10.77.0.255", "10.77.0.2"), (&two.scene.host.peer, "wire"));
+}
+
+#[test]
+fn rules_change_nothing_about_it() {
+    let two = two("two-all-rules", SOURCE_RULES);
+    assert_everybody(&two.scene, "rules", ("10.88.0.255", "10.88.0.2"), (&two.second, "wire"));
+}
+
+/// All the routes lead out of the uplink, so none is asked for.
+#[test]
+fn a_second_network_of_the_uplink_has_its_own() {
+    let host = Host::with("all-of-uplink").secondary("10.99.0.2/24").unprepared().build();
+    host.peer.ip("addr add 10.99.0.1/24 dev wire");
+    host.portslice(["setup"]).ok();
+    let scene = Scene::on(host);
+    let (to, peer) = (("10.99.0.255", "10.99.0.2"), &scene.host.peer);
+    assert_everybody(&scene, "a second network", to, (peer, "wire"));
+}
+
+/// As one of the host does: EACCES without SO_BROADCAST.
+#[test]
+fn who_did_not_ask_for_it_may_not_speak_to_everybody() {
+    let two = two("two-all-asked", "");
+    for ns in [&two.scene.host.ns, &two.scene.a.ns] {
+        let refused = ns.inside(|| {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("bind");
+            socket.send_to(b"to all", at("10.88.0.255", HOSTS)).map_err(|e| e.raw_os_error())
+        });
+        assert_eq!(refused, Err(Some(libc::EACCES)), "{}", ns.name);
+    }
+}
