@@ -75,6 +75,18 @@ fn a_source_that_nothing_leads_back_to_is_refused_where_the_host_looks() {
 }
 
 #[test]
+fn what_is_for_all_on_another_network_is_for_its_ports_owner() {
+    let (mut world, names) = host();
+    world.addresses.insert("10.1.0.255".parse().unwrap(), Holder::Many);
+    world.beside.insert(3, [2, 0, 0, 0, 0, 8]);
+    let network = ("10.1.0.0".parse().unwrap(), 24);
+    world.paths.push(Path { network, kind: Kind::Unicast, device: 3, mtu: 1500 });
+    let packet = "udp 10.1.0.7:9 > 10.1.0.255:31005".parse().unwrap();
+    let said = explain(&world, &names, &packet, None).unwrap().to_string();
+    assert!(said.contains("from_wire on eth1: a copy to each of web, and to the host's own stack"), "{said}");
+}
+
+#[test]
 fn a_port_that_was_claimed_is_told_from_one_that_is_leased() {
     assert!(said("tcp 10.0.0.5:1234 > :8080", None).contains("into web: its sockets have claimed port 8080\n"));
     assert!(said("udp 10.0.0.5:1234 > :8080", None).contains("to the host's own stack: port 8080 is no container's\n"));

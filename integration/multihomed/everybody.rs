@@ -3,8 +3,8 @@
 
 use super::*;
 use crate::groups::members::Ear;
-use crate::lab::frame;
 use crate::lab::tap::Tap;
+use crate::lab::{frame, sock};
 use std::time::Duration;
 
 const SETTLED: Duration = Duration::from_millis(100);
@@ -76,4 +76,42 @@ fn who_did_not_ask_for_it_may_not_speak_to_everybody() {
         });
         assert_eq!(refused, Err(Some(libc::EACCES)), "{}", ns.name);
     }
+}
+
+/// The address before everybody's is a neighbour's mostly, by which the device is found.
+#[test]
+fn an_own_address_at_the_end_of_the_network_changes_nothing() {
+    let two = two("two-all-last", "addr add 10.89.0.254/24 dev eth1");
+    two.second.ip("addr add 10.89.0.1/24 dev wire");
+    assert_everybody(&two.scene, "the last address", ("10.89.0.255", "10.89.0.254"), (&two.second, "wire"));
+}
+
+/// Of two cards on one network everybody's address is the same.
+#[test]
+fn two_cards_may_be_on_one_network() {
+    let second =
+        "link add eth2 type veth peer name end2\nlink set end2 up\nlink set eth2 up\naddr add 10.88.0.9/24 dev eth2";
+    let two = two("two-all-twice", second);
+    two.scene.assert_every_path("two cards on one network");
+    let doubts = two.scene.host.portslice(["fsck"]);
+    assert_eq!(doubts.code, Some(0), "{doubts}");
+}
+
+#[test]
+fn what_the_network_does_not_take_does_not_leave() {
+    let two = two("two-all-large", "");
+    let (a, tap) = (&two.scene.a, Tap::on(&two.second, "wire"));
+    a.ns.inside(|| {
+        let to = at("10.88.0.255", HOSTS);
+        let fd = sock::socket(libc::AF_INET, libc::SOCK_DGRAM, 0).expect("socket");
+        sock::set(&fd, libc::SOL_SOCKET, libc::SO_BROADCAST, 1i32).expect("SO_BROADCAST");
+        sock::set(&fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE).expect("MTU_DISCOVER");
+        sock::bind(&fd, at("0.0.0.0", a.ports[0])).expect("bind");
+        sock::send_to(&fd, &[7; 1400], to).expect("what fits");
+        sock::send_to(&fd, &[8; 9000], to).expect("what does not");
+    });
+    std::thread::sleep(SETTLED);
+    let large = tap.end().iter().filter(|s| s.bytes.len() > 1400).map(|s| s.bytes.len()).collect::<Vec<_>>();
+    assert_eq!(large, [1442]);
+    assert_eq!(a.drops("oversize"), 1);
 }

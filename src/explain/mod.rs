@@ -16,7 +16,7 @@ use self::question::Question;
 use crate::error::{Error, Result};
 use crate::net::link::Mac;
 use crate::steer::model::packet::Frame;
-use crate::steer::model::{Count, Decision, Hook, Memory, Verdict, World, decide, is_group};
+use crate::steer::model::{Count, Decision, Hook, Memory, Verdict, World, decide, is_for_all, is_group};
 
 /// For whom frames are that are for more than one; that of each group is like it in what decides.
 const TO_MANY: Mac = [0xff; 6];
@@ -98,7 +98,9 @@ pub fn explain(world: &World, names: &Names, question: &Question, from: Option<u
     let mut memory = Memory::of(world);
     while let Some(at) = hook {
         let macs = match at {
-            Hook::Wire if is_group(world, destination) => (TO_MANY, [2, 0, 0, 0, 0, 1]),
+            Hook::Wire if is_group(world, destination) || is_for_all(world, destination) => {
+                (TO_MANY, [2, 0, 0, 0, 0, 1])
+            }
             Hook::Wire => (world.mac(came_by).unwrap_or_default(), [2, 0, 0, 0, 0, 1]),
             Hook::Container(_) if explained.steps.is_empty() => ([2, 0, 0, 0, 0, 1], world.host.mac),
             _ => Default::default(),

@@ -109,6 +109,10 @@ impl Facts {
             (true, true) => Some(route::shared_by_any(netlink)?),
             (true, false) => None,
         };
+        let is_suppressed = |longest: u32| {
+            routes.iter().any(|r| r.destination.is_ipv6() && r.kind.is_unicast() && u32::from(r.prefix) <= longest)
+        };
+        let suppress_v6 = addresses.iter().any(IpAddr::is_ipv6) && rules.suppress_v6.is_some_and(is_suppressed);
         let usual = if choose { usual_ways(netlink)? } else { Vec::new() };
         let mut settings = proc.here();
         let mut facts = Self {
@@ -120,7 +124,7 @@ impl Facts {
             shared,
             with_v4,
             rp_filter,
-            suppress_v6: rules.suppress_v6,
+            suppress_v6,
             usual,
             ephemeral: settings.ephemeral_range()?,
             reserved: settings.reserved_ports()?,
@@ -132,7 +136,9 @@ impl Facts {
             others,
         };
         let of_uplink = facts.broadcast();
-        broadcasts.retain(|to| !to.ip.is_loopback() && Some(to.ip) != of_uplink);
+        // Where two links have networks with the same one, the kernel takes the first.
+        let mut seen = BTreeSet::new();
+        broadcasts.retain(|to| !to.ip.is_loopback() && Some(to.ip) != of_uplink && seen.insert(to.ip));
         facts.broadcasts = broadcasts;
         Ok(facts)
     }

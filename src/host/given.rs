@@ -100,7 +100,9 @@ fn broadcast_route(facts: &Facts) -> Option<InnerRoute> {
 
 /// The same for other networks of the host; of very many, for the first ones.
 fn other_broadcasts(facts: &Facts) -> impl Iterator<Item = InnerRoute> {
-    facts.broadcasts.iter().take(MANY_ROUTES).filter_map(|to| {
+    // before Linux 5.14 the first address of a network is one as well
+    let first = |ip: Ipv4Addr| facts.routes.iter().any(|route| route.destination == ip && route.gateway.is_none());
+    facts.broadcasts.iter().filter(move |to| !first(to.ip)).take(MANY_ROUTES).filter_map(|to| {
         let source = to.source.filter(|ip| facts.addresses.contains(ip)).or_else(|| facts.source(to.link, false))?;
         let (destination, mtu) = (to.ip.into(), facts.mtu(to.link));
         Some(InnerRoute { destination, prefix: 32, source: Some(source), metric: 0, mtu, kind: Kind::Broadcast })

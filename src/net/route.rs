@@ -262,7 +262,12 @@ pub fn lookup(netlink: &mut Netlink, from: Option<IpAddr>, to: IpAddr) -> Result
         Ok(Some(answer)) => Ok(RouteMessage::parse(&answer).ok().and_then(|message| of_any_table(message).1.pop())),
         // EINVAL
         Ok(None) => refusing(Kind::Blackhole),
-        Err(Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::ENETUNREACH) => Ok(None),
+        // the others: of a kernel without the family
+        Err(Error::Netlink { errno, .. })
+            if matches!(errno.raw_os_error(), Some(libc::ENETUNREACH | libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) =>
+        {
+            Ok(None)
+        }
         Err(Error::Netlink { errno, .. }) if errno.raw_os_error() == Some(libc::EHOSTUNREACH) => {
             refusing(Kind::Unreachable)
         }
@@ -276,28 +281,36 @@ pub fn lookup(netlink: &mut Netlink, from: Option<IpAddr>, to: IpAddr) -> Result
 pub struct Rules {
     /// Are there more than the kernel's own (local, main, default)? Then a route depends on more than its destination.
     pub choose: bool,
-    /// Does one of IPv6 leave out routes that are not special enough (`suppress_prefixlength`)? Whoever asks the kernel from a program
-    /// is told those all the same (`fib6_rule_suppress` looks at `rt6` alone, net/ipv6/fib6_rules.c; `bpf_fib_lookup` has none).
-    pub suppress_v6: bool,
+    /// The longest prefix of routes of IPv6 that one leaves out (`suppress_prefixlength`; `suppress_ifgroup` may leave out any). Whoever
+    /// asks the kernel from a program is told those all the same (`fib6_rule_suppress` looks at `rt6` alone, net/ipv6/fib6_rules.c;
+    /// `bpf_fib_lookup` has none).
+    pub suppress_v6: Option<u32>,
 }
 
 /// Looks at them.
 pub fn rules(netlink: &mut Netlink) -> Result<Rules> {
-    // include/uapi/linux/fib_rules.h: struct fib_rule_hdr, FRA_SUPPRESS_PREFIXLEN, which is -1 for a rule that leaves nothing out
+    // include/uapi/linux/fib_rules.h: struct fib_rule_hdr, and what is -1 for a rule that leaves nothing out
     const HEADER: usize = 12;
-    const SUPPRESS: u16 = 14;
-    let suppresses = |body: &[u8]| {
-        let mut attributes = NlasIterator::new(body.get(HEADER..).unwrap_or_default()).flatten();
-        attributes.any(|nla| nla.kind() == SUPPRESS && nla.value() != [0xff; 4])
+    const SUPPRESS_IFGROUP: u16 = 13;
+    const SUPPRESS_PREFIXLEN: u16 = 14;
+    let suppressed = |body: &[u8]| {
+        let attributes = NlasIterator::new(body.get(HEADER..).unwrap_or_default()).flatten();
+        let numbers = attributes.filter_map(|nla| Some((nla.kind(), u32::from_ne_bytes(nla.value().try_into().ok()?))));
+        let longest = numbers.filter(|(_, number)| *number != u32::MAX).filter_map(|(kind, number)| match kind {
+            SUPPRESS_PREFIXLEN => Some(number),
+            SUPPRESS_IFGROUP => Some(128),
+            _ => None,
+        });
+        longest.max()
     };
     let mut found = Rules::default();
     for (family, own) in [(AddressFamily::Inet, 3), (AddressFamily::Inet6, 2)] {
         let mut message = RuleMessage::default();
         message.header.family = family;
-        let (mut rules, mut suppress) = (0, false);
+        let (mut rules, mut suppress) = (0, None);
         let read = netlink.dump_unparsed("list routing rules", RouteNetlinkMessage::GetRule(message), |body| {
             rules += 1;
-            suppress |= suppresses(body);
+            suppress = suppress.max(suppressed(body));
         });
         match read {
             Ok(()) => found.choose |= rules > own,
@@ -305,7 +318,9 @@ pub fn rules(netlink: &mut Netlink) -> Result<Rules> {
             Err(Error::Netlink { .. }) => {}
             Err(e) => return Err(e),
         }
-        found.suppress_v6 |= suppress && family == AddressFamily::Inet6;
+        if family == AddressFamily::Inet6 {
+            found.suppress_v6 = suppress;
+        }
     }
     Ok(found)
 }

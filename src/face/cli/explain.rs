@@ -132,7 +132,9 @@ fn way(world: &mut World, names: &Names, question: &Question, from: Option<u16>)
         let (source, _) = question.complete(world, from)?.ends();
         world.paths.extend(path(&mut netlink, Some(source), destination)?);
     } else if from.is_none() && !world.is_local(source) {
-        world.paths.extend(path(&mut netlink, None, source)?);
+        // as its answer would ask
+        let own = Some(destination).filter(|ip| world.is_local(*ip) && !ip.is_loopback());
+        world.paths.extend(path(&mut netlink, own, source)?);
     }
     explain(world, names, &question, from)
 }

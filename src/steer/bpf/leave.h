@@ -97,23 +97,36 @@ static __always_inline int question(struct __sk_buff *skb, __u32 how, struct bpf
 	return failed ? -1 : 0;
 }
 
+#define TOO_SMALL 0xffffffff
 #define TO_ALL 100		/* by_routes: it is for all on another network than the uplink's first one */
 
-/* The device of that network. Its neighbours are there as well, so the routes are asked for one of them: the address before the last.
- * 0: it is none of the host's any more. */
+/* The device of that network. Its neighbours are there as well, so the routes are asked for one of them, whoever asks: the address before
+ * the last, or if that is the host's own the one before. 0: it is none of the host's any more; TOO_SMALL: it takes no packet as large. */
 APART __u32 device_of_all(struct __sk_buff *skb, __u32 how)
 {
 	struct bpf_fib_lookup q __attribute__((aligned(8))) = {};
+	__u32 bytes = largest(skb, L4(how), how & IS_TCP), all, next;
 	struct host *h = host_facts();
-	long found;
+	long found = BPF_FIB_LKUP_RET_NOT_FWDED;
 
-	if (!h || question(skb, how, &q) < 0)
+	if (!h || bpf_skb_load_bytes(skb, AT_V4(daddr), &all, 4) < 0)
 		return 0;
-	q.ipv4_dst ^= bpf_htonl(1);
-	q.tot_len = 1;
-	q.ifindex = h->fib;
-	found = bpf_fib_lookup(skb, &q, sizeof(q), 0);
-	return found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH ? q.ifindex : 0;
+#pragma unroll
+	for (int i = 1; i <= 2; i++) {
+		if (found != BPF_FIB_LKUP_RET_NOT_FWDED)
+			break;
+		__builtin_memset(&q, 0, sizeof(q));
+		q.family = INET;
+		q.ipv4_dst = next = all ^ bpf_htonl(i);
+		q.tot_len = bytes;
+		q.ifindex = h->fib;
+		found = bpf_fib_lookup(skb, &q, sizeof(q), 0);
+	}
+	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		return TOO_SMALL;
+	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return 0;
+	return q.ipv4_dst == next ? q.ifindex : 0;
 }
 
 /* Where the host's routes lead, of which there are more than the uplink's: the FIB is asked for each packet, with rules, several
@@ -196,6 +209,8 @@ static __always_inline int to_world_v4(struct __sk_buff *skb, const struct host 
 			device = device_of_all(skb, how);
 		if (!device)
 			return nowhere(skb, n, how, 0);
+		if (device == TOO_SMALL)
+			return drop(n, R_OVERSIZE);
 		if (device != h->uplink && h->flags & HOST_FAIR)
 			skb->priority = 0;
 		left(n, skb, how);

@@ -23,7 +23,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::layout::REASONS;
-pub use address::is_group;
+pub use address::{is_for_all, is_group};
 pub use inside::KEPT;
 pub use memory::Memory;
 use memory::Tenant;

@@ -177,8 +177,11 @@ impl Departure<'_> {
         let Self { world, slot, frame, ref packet } = *self;
         let size = on_the_wire(frame, packet);
         let of_uplink = is_group(world, packet.destination).then_some(world.host.uplink);
-        let to_many = of_uplink.or_else(|| way::to_all(world, packet.destination));
-        let mut decision = if let Some(device) = to_many {
+        let to_all = match way::to_all(world, frame, packet) {
+            Ok(device) => device,
+            Err(refused) => return refused.by(world, slot),
+        };
+        let mut decision = if let Some(device) = of_uplink.or(to_all) {
             let verdict = groups::leave(world, memory, packet, slot, device);
             let counts = verdict.copies().iter().map(|slot| (*slot, Count::Received(size))).collect();
             Decision { counts, ..Decision::of(verdict, Why::Own) }

@@ -38,15 +38,21 @@ pub fn by_facts(world: &World, frame: &Frame<'_>, packet: &Packet) -> Result<(),
     fits(world, frame, packet, host.mtu)
 }
 
-/// The device by which a packet leaves that is for all on another network of the host than the uplink's first one.
-pub fn to_all(world: &World, ip: IpAddr) -> Option<u32> {
+/// The device by which a packet leaves that is for all on another network of the host than the uplink's first one; `None` for what is
+/// for nobody like that. Nobody is told that it is too large: the sender's stack knows the device's MTU.
+pub fn to_all(world: &World, frame: &Frame<'_>, packet: &Packet) -> Result<Option<u32>, Refused> {
+    let ip = packet.destination;
     if !is_for_all(world, ip) || is_certain(world, ip) {
-        return None;
+        return Ok(None);
     }
     if world.host.fib == 0 {
-        return Some(world.host.uplink);
+        return Ok(Some(world.host.uplink));
     }
-    world.path(ip).filter(|path| path.kind == Kind::Broadcast).map(|path| path.device)
+    let path = world.path(ip).filter(|path| path.kind == Kind::Broadcast);
+    if path.is_some_and(|path| largest(frame, packet) > path.mtu as usize) {
+        return Err(Refusal::Oversize.into());
+    }
+    Ok(path.map(|path| path.device))
 }
 
 /// Where a packet leaves, or whether the routes refuse it, which are asked now if the facts say nothing.
