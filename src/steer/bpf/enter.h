@@ -152,7 +152,8 @@ static __always_inline void from_many(struct __sk_buff *skb, const struct host *
 	/* groups are joined on the uplink; a container's MAC is the uplink's, so of another device it takes what is for everybody's */
 	if (!(by_uplink && is_group(h, p)) && !((by_uplink || skb->pkt_type == 1 /* PACKET_BROADCAST */) && is_for_all(h, p)))
 		return;
-	if (skb->mark == KEEP)
+	/* what a container sent for the host: of IPv6 alone it comes this way */
+	if (p->v6 && skb->mark == KEEP)
 		unmark(skb);
 	else if (!is_refused(skb, h, p))
 		copy_for_many(skb, 0);

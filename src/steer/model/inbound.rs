@@ -64,7 +64,8 @@ fn from_outside(world: &World, memory: &mut Memory, frame: &Frame<'_>, now: Dura
 
 /// By the uplink, whose groups containers are in. The host's stack gets it in any case.
 fn to_many(world: &World, memory: &Memory, frame: &Frame<'_>, packet: &Packet) -> Decision {
-    if frame.mark == KEPT {
+    // Of IPv6 alone copies for the host come this way.
+    if packet.is_v6() && frame.mark == KEPT {
         return Decision::of(Verdict::Stack, Why::HostsCopy);
     }
     // Who has no address yet speaks to everybody from 0.0.0.0.
