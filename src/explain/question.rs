@@ -174,7 +174,7 @@ impl FromStr for Question {
             [name, ">", destination] => (name, "", destination),
             _ => return Err(invalid(text, "write PROTOCOL [ADDRESS][:PORT] > [ADDRESS][:PORT]")),
         };
-        let protocol = PROTOCOLS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
+        let protocol = PROTOCOLS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, number)| *number);
         let protocol = protocol.ok_or_else(|| {
             invalid(text, &format!("{name} is none of {}", PROTOCOLS.map(|(known, _)| known).join(", ")))
         })?;

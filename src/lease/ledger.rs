@@ -281,7 +281,10 @@ pub fn decode(bytes: &[u8], path: &Path) -> Result<Lease> {
     }
     let damaged = |e: serde_json::Error| {
         let path = path.display();
-        Error::Failed(format!("the lease {path} cannot be read ({e}), {taken}: run `portslice fsck --rebuild`"))
+        Error::Failed(format!(
+            "the lease {path} cannot be read ({e}), {taken}: run `portslice fsck --rebuild`, and remove it if that \
+             cannot restore it"
+        ))
     };
     lease.map(|lease| Lease { format: FORMAT, ..lease }).map_err(damaged)
 }

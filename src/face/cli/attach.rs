@@ -20,7 +20,7 @@ pub fn run(config: &Config, args: &Attach) -> Result<()> {
         (None, None) => unreachable!("clap asks for one of them"),
     };
     if args.dry_run {
-        return print_plan(&slice::attach::plan(config, &request, container)?);
+        return print_plan(&slice::attach::plan(config, &request, container)?, args.json);
     }
     let Some(lease) = slice::attach(config, &request, container, &prepare)? else { return Ok(()) };
     let member = lease.member(&args.id);

@@ -103,7 +103,7 @@ fn end(config: &Config, text: &str, dry: bool) -> Result<()> {
         Err(e) => return Err(e),
     };
     if dry {
-        return print_plan(&detach::plan(config, &id)?);
+        return print_plan(&detach::plan(config, &id)?, false);
     }
     match slice::detach(config, &id, &By::Operator)? {
         // Who gave a name, or the beginning of one, is told what that came to.
@@ -118,7 +118,7 @@ fn end(config: &Config, text: &str, dry: bool) -> Result<()> {
 
 fn gc(config: &Config, json: bool, dry: bool) -> Result<()> {
     if dry {
-        return print_plan(&reclaim::plan(config)?);
+        return print_plan(&reclaim::plan(config)?, json);
     }
     let reclaimed = reclaim::gc(config)?;
     if json { print_json(&reclaimed.ended) } else { print_lines(&reclaimed.lines) }
@@ -148,8 +148,11 @@ fn warn_of_cpus(member: &Member) {
     member.cpu.notes.iter().for_each(|note| complain(&format!("portslice: warning: {}: {note}", member.id)));
 }
 
-/// What would be done.
-fn print_plan(actions: &[Action]) -> Result<()> {
+/// What would be done; as JSON, an array of what follows the word "would".
+fn print_plan(actions: &[Action], json: bool) -> Result<()> {
+    if json {
+        return print_json(&actions.iter().map(ToString::to_string).collect::<Vec<_>>());
+    }
     print_lines(&actions.iter().map(|action| format!("would {action}")).collect::<Vec<_>>())
 }
 

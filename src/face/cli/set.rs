@@ -19,7 +19,7 @@ pub fn run(config: &Config, args: &Set) -> Result<()> {
     }
     let id = id_of(&named(config, &args.id)?);
     if args.dry_run {
-        return print_plan(&slice::change::plan(config, &id, &change, args.force)?);
+        return print_plan(&slice::change::plan(config, &id, &change, args.force)?, args.json);
     }
     let lease = slice::change(config, &id, &change, args.force, &prepare)?;
     let member = lease.member(&id);

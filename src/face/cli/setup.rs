@@ -18,7 +18,7 @@ pub fn run(config: &Config, args: &Setup) -> Result<()> {
     if args.undo {
         let undone = undo(config, args.dry_run)?;
         if args.dry_run {
-            return print_plan(&undone.actions);
+            return print_plan(&undone.actions, false);
         }
         return print_lines(&[undone.reclaimed, done(&undone.actions)].concat());
     }
