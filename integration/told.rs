@@ -63,6 +63,7 @@ fn gc_says_what_it_took_back() {
     let out = host.portslice(["gc"]).ok();
     assert_eq!(out.stdout, format!("removed slice of one: ports 31000,{block}\n"));
     assert_eq!(host.portslice(["gc", "--json"]).ok().json(), serde_json::json!([]));
+    assert_eq!(host.portslice(["gc", "--dry-run", "--json"]).ok().json(), serde_json::json!([]), "of a dry run, too");
     two.kill();
     assert!(wait::eventually(|| host.links() == ["eth0", "lo"]));
     let out = host.portslice(["setup", "--undo"]).ok();
