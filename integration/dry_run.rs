@@ -20,6 +20,10 @@ fn same(host: &Host, args: &[&str]) -> Vec<String> {
         "nothing to do\n" => Vec::new(),
         would => would.lines().map(|line| line.strip_prefix("would ").unwrap_or(line).to_string()).collect(),
     };
+    if matches!(args[0], "attach" | "set" | "gc") {
+        let json: Vec<&str> = dry.iter().copied().chain(["--json"]).collect();
+        assert_eq!(host.portslice(&json).ok().json(), serde_json::json!(planned), "{json:?}");
+    }
     assert_eq!(host.links(), links, "{dry:?}: devices");
     if let Some(still) = still {
         still.check_all(&format!("{dry:?}"));
@@ -62,7 +66,11 @@ fn of_the_verbs_of_a_container() {
     let steps = same(&host, &["attach", "b", "--pid", &pid, "--ports", "31001"]);
     assert_eq!(steps, ["steer ports 31001 of slot 1"], "a member that joins");
     same(&host, &["set", "a", "--ports", "+31002", "--ingress-rate", "40mbit"]);
-    same(&host, &["set", "a", "--ingress-rate", "0B"]);
+    assert_eq!(same(&host, &["set", "a", "--ports", "31000,31002", "--ingress-rate", "40mbit"]), [""; 0]);
+    let again = host.portslice(["set", "a", "--ingress-rate", "40mbit"]).ok();
+    assert_eq!(again.stdout, "nothing to do\n", "it has that already");
+    same(&host, &["set", "a", "--ports", "none", "--ingress-rate", "0B"]);
+    same(&host, &["set", "a", "--ports", "31000,31002"]);
     let steps = same(&host, &["detach", "a"]);
     assert_eq!(steps, ["withdraw ports 31000,31002 of slot 1"], "a member that leaves");
 

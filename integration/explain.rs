@@ -26,6 +26,9 @@ fn what_it_says_happens() {
         "{said}"
     );
 
+    let shouted = explain(&["TCP 10.77.0.1:1234 > :31000"]);
+    assert_eq!(shouted["packets"][0]["steps"][0]["lease"], step["lease"], "{shouted}");
+
     // a port of B's that it may not send from: the wall that it names is the one that counts
     let said = explain(&["udp :31000 > 198.51.100.1:53", "--from", &b.id]);
     assert_eq!(counted(&said, "net_dropped_reasons.source_port"), 1, "{said}");

@@ -58,6 +58,15 @@ fn annotations_are_read_before_anything_is_touched() {
 }
 
 #[test]
+fn their_version_is_told_without_a_container() {
+    for (hook, name) in [(PRESTART, "portslice-prestart"), (POSTSTOP, "portslice-poststop")] {
+        let out = Command::new(hook).arg("--version").stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8(out.stdout).unwrap();
+        assert!(out.status.success() && said == format!("{name} {}\n", env!("CARGO_PKG_VERSION")), "{said}");
+    }
+}
+
+#[test]
 fn a_profile_is_all_that_arguments_may_name() {
     let state = state(ContainerState::Creating).pid(1).build().unwrap();
     for (arguments, says) in [

@@ -3,7 +3,7 @@
 //! The protocol: the state document on stdin, one line on stderr and a non-zero exit when the container must not
 //! start. A hook that fails has undone its own work, since crun and Podman never call poststop then.
 
-use std::io::stdin;
+use std::io::{Write, stdin, stdout};
 use std::process::ExitCode;
 
 use super::command::prepare;
@@ -97,6 +97,11 @@ pub fn poststop() -> ExitCode {
 }
 
 fn run(name: &str, verb: impl FnOnce(&Config, State) -> Result<()>) -> ExitCode {
+    // Somebody who asks which version is installed has no container.
+    if arguments() == ["--version"] {
+        let _ = writeln!(stdout(), "{name} {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
     let mut id = None;
     let outcome = Config::load(None).and_then(|config| config.with_state_dir(None)).and_then(|config| {
         log::start(name, &config, false);

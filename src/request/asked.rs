@@ -7,6 +7,9 @@ use crate::refusal::quoted;
 use std::fmt;
 use std::str::FromStr;
 
+/// The text that asks for no port, beside the empty one.
+pub const NONE: &str = "none";
+
 /// Ports to listen on, such as `31000-31009,auto:2`, or `31000:80` for one that programs inside know as 80. A `+` between items is a comma, since Podman 4 cuts the values of its
 /// `--annotation`, and every version the options of a network, at commas.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +52,7 @@ impl FromStr for PortsAsked {
     fn from_str(text: &str) -> Result<Self, PortsAskedError> {
         let mut auto = None;
         let (mut ranges, mut names): (Vec<PortRange>, PortNames) = Default::default();
-        let items = (!text.trim().is_empty()).then(|| text.split([',', '+']).map(str::trim));
+        let items = (!["", NONE].contains(&text.trim())).then(|| text.split([',', '+']).map(str::trim));
         for item in items.into_iter().flatten() {
             match item.strip_prefix("auto:") {
                 Some(_) if auto.is_some() => return Err(PortsAskedError::Twice),
@@ -91,6 +94,7 @@ mod tests {
             ("31000,31000:80", "31000:80"),
             ("31000:31000", "31000"),
             ("", ""),
+            ("none", ""),
         ] {
             assert_eq!(text.parse::<PortsAsked>().unwrap().to_string(), shown);
         }
@@ -103,6 +107,7 @@ mod tests {
             "auto:1,auto:1",
             "auto",
             "1,",
+            "none,1",
             "31000,,1",
             "+1",
             "1+",

@@ -3,6 +3,7 @@
 //! Every key is one of a request, and its value is read the same way; besides, `default` takes back what was asked. What
 //! does not live here: whether the change is possible now (`plan`), and making it (`slice`).
 
+use super::asked::NONE;
 use super::{KEYS, bounded, flag, parsed, with_part};
 use crate::cpus::{CpuLimit, Cpus};
 use crate::error::{Error, Result};
@@ -87,7 +88,7 @@ pub enum PortsChangeError {
     #[error("{} cannot be given to a container that runs; name the ports, such as +31100", quoted(.0))]
     Auto(String),
     /// Ports have no default.
-    #[error("ports have no default; name them, or write \"\" for none")]
+    #[error("ports have no default; name them, or write none")]
     Default,
 }
 
@@ -193,6 +194,7 @@ impl FromStr for PortsChange {
     type Err = PortsChangeError;
 
     fn from_str(text: &str) -> Result<Self, PortsChangeError> {
+        let text = if text.trim() == NONE { "" } else { text };
         let items = || text.split(',').map(str::trim);
         if text.trim() == DEFAULT {
             return Err(PortsChangeError::Default);

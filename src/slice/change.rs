@@ -24,9 +24,23 @@ use crate::ports::{OpenPorts, PortSet};
 use crate::request::{Change, ContainerId, PortsAsked};
 use crate::wire::{Host, Queue, Site, intend_cpu, queue};
 
-/// Gives the container `id` other terms and returns the lease of its slice. Bandwidth and open ports are the slice's, ports and CPUs are the
-/// member's own. `force`: also take ports with open connections. On failure everything is as it was.
-pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool, prepare: Preparer<'_>) -> Result<Lease> {
+/// What [`change()`] came to.
+pub struct Changed {
+    /// The lease of the container's slice as it is now.
+    pub lease: Lease,
+    /// Whether anything had to be done: else it was so already.
+    pub anything: bool,
+}
+
+/// Gives the container `id` other terms. Bandwidth and open ports are the slice's, ports and CPUs are the member's own.
+/// `force`: also take ports with open connections. On failure everything is as it was.
+pub fn change(
+    config: &Config,
+    id: &ContainerId,
+    change: &Change,
+    force: bool,
+    prepare: Preparer<'_>,
+) -> Result<Changed> {
     let ledger = Ledger::at(&config.state_dir);
     let start = Instant::now();
     let mut host = peek(config)?.ok_or_else(|| none(id))?;
@@ -55,7 +69,7 @@ pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool, p
             continue;
         }
         if goal == lease.state() {
-            return Ok(lease);
+            return Ok(Changed { lease, anything: false });
         }
         let holders = wish.holders(&goal)?;
         let Some(locked) = locked(&ledger, &host)? else {
@@ -78,7 +92,7 @@ pub fn change(config: &Config, id: &ContainerId, change: &Change, force: bool, p
             changed => changed?,
         };
         log::info!("{id}: changed");
-        return Ok(changed);
+        return Ok(Changed { lease: changed, anything: true });
     }
 }
 

@@ -12,6 +12,10 @@ const PROGRAMS: [&str; 4] = ["portslice-prestart", "portslice-poststop", "portsl
 pub struct System(pub PathBuf);
 
 /// What a run left.
+/// What every call is told that registers something, since its own state is kept elsewhere.
+const ELSEWHERE: &str = "portslice: --state-dir does not reach what the engine starts, which reads \
+    /etc/portslice/portslice.toml: say it there\n";
+
 pub struct Ran {
     code: Option<i32>,
     out: String,
@@ -50,7 +54,10 @@ impl System {
         command.args(["--state-dir", "/nonexistent/portslice", "setup"]).args(arguments).arg("--root").arg(&self.0);
         let out = command.env_remove("PORTSLICE_CONFIG").output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        Ran { code: out.status.code(), out: text(out.stdout), err: text(out.stderr) }
+        let registers = out.status.success() && !arguments.contains(&"--undo");
+        let err = text(out.stderr);
+        assert_eq!(err.contains(ELSEWHERE), registers, "{arguments:?}: {err}");
+        Ran { code: out.status.code(), out: text(out.stdout), err: err.replace(ELSEWHERE, "") }
     }
 
     /// Every file, link and directory, with what is in it and who may do what with it.

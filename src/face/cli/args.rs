@@ -1,9 +1,10 @@
 //! What may stand on the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args as ArgsDerive, Parser, Subcommand, ValueEnum};
 
+use crate::config::DEFAULT_FILE;
 use crate::face::serve::Listen;
 use crate::register::Engine;
 use crate::request::ContainerId;
@@ -26,6 +27,15 @@ pub struct Args {
 
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Args {
+    /// The options that mean another installation than the usual one, whether given or in the environment.
+    pub fn installation(&self) -> Vec<&'static str> {
+        let usual = |file: &PathBuf| file.as_os_str().is_empty() || file == Path::new(DEFAULT_FILE);
+        let config = self.config.as_ref().filter(|file| !usual(file)).map(|_| "--config");
+        config.into_iter().chain(self.state_dir.as_ref().map(|_| "--state-dir")).collect()
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -75,7 +75,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     crate::log::start("portslice", &config, args.verbose);
     config.check_profiles()?;
     match &args.command {
-        Command::Setup(setup) => setup::run(&config, setup),
+        Command::Setup(setup) => setup::run(&config, setup, &args.installation()),
         Command::Sync { dry_run } => setup::sync(&config, *dry_run),
         Command::Follow => follow::run(&config),
         Command::Attach(attach) => attach::run(&config, attach),

@@ -2,12 +2,13 @@
 
 use super::args::Setup;
 use super::{print, print_lines};
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_FILE};
 use crate::error::{Error, Result};
 use crate::face::report;
 use crate::register::{self, Engine, Options};
 
-pub fn run(config: &Config, engine: Engine, args: &Setup) -> Result<()> {
+/// `installation`: the options that mean another than the usual one.
+pub fn run(config: &Config, engine: Engine, args: &Setup, installation: &[&str]) -> Result<()> {
     if args.at_boot {
         return Err(Error::invalid("--at-boot", "only the host is prepared at boot; an engine is registered once"));
     }
@@ -23,6 +24,14 @@ pub fn run(config: &Config, engine: Engine, args: &Setup) -> Result<()> {
     }
     let act = if args.undo { register::unregister } else { register::register };
     let outcome = act(engine, &options)?;
+    if !args.undo {
+        // It starts them without these options and without this command's environment.
+        for option in installation {
+            let line =
+                format!("{option} does not reach what the engine starts, which reads {DEFAULT_FILE}: say it there");
+            report("portslice", log::Level::Warn, &line);
+        }
+    }
     if args.dry_run && !outcome.diff.is_empty() {
         // The diff is for patch(1), and what is said of it for people.
         print(&outcome.diff)?;

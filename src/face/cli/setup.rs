@@ -10,9 +10,10 @@ use crate::slice::follow::Followed;
 use crate::slice::setup::{self, How, Outcome, TOLD, setup};
 use crate::slice::undo::undo;
 
-pub fn run(config: &Config, args: &Setup) -> Result<()> {
+/// `installation`: see [`Args::installation`](super::args::Args::installation).
+pub fn run(config: &Config, args: &Setup, installation: &[&str]) -> Result<()> {
     if let Some(engine) = args.target.engine() {
-        return register::run(config, engine, args);
+        return register::run(config, engine, args, installation);
     }
     register::refuse_options(args)?;
     if args.undo {
