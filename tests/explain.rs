@@ -77,7 +77,7 @@ fn a_source_that_nothing_leads_back_to_is_refused_where_the_host_looks() {
 #[test]
 fn what_is_for_all_on_another_network_is_for_its_ports_owner() {
     let (mut world, names) = host();
-    world.addresses.insert("10.1.0.255".parse().unwrap(), Holder::Many);
+    world.addresses.insert("10.1.0.255".parse().unwrap(), Holder::Many { device: 3, mtu: 1500 });
     world.beside.insert(3, [2, 0, 0, 0, 0, 8]);
     let network = ("10.1.0.0".parse().unwrap(), 24);
     world.paths.push(Path { network, kind: Kind::Unicast, device: 3, mtu: 1500 });

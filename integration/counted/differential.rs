@@ -14,7 +14,7 @@ mod run;
 use crate::lab::long;
 use generate::Generator;
 use ground::Ground;
-use listed::{Difference, RARE, RULES, SELDOM, listed};
+use listed::{Difference, RARE, RULES, SELDOM, is_left_to_chance, listed};
 use program::{Outcome, Program};
 use run::{Pace, World};
 use std::collections::BTreeMap;
@@ -128,16 +128,20 @@ fn verdict(
     plain: Option<&[Outcome]>,
     known: &dyn Fn(&Kind) -> bool,
 ) -> Verdict {
-    let rule = |world: &World, plain: &[Outcome], ours: &[Outcome]| {
+    let meant = |world: &World, plain: &[Outcome], ours: &[Outcome]| {
         let at = first_difference(plain, ours)?;
-        listed(&Difference { program, owners: world.owners, at, plain, ours: ours[at] })
+        let difference = Difference { program, owners: world.owners, at, plain, ours: ours[at] };
+        if is_left_to_chance(&difference) {
+            return Some(Verdict::Chance);
+        }
+        listed(&difference).map(Verdict::Listed)
     };
     if let Some(plain) = plain {
         let ports = place.ports();
         let ours = place.others[other].run(program, ports, Pace::QUICK, Some(plain));
         let Some(at) = first_difference(plain, &ours) else { return Verdict::Same };
-        if let Some(rule) = rule(&place.others[other], plain, &ours) {
-            return Verdict::Listed(rule);
+        if let Some(meant) = meant(&place.others[other], plain, &ours) {
+            return meant;
         }
         if known(&kind(program, at, &plain[at], &ours[at])) {
             return Verdict::Known;
@@ -157,8 +161,8 @@ fn verdict(
         let alike = plains.iter().all(|plain| *plain == nearest);
         return if alike { Verdict::Once } else { Verdict::Chance };
     };
-    match rule(&place.others[other], &nearest, &ours) {
-        Some(rule) => Verdict::Listed(rule),
+    match meant(&place.others[other], &nearest, &ours) {
+        Some(meant) => meant,
         // what Linux leaves to chance is left to it in the steps before as well
         None if plains.iter().any(|plain| first_difference(plain, &nearest).is_some_and(|first| first <= at)) => {
             Verdict::Chance

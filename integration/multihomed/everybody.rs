@@ -78,10 +78,34 @@ fn who_did_not_ask_for_it_may_not_speak_to_everybody() {
     }
 }
 
-/// The address before everybody's is a neighbour's mostly, by which the device is found.
+/// A rule may lead all else elsewhere: the kernel's own table comes first.
 #[test]
-fn an_own_address_at_the_end_of_the_network_changes_nothing() {
-    let two = two("two-all-last", "addr add 10.89.0.254/24 dev eth1");
+fn nor_do_rules_that_lead_the_network_elsewhere() {
+    let elsewhere = "rule add pref 50 lookup 51\nroute add 10.88.0.0/24 via 10.77.0.1 dev eth0 table 51";
+    let two = two("two-all-elsewhere", elsewhere);
+    assert_everybody(&two.scene, "rules", ("10.88.0.255", "10.88.0.2"), (&two.second, "wire"));
+}
+
+/// As systemd-networkd does it with `RouteTable=`: who sends from elsewhere has no route to a neighbour there.
+#[test]
+fn nor_that_the_networks_route_stands_in_another_table() {
+    let apart = "addr del 10.88.0.2/24 dev eth1\naddr add 10.88.0.2/24 dev eth1 noprefixroute";
+    let rules = "rule add pref 50 from 10.88.0.2 lookup 88\nroute add 10.88.0.0/24 dev eth1 src 10.88.0.2 table 88";
+    let (to, own) = ("10.88.0.255", "10.88.0.2");
+    let two = two("two-all-table", &format!("{apart}\n{rules}"));
+    assert_everybody(&two.scene, "another table", (to, own), (&two.second, "wire"));
+}
+
+#[test]
+fn nor_that_it_has_no_route() {
+    let apart = "addr del 10.88.0.2/24 dev eth1\naddr add 10.88.0.2/24 dev eth1 noprefixroute";
+    let two = two("two-all-routeless", apart);
+    assert_everybody(&two.scene, "no route", ("10.88.0.255", "10.88.0.2"), (&two.second, "wire"));
+}
+
+#[test]
+fn nor_who_has_the_addresses_at_its_end() {
+    let two = two("two-all-last", "addr add 10.89.0.254/24 dev eth1\naddr add 10.89.0.253/24 dev eth1");
     two.second.ip("addr add 10.89.0.1/24 dev wire");
     assert_everybody(&two.scene, "the last address", ("10.89.0.255", "10.89.0.254"), (&two.second, "wire"));
 }

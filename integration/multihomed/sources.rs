@@ -150,13 +150,16 @@ fn a_container_hears_whom_the_host_hears() {
 /// Such a card takes only what its own routes lead back to, where others take what any route does.
 #[test]
 fn nor_does_it_hear_more_by_a_card_without_an_address() {
-    let two = two("two-bare", "addr del 10.88.0.2/24 dev eth1\nroute add 203.0.113.0/24 dev eth1");
-    let ears = Ears::of(&two);
-    for modes in [["0", "0", "0"], ["0", "2", "2"], ["2", "0", "0"], ["0", "0", "1"]] {
-        let [host, container] = ears.look(modes, "no address");
-        assert_eq!(host, container, "{modes:?}");
-        assert!(host.contains("a datagram from 203.0.113.1 by eth1"), "{modes:?}: {host:?}");
-        assert_eq!(host.contains("a datagram from 10.77.0.1 by eth1"), modes == ["0", "0", "0"], "{modes:?}: {host:?}");
+    for rules in ["", "\nrule add pref 100 from 198.51.100.77 lookup 100"] {
+        let two = two("two-bare", &format!("addr del 10.88.0.2/24 dev eth1\nroute add 203.0.113.0/24 dev eth1{rules}"));
+        let ears = Ears::of(&two);
+        for modes in [["0", "0", "0"], ["0", "2", "2"], ["2", "0", "0"], ["0", "0", "1"]] {
+            let [host, container] = ears.look(modes, "no address");
+            assert_eq!(host, container, "{modes:?}{rules}");
+            assert!(host.contains("a datagram from 203.0.113.1 by eth1"), "{modes:?}{rules}: {host:?}");
+            let neighbour = host.contains("a datagram from 10.77.0.1 by eth1");
+            assert_eq!(neighbour, modes == ["0", "0", "0"], "{modes:?}{rules}: {host:?}");
+        }
     }
 }
 

@@ -117,7 +117,7 @@ pub fn world(number: usize, devices: &Devices) -> World {
         })
         .collect();
     let has = |ip: &IpAddr| if ip.is_ipv4() { v4 } else { v6 };
-    world.addresses = addresses(place).into_iter().filter(|(ip, _)| has(ip)).collect();
+    world.addresses = addresses(place, devices).into_iter().filter(|(ip, _)| has(ip)).collect();
     let host = &mut world.host;
     host.fib = devices.fib.get(&place).copied().unwrap_or(0);
     let gateway = place != 2;
@@ -173,7 +173,8 @@ pub fn world(number: usize, devices: &Devices) -> World {
 /// For all on a network that is not the uplink's.
 const NETWORKS: [&str; 1] = ["10.88.0.255"];
 
-fn addresses(place: usize) -> Vec<(IpAddr, Holder)> {
+/// Everybody's network is on another device than a route to everybody there: what the programs know counts.
+fn addresses(place: usize, devices: &Devices) -> Vec<(IpAddr, Holder)> {
     let mut addresses = vec![("10.77.0.2", Holder::Containers), ("fd77::2", Holder::Containers)];
     let (of_all, of_host) = match place {
         1 | 4 => (["10.77.0.3", "fd77::3"], ["10.88.0.2", "fd88::2"]),
@@ -182,7 +183,7 @@ fn addresses(place: usize) -> Vec<(IpAddr, Holder)> {
     };
     addresses.extend(of_all.map(|ip| (ip, Holder::Containers)));
     addresses.extend(of_host.map(|ip| (ip, Holder::Host)));
-    addresses.extend(NETWORKS.map(|ip| (ip, Holder::Many)));
+    addresses.extend(NETWORKS.map(|ip| (ip, Holder::Many { device: devices.out[2], mtu: MTUS[2] })));
     parsed(addresses)
 }
 

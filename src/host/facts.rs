@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::net::Netlink;
 use crate::net::address;
-use crate::net::link::{self, Link, Mac, Sources};
+use crate::net::link::{self, Link, Mac};
 use crate::net::route::{self, Broadcast, Route};
 use crate::ports::{PortRange, PortSet};
 use crate::rate::{Direction, Machine, Rate};
@@ -102,12 +102,10 @@ impl Facts {
         let rules = route::rules(netlink)?;
         let (many, choose) = (routes.len() > beside::MANY_ROUTES, rules.choose);
         let rp_filter = link::sources_of_all(netlink)?.unwrap_or(0);
-        let is_strict = |link: &Link| Sources::of(link.rp_filter, rp_filter) == Sources::Strict;
-        let looked_for = !many && (is_strict(&uplink) || beside.iter().any(|device| is_strict(&device.link)));
-        let shared = match (choose, looked_for) {
+        let shared = match (choose, many) {
             (false, _) => Some(route::shared(&routes)),
-            (true, true) => Some(route::shared_by_any(netlink)?),
-            (true, false) => None,
+            (true, false) => Some(route::shared_by_any(netlink)?),
+            (true, true) => None,
         };
         let is_suppressed = |longest: u32| {
             routes.iter().any(|r| r.destination.is_ipv6() && r.kind.is_unicast() && u32::from(r.prefix) <= longest)
@@ -146,7 +144,7 @@ impl Facts {
     /// The address for all on the uplink's network.
     pub fn broadcast(&self) -> Option<Ipv4Addr> {
         let Some(IpAddr::V4(own)) = self.primary(false) else { return None };
-        route::broadcast(&self.routes, own)
+        route::broadcast(&self.routes, own, self.uplink.index)
     }
 
     /// The address programs get that choose none and send out of `link`; `None` when containers carry none of its family.
@@ -154,6 +152,12 @@ impl Facts {
         let there = self.beside.iter().find(|device| device.link.index == link);
         let own = there.and_then(|device| device.addresses.iter().find(|ip| ip.is_ipv6() == v6));
         own.copied().filter(|ip| self.addresses.contains(ip)).or_else(|| self.primary(v6))
+    }
+
+    /// The uplink or a device beside it, if packets leave the host by it.
+    pub fn out(&self, link: u32) -> Option<&Link> {
+        let beside = self.beside.iter().map(|device| &device.link);
+        std::iter::once(&self.uplink).chain(beside).find(|out| out.index == link && !out.loopback)
     }
 
     /// MTU of the uplink or a device beside it.

@@ -180,16 +180,19 @@ pub fn of_link(netlink: &mut Netlink, link: u32) -> Result<Vec<Route>> {
     Ok(all(netlink)?.into_iter().filter(|route| route.link == link || route.kind.refuses()).collect())
 }
 
-/// The broadcast address of the network that `own` is in. Networks of one or two addresses have none (RFC 3021).
-pub fn broadcast(routes: &[Route], own: Ipv4Addr) -> Option<Ipv4Addr> {
-    let on_link = |r: &&Route| r.gateway.is_none() && r.kind.is_unicast() && (1..=30).contains(&r.prefix);
-    routes.iter().filter(on_link).find_map(|r| match r.destination {
+/// The broadcast address of the network of a link that `own` is in, the smallest one. Networks of one or two addresses have none
+/// (RFC 3021).
+pub fn broadcast(routes: &[Route], own: Ipv4Addr, link: u32) -> Option<Ipv4Addr> {
+    let on_link =
+        |r: &&Route| r.link == link && r.gateway.is_none() && r.kind.is_unicast() && (1..=30).contains(&r.prefix);
+    let holds = |r: &Route| match r.destination {
         IpAddr::V4(network) => {
             let mask = u32::MAX << (32 - r.prefix);
             (own.to_bits() & mask == network.to_bits()).then(|| Ipv4Addr::from_bits(network.to_bits() | !mask))
         }
         IpAddr::V6(_) => None,
-    })
+    };
+    routes.iter().filter(on_link).filter_map(|r| Some((r.prefix, holds(r)?))).max().map(|(_, all)| all)
 }
 
 /// An address that the host takes for its own.
@@ -461,9 +464,12 @@ mod tests {
             let kind = Kind::Unicast;
             [Route { kind, destination, prefix, link: 2, gateway: None, source: None, metric: 0, mtu: None }]
         };
-        assert_eq!(broadcast(&on_link("10.0.0.0", 24), ip("10.0.0.2")), Some(ip("10.0.0.255")));
-        assert_eq!(broadcast(&on_link("10.0.0.0", 24), ip("10.1.0.2")), None);
-        assert_eq!(broadcast(&on_link("10.0.0.2", 31), ip("10.0.0.2")), None, "two addresses, both hosts");
-        assert_eq!(broadcast(&on_link("10.0.0.1", 32), ip("10.0.0.2")), None, "a route to the gateway alone");
+        assert_eq!(broadcast(&on_link("10.0.0.0", 24), ip("10.0.0.2"), 2), Some(ip("10.0.0.255")));
+        assert_eq!(broadcast(&on_link("10.0.0.0", 24), ip("10.1.0.2"), 2), None);
+        assert_eq!(broadcast(&on_link("10.0.0.2", 31), ip("10.0.0.2"), 2), None, "two addresses, both hosts");
+        assert_eq!(broadcast(&on_link("10.0.0.1", 32), ip("10.0.0.2"), 2), None, "a route to the gateway alone");
+        assert_eq!(broadcast(&on_link("10.0.0.0", 24), ip("10.0.0.2"), 3), None, "of another link");
+        let nested = [on_link("10.0.0.0", 8), on_link("10.0.0.0", 24)].concat();
+        assert_eq!(broadcast(&nested, ip("10.0.0.2"), 2), Some(ip("10.0.0.255")));
     }
 }

@@ -52,7 +52,11 @@ pub fn sources(facts: &Facts, link: &Link) -> Sources {
 /// What the programs know of addresses.
 pub fn host_addresses(facts: &Facts) -> Addresses {
     let held = |holder| move |ip: &IpAddr| (*ip, holder);
-    let broadcasts = facts.broadcasts.iter().map(|to| (IpAddr::V4(to.ip), Holder::Many));
+    let broadcasts = facts.broadcasts.iter().map(|to| {
+        let out = facts.out(to.link);
+        let (device, mtu) = out.map_or((0, u32::MAX), |link| (link.index, link.mtu));
+        (IpAddr::V4(to.ip), Holder::Many { device, mtu })
+    });
     let own = facts.others.iter().map(held(Holder::Host)).chain(facts.addresses.iter().map(held(Holder::Containers)));
     broadcasts.chain(own).collect()
 }
@@ -69,7 +73,12 @@ pub fn host_facts(facts: &Facts, made: Made) -> HostFacts {
     if facts.kernel >= (6, 15) {
         host.flags |= HostFacts::PEER_FROM_LO;
     }
-    let hop = |v6, most| (!facts.policy).then(|| next_hop(&facts.routes, uplink, v6, most)).flatten();
+    // what is for all on a network without a route is no gateway's to pass on either
+    let apart: Vec<IpAddr> = facts.broadcasts.iter().map(|to| IpAddr::V4(to.ip)).collect();
+    let hop = |v6, most| {
+        let hop = (!facts.policy).then(|| next_hop(&facts.routes, uplink, v6, most)).flatten()?;
+        if v6 { Some(hop) } else { hop.without(&apart, most) }
+    };
     let known = host_addresses(facts);
     let count = |v6: bool| known.keys().filter(|ip| ip.is_ipv6() == v6).count();
     if let Some(IpAddr::V4(ip)) = facts.primary(false) {
@@ -112,6 +121,18 @@ struct NextHop {
     beside: Vec<(IpAddr, u8)>,
 }
 
+impl NextHop {
+    /// The same, and each of the addresses `apart` is in a network beside; `None` if that makes more than `most`.
+    fn without(mut self, apart: &[IpAddr], most: usize) -> Option<Self> {
+        for ip in apart {
+            if !self.beside.iter().any(|network| is_in(*ip, *network)) {
+                self.beside.push((*ip, 32));
+            }
+        }
+        (self.beside.len() <= most).then_some(self)
+    }
+}
+
 /// The host's routes as one network on the uplink's link and at most one gateway there, and at most `most` networks beside; when
 /// that is not all there is to them, the programs ask the kernel's route table for each packet.
 fn next_hop(routes: &[Route], uplink: u32, v6: bool, most: usize) -> Option<NextHop> {
@@ -135,6 +156,12 @@ fn next_hop(routes: &[Route], uplink: u32, v6: bool, most: usize) -> Option<Next
         return None;
     }
     Some(NextHop { network: (Some(network.destination), network.prefix), gateway, beside })
+}
+
+/// IPv4 alone has addresses for all.
+fn is_in(ip: IpAddr, (network, prefix): (IpAddr, u8)) -> bool {
+    let (IpAddr::V4(ip), IpAddr::V4(network)) = (ip, network) else { return false };
+    (ip.to_bits() ^ network.to_bits()).leading_zeros() >= u32::from(prefix)
 }
 
 fn v4(ip: Option<IpAddr>) -> [u8; 4] {

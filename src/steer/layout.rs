@@ -12,22 +12,46 @@ pub const MAX_SLOTS: u16 = 4096;
 /// Most addresses of a host, of all its devices together (`MAX_ADDRESSES`).
 pub const MAX_ADDRESSES: usize = 16_384;
 
-/// What an address is to the host: the values of the map `addresses`.
+/// What an address is to the host: the values of the map `addresses` (`struct whose`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
 pub enum Holder {
     /// Of the host and of every container.
-    Containers = 1,
+    Containers,
     /// Of the host alone: containers can carry only so many, or are to carry only some.
-    Host = 2,
-    /// Nobody's: it is for all on a network of the host that is not the uplink's, so no packet comes from there.
-    Many = 4,
+    Host,
+    /// Nobody's: it is for all on a network of the host, the uplink's first one not counted, so no packet comes from there.
+    Many {
+        /// Index of the device that the network is on; 0 for none that packets leave by.
+        device: u32,
+        /// Bytes of an IP packet that it takes.
+        mtu: u32,
+    },
 }
 
 impl Holder {
+    /// Bytes of a value.
+    pub(super) const BYTES: usize = 12;
+
     /// `None` for a value of programs to come.
-    pub fn of(kind: u32) -> Option<Self> {
-        [Holder::Containers, Holder::Host, Holder::Many].into_iter().find(|holder| *holder as u32 == kind)
+    pub(super) fn of(bytes: [u8; Self::BYTES]) -> Option<Self> {
+        let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        match word(0) {
+            1 => Some(Holder::Containers),
+            2 => Some(Holder::Host),
+            4 => Some(Holder::Many { device: word(4), mtu: word(8) }),
+            _ => None,
+        }
+    }
+
+    pub(super) fn bytes(self) -> [u8; Self::BYTES] {
+        let words: [u32; 3] = match self {
+            Holder::Containers => [1, 0, 0],
+            Holder::Host => [2, 0, 0],
+            Holder::Many { device, mtu } => [4, device, mtu],
+        };
+        let mut bytes = [0; Self::BYTES];
+        bytes.chunks_exact_mut(4).zip(words).for_each(|(to, word)| to.copy_from_slice(&word.to_ne_bytes()));
+        bytes
     }
 }
 
@@ -37,7 +61,7 @@ pub type Addresses = BTreeMap<IpAddr, Holder>;
 /// Raised when a map's layout changes: programs of two layouts cannot share maps. A value may only grow at its end, and zero
 /// there has to mean what was before: [`super::convert`] copies what stands in the older maps, and knows the one map whose words
 /// mean something else by now, `ports` (until layout 7).
-pub const LAYOUT: u32 = 8 + RAISED;
+pub const LAYOUT: u32 = 9 + RAISED;
 
 /// The layouts whose maps this version takes over.
 pub const LAYOUTS: Known = Known { oldest: 3, newest: LAYOUT };

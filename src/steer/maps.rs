@@ -328,7 +328,7 @@ impl Maps {
         }
         check_number(addresses)?;
         let known = self.known_addresses()?;
-        Ok(known.len() == addresses.len() && known.iter().all(|(ip, kind)| is_known_as(addresses, ip, *kind)))
+        Ok(known.len() == addresses.len() && known.iter().all(|(ip, value)| is_known_as(addresses, ip, *value)))
     }
 
     /// Tells the programs what the host looks like. Writes only what differs.
@@ -349,9 +349,9 @@ impl Maps {
             forget();
         }
         for (ip, holder) in addresses {
-            let kind = *holder as u32;
-            if known.get(ip) != Some(&kind) {
-                sys::update(self.addresses.as_fd(), &mapped(*ip), &kind.to_ne_bytes()).map_err(fail("addresses"))?;
+            let value = holder.bytes();
+            if known.get(ip) != Some(&value) {
+                sys::update(self.addresses.as_fd(), &mapped(*ip), &value).map_err(fail("addresses"))?;
             }
         }
         let value = facts.bytes();
@@ -374,19 +374,18 @@ impl Maps {
 
     /// The host's addresses as the programs know them.
     pub fn addresses(&self) -> Result<Addresses> {
-        Ok(self.known_addresses()?.into_iter().filter_map(|(ip, kind)| Some((ip, Holder::of(kind)?))).collect())
+        Ok(self.known_addresses()?.into_iter().filter_map(|(ip, value)| Some((ip, Holder::of(value)?))).collect())
     }
 
-    fn known_addresses(&self) -> Result<BTreeMap<IpAddr, u32>> {
+    fn known_addresses(&self) -> Result<BTreeMap<IpAddr, [u8; Holder::BYTES]>> {
         let fail = |e: io::Error| Error::Bpf { doing: "read the host's addresses".into(), why: e.to_string() };
-        let known: Vec<([u8; 16], [u8; 4])> = sys::entries(self.addresses.as_fd()).map_err(fail)?;
-        let named = |(ip, kind)| (Ipv6Addr::from(ip).to_canonical(), u32::from_ne_bytes(kind));
-        Ok(known.into_iter().map(named).collect())
+        let known: Vec<([u8; 16], [u8; Holder::BYTES])> = sys::entries(self.addresses.as_fd()).map_err(fail)?;
+        Ok(known.into_iter().map(|(ip, value)| (Ipv6Addr::from(ip).to_canonical(), value)).collect())
     }
 }
 
-fn is_known_as(addresses: &Addresses, ip: &IpAddr, kind: u32) -> bool {
-    addresses.get(ip).is_some_and(|holder| *holder as u32 == kind)
+fn is_known_as(addresses: &Addresses, ip: &IpAddr, value: [u8; Holder::BYTES]) -> bool {
+    addresses.get(ip).is_some_and(|holder| holder.bytes() == value)
 }
 
 fn check_number(addresses: &Addresses) -> Result<()> {

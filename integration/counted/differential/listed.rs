@@ -95,6 +95,26 @@ pub struct Seen<'a> {
     sockets: Vec<Holder>,
 }
 
+/// Does Linux leave to chance what comes of the call? Of sockets of one process that share a port by SO_REUSEPORT a hash of numbers
+/// that it chooses decides who gets what.
+pub fn is_left_to_chance(difference: &Difference) -> bool {
+    let call = difference.program.steps[difference.at].call;
+    if !matches!(call, Call::Accept { .. } | Call::Receive | Call::Send | Call::Shutdown { .. }) {
+        return false;
+    }
+    let seen = Seen::of(difference);
+    let waits = |s: &&Holder| s.open && s.reuse_port && !s.connected && (s.listening || !s.stream);
+    let waiting: Vec<&Holder> = seen.sockets.iter().filter(waits).collect();
+    let together = |one: &Holder, other: &Holder| {
+        let port = |s: &Holder| s.at.map(|(_, number)| number);
+        one.stream == other.stream
+            && port(one).is_some()
+            && port(one) == port(other)
+            && difference.owners[usize::from(one.process)] == difference.owners[usize::from(other.process)]
+    };
+    waiting.iter().enumerate().any(|(n, one)| waiting[..n].iter().any(|other| together(one, other)))
+}
+
 /// The rule that a difference falls under.
 pub fn listed(difference: &Difference) -> Option<usize> {
     let seen = Seen::of(difference);
@@ -217,6 +237,10 @@ impl<'a> Seen<'a> {
         let (Call::Connect { to }, Some(at)) = (step.call, self.position(step.process, step.socket)) else { return };
         let socket = &mut self.sockets[at];
         socket.met_itself |= socket.at.is_some_and(|(_, own)| asked == Some(own));
+        // without a look at what it is bound to, as IPv4 does; IPv6 takes the address for chosen
+        if !to.ip.to_canonical().is_ipv4() {
+            return;
+        }
         let is_any = |ip: IpAddr| ip.is_ipv6() && ip.to_canonical().is_ipv4() && ip.to_canonical().is_unspecified();
         if let Some((ip, _)) = self.sockets[at].at.as_mut()
             && is_any(*ip)

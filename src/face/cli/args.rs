@@ -30,11 +30,17 @@ pub struct Args {
 }
 
 impl Args {
-    /// The options that mean another installation than the usual one, whether given or in the environment.
-    pub fn installation(&self) -> Vec<&'static str> {
-        let usual = |file: &PathBuf| file.as_os_str().is_empty() || file == Path::new(DEFAULT_FILE);
-        let config = self.config.as_ref().filter(|file| !usual(file)).map(|_| "--config");
-        config.into_iter().chain(self.state_dir.as_ref().map(|_| "--state-dir")).collect()
+    /// The options that mean another installation than the usual one, whether given or in the environment. `configured`: the state
+    /// directory without them.
+    pub fn installation(&self, configured: &Path) -> Vec<&'static str> {
+        let differs = |given: &Option<PathBuf>, usual| {
+            given.as_ref().is_some_and(|given| !given.as_os_str().is_empty() && given != usual)
+        };
+        let given = [
+            ("--config", differs(&self.config, Path::new(DEFAULT_FILE))),
+            ("--state-dir", differs(&self.state_dir, configured)),
+        ];
+        given.into_iter().filter(|(_, differs)| *differs).map(|(option, _)| option).collect()
     }
 }
 

@@ -71,11 +71,13 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<ExitCode> {
-    let config = Config::load(args.config.as_deref())?.with_state_dir(args.state_dir.as_deref())?;
+    let config = Config::load(args.config.as_deref())?;
+    let installation = args.installation(&config.state_dir);
+    let config = config.with_state_dir(args.state_dir.as_deref())?;
     crate::log::start("portslice", &config, args.verbose);
     config.check_profiles()?;
     match &args.command {
-        Command::Setup(setup) => setup::run(&config, setup, &args.installation()),
+        Command::Setup(setup) => setup::run(&config, setup, &installation),
         Command::Sync { dry_run } => setup::sync(&config, *dry_run),
         Command::Follow => follow::run(&config),
         Command::Attach(attach) => attach::run(&config, attach),

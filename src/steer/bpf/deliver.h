@@ -45,9 +45,9 @@ static __always_inline __u32 port_slot(__u16 port, __u8 proto)
 /* ADDRESS_*, or 0. */
 static __always_inline __u32 address_kind(const union addr *a)
 {
-	__u32 *kind = bpf_map_lookup_elem(&addresses, a);
+	struct whose *whose = bpf_map_lookup_elem(&addresses, a);
 
-	return kind ? *kind : 0;
+	return whose ? whose->kind : 0;
 }
 
 static __always_inline __u32 address_kind_v4(const struct host *h, __u32 v4)

@@ -100,33 +100,21 @@ static __always_inline int question(struct __sk_buff *skb, __u32 how, struct bpf
 #define TOO_SMALL 0xffffffff
 #define TO_ALL 100		/* by_routes: it is for all on another network than the uplink's first one */
 
-/* The device of that network. Its neighbours are there as well, so the routes are asked for one of them, whoever asks: the address before
- * the last, or if that is the host's own the one before. 0: it is none of the host's any more; TOO_SMALL: it takes no packet as large. */
+/* The device of that network, which the kernel's local table names whatever the rules are. 0: it is none of the host's any more;
+ * TOO_SMALL: it takes no packet as large. */
 APART __u32 device_of_all(struct __sk_buff *skb, __u32 how)
 {
-	struct bpf_fib_lookup q __attribute__((aligned(8))) = {};
-	__u32 bytes = largest(skb, L4(how), how & IS_TCP), all, next;
-	struct host *h = host_facts();
-	long found = BPF_FIB_LKUP_RET_NOT_FWDED;
+	struct whose *all;
+	union addr a;
+	__u32 dst;
 
-	if (!h || bpf_skb_load_bytes(skb, AT_V4(daddr), &all, 4) < 0)
+	if (bpf_skb_load_bytes(skb, AT_V4(daddr), &dst, 4) < 0)
 		return 0;
-#pragma unroll
-	for (int i = 1; i <= 2; i++) {
-		if (found != BPF_FIB_LKUP_RET_NOT_FWDED)
-			break;
-		__builtin_memset(&q, 0, sizeof(q));
-		q.family = INET;
-		q.ipv4_dst = next = all ^ bpf_htonl(i);
-		q.tot_len = bytes;
-		q.ifindex = h->fib;
-		found = bpf_fib_lookup(skb, &q, sizeof(q), 0);
-	}
-	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-		return TOO_SMALL;
-	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+	map_v4(&a, dst);
+	all = bpf_map_lookup_elem(&addresses, &a);
+	if (!all)
 		return 0;
-	return q.ipv4_dst == next ? q.ifindex : 0;
+	return largest(skb, L4(how), how & IS_TCP) > all->mtu ? TOO_SMALL : all->device;
 }
 
 /* Where the host's routes lead, of which there are more than the uplink's: the FIB is asked for each packet, with rules, several
@@ -200,15 +188,15 @@ static __always_inline int to_world_v4(struct __sk_buff *skb, const struct host 
 		return to_many(skb, n, 0, h->uplink);
 	}
 	if (!is_known_v4(h, dst)) {
-		__u32 device = h->uplink;
 		int done = !h->fib && is_other_broadcast(dst) ? TO_ALL : by_routes(skb, h, n, how);
+		__u32 device;
 
 		if (done != TO_ALL)
 			return done;
-		if (h->fib)
-			device = device_of_all(skb, how);
+		/* nobody is told what becomes of what is for all (RFC 1122 3.2.2) */
+		device = device_of_all(skb, how);
 		if (!device)
-			return nowhere(skb, n, how, 0);
+			return drop(n, R_UNREACHABLE);
 		if (device == TOO_SMALL)
 			return drop(n, R_OVERSIZE);
 		if (device != h->uplink && h->flags & HOST_FAIR)

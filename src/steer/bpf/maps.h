@@ -78,7 +78,7 @@
 /* addresses */
 #define ADDRESS_CARRIED 1	/* by every container: valid as a source */
 #define ADDRESS_OF_HOST 2	/* a destination only */
-#define ADDRESS_OF_MANY 4	/* for all on a network that is not the uplink's: no packet comes from there */
+#define ADDRESS_OF_MANY 4	/* for all on a network of the host, the uplink's first one not counted: no packet comes from there */
 
 /* Why a packet was dropped. The order is part of the layout; names are in maps.rs. */
 enum reason {
@@ -103,6 +103,13 @@ enum reason {
 union addr {
 	__u32 w[4];
 	__u64 d[2];
+};
+
+/* What an address is, and of ADDRESS_OF_MANY the way to its network. */
+struct whose {
+	__u32 kind;
+	__u32 device;	/* 0: none that packets leave by */
+	__u32 mtu;
 };
 
 #define BESIDE_V4 8		/* networks, and below for IPv6: a host with more of them asks the FIB for everything */
@@ -258,7 +265,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);	/* most hosts have two */
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__type(key, union addr);
-	__type(value, __u32);
+	__type(value, struct whose);
 } addresses SEC(".maps");
 
 /* slot -> ifindex of the host's end of its pair; the kernel removes an entry together with its device.

@@ -21,13 +21,18 @@ struct address {
 	__u32 word[4];
 };
 
+struct whose {
+	__u32 kind;
+	__u32 way[2];
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_ADDRESSES);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__type(key, struct address);
-	__type(value, __u32);
+	__type(value, struct whose);
 } addresses SEC(".maps");
 
 /* A number of a container's, and what it stands for: of an inside number the port that sockets really have, and the way back. */
@@ -94,9 +99,9 @@ static __always_inline int is_anothers(struct bpf_sock_addr *ctx, __u32 slot)
 
 static __always_inline int is_carried(const struct address *address)
 {
-	__u32 *kind = bpf_map_lookup_elem(&addresses, address);
+	struct whose *whose = bpf_map_lookup_elem(&addresses, address);
 
-	return kind && *kind == ADDRESS_CARRIED;
+	return whose && whose->kind == ADDRESS_CARRIED;
 }
 
 /* Does a container reach itself at this address? 0.0.0.0 means 127.0.0.1 to connect(). */

@@ -40,7 +40,7 @@ pub fn is_link_local(ip: IpAddr) -> bool {
 
 /// Is it for everybody on one of the host's networks?
 pub fn is_for_all(world: &World, ip: IpAddr) -> bool {
-    is_broadcast(world, ip) || world.addresses.get(&ip) == Some(&Holder::Many)
+    is_broadcast(world, ip) || matches!(world.addresses.get(&ip), Some(Holder::Many { .. }))
 }
 
 /// Is it for everybody on the uplink's network?

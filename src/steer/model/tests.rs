@@ -142,7 +142,7 @@ fn an_address_for_all_on_a_network_speaks_to_nobody_and_is_not_the_hosts_own() {
     let all = Ipv4Addr::new(10, 88, 0, 255);
     let of_all = udp((all, 9), (HOST, 31_000));
     assert_eq!(bench.goes(Hook::Wire, &of_all), INTO_1, "of a network that is not the host's");
-    bench.world.addresses.insert(all.into(), Holder::Many);
+    bench.world.addresses.insert(all.into(), Holder::Many { device: 9, mtu: 1500 });
     assert_eq!(bench.goes(Hook::Wire, &of_all), Verdict::Drop);
     assert!(!bench.world.is_local(all.into()));
 }

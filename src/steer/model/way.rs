@@ -5,14 +5,14 @@
 
 use std::net::IpAddr;
 
-use super::address::{is_for_all, is_group, is_link_local};
+use super::address::{is_group, is_link_local};
 use super::packet::{Content, ETHERNET, Frame, Icmp, Packet, Part};
 use super::size::largest;
 use super::world::World;
 use super::{Refusal, Told, Verdict};
 use crate::net::link::Sources;
 use crate::net::route::Kind;
-use crate::steer::layout::HostFacts;
+use crate::steer::layout::{Holder, HostFacts};
 
 /// Why a packet does not leave, and what its sender is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,20 +39,18 @@ pub fn by_facts(world: &World, frame: &Frame<'_>, packet: &Packet) -> Result<(),
 }
 
 /// The device by which a packet leaves that is for all on another network of the host than the uplink's first one; `None` for what is
-/// for nobody like that. Nobody is told that it is too large: the sender's stack knows the device's MTU.
+/// for nobody like that, or what the routes lead elsewhere. Nobody is told what becomes of such a packet (RFC 1122 3.2.2).
 pub fn to_all(world: &World, frame: &Frame<'_>, packet: &Packet) -> Result<Option<u32>, Refused> {
     let ip = packet.destination;
-    if !is_for_all(world, ip) || is_certain(world, ip) {
+    let Some(Holder::Many { device, mtu }) = world.addresses.get(&ip) else { return Ok(None) };
+    let elsewhere = |world: &World| world.path(ip).is_some_and(|path| path.kind != Kind::Broadcast);
+    if is_certain(world, ip) || (world.host.fib != 0 && elsewhere(world)) {
         return Ok(None);
     }
-    if world.host.fib == 0 {
-        return Ok(Some(world.host.uplink));
-    }
-    let path = world.path(ip).filter(|path| path.kind == Kind::Broadcast);
-    if path.is_some_and(|path| largest(frame, packet) > path.mtu as usize) {
+    if largest(frame, packet) > *mtu as usize {
         return Err(Refusal::Oversize.into());
     }
-    Ok(path.map(|path| path.device))
+    if *device == 0 { Err(Refusal::Unreachable.into()) } else { Ok(Some(*device)) }
 }
 
 /// Where a packet leaves, or whether the routes refuse it, which are asked now if the facts say nothing.
@@ -64,7 +62,7 @@ pub fn by_routes(world: &World, frame: &Frame<'_>, packet: &Packet) -> Result<Ve
     let unreachable = |told| Err(refused(world, packet, Refusal::Unreachable, told));
     let Some(path) = world.path(ip) else { return unreachable(Told::NoRoute) };
     match path.kind {
-        // To all on a network that is none of the host's by now.
+        // To all on a network that nobody told of yet.
         Kind::Broadcast => unreachable(Told::NoRoute),
         Kind::Unicast => fits(world, frame, packet, path.mtu).map(|()| Verdict::World { device: path.device }),
         Kind::Blackhole => Err(Refusal::Unreachable.into()),
