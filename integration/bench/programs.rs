@@ -16,7 +16,7 @@ const PROGRAMS: [(&str, u64); 8] = [
     ("from_tunnel", 20_000),
     ("from_lo", 19_000),
     ("from_container", 43_000),
-    ("after_shaper", 15_000),
+    ("after_shaper", 21_000),
     ("host_flow", 100),
     ("inner_lo", 4_500),
     ("inner_eth", 100),
