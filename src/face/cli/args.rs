@@ -94,7 +94,7 @@ pub enum Command {
     },
     /// Take back the slices of containers that are gone
     Gc {
-        /// The ids of the slices that ended, as a JSON array
+        /// The ids of the slices that ended, as a JSON array; with --dry-run what would be done
         #[arg(long)]
         json: bool,
         /// Only say what would be done
@@ -264,7 +264,7 @@ pub struct Attach {
     #[arg(long, conflicts_with = "netns", value_parser = clap::value_parser!(u32).range(1..))]
     pub pid: Option<u32>,
 
-    /// Print the lease as a JSON object
+    /// Print the lease as a JSON object, or with --dry-run an array of what would be done
     #[arg(long)]
     pub json: bool,
 
@@ -289,11 +289,11 @@ pub struct Set {
     #[arg(long)]
     pub force: bool,
 
-    /// Print the lease as a JSON object
+    /// Print the lease as a JSON object, or with --dry-run an array of what would be done
     #[arg(long)]
     pub json: bool,
 
-    /// Listening ports: +31100,-31005 to add and remove, or the whole set; +31000:80 is known as 80 inside
+    /// Listening ports: +31100,-31005 to add and remove, or the whole set, or none; +31000:80 is known as 80 inside
     #[arg(long, value_name = "SET", allow_hyphen_values = true)]
     ports: Option<String>,
 
