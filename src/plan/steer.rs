@@ -73,11 +73,9 @@ pub fn host_facts(facts: &Facts, made: Made) -> HostFacts {
     if facts.kernel >= (6, 15) {
         host.flags |= HostFacts::PEER_FROM_LO;
     }
-    // what is for all on a network without a route is no gateway's to pass on either
-    let apart: Vec<IpAddr> = facts.broadcasts.iter().map(|to| IpAddr::V4(to.ip)).collect();
     let hop = |v6, most| {
         let hop = (!facts.policy).then(|| next_hop(&facts.routes, uplink, v6, most)).flatten()?;
-        if v6 { Some(hop) } else { hop.without(&apart, most) }
+        if v6 { Some(hop) } else { hop.without(facts, most) }
     };
     let known = host_addresses(facts);
     let count = |v6: bool| known.keys().filter(|ip| ip.is_ipv6() == v6).count();
@@ -122,11 +120,16 @@ struct NextHop {
 }
 
 impl NextHop {
-    /// The same, and each of the addresses `apart` is in a network beside; `None` if that makes more than `most`.
-    fn without(mut self, apart: &[IpAddr], most: usize) -> Option<Self> {
-        for ip in apart {
-            if !self.beside.iter().any(|network| is_in(*ip, *network)) {
-                self.beside.push((*ip, 32));
+    /// The same, and what is for all on a network without a route is beside as well, for it is no gateway's to pass on; `None` if
+    /// that makes more than `most`.
+    fn without(mut self, facts: &Facts, most: usize) -> Option<Self> {
+        let network = self.network.0.map(|ip| (ip, self.network.1));
+        for to in &facts.broadcasts {
+            let ip = IpAddr::V4(to.ip);
+            // before Linux 5.14 the first address of a network is one of them
+            let near = to.link == facts.uplink.index && network.is_some_and(|network| is_in(ip, network));
+            if !near && !self.beside.iter().any(|network| is_in(ip, *network)) {
+                self.beside.push((ip, 32));
             }
         }
         (self.beside.len() <= most).then_some(self)
@@ -192,7 +195,7 @@ fn mask<const N: usize>(prefix: u8) -> [u8; N] {
 mod tests {
     use super::*;
     use crate::host::facts::sample;
-    use crate::net::route::{self, Kind};
+    use crate::net::route::{self, Broadcast, Kind};
 
     #[test]
     fn masks() {
@@ -241,6 +244,21 @@ mod tests {
             metric: 0,
             mtu: None,
         }
+    }
+
+    #[test]
+    fn what_is_for_all_on_a_network_without_a_route_is_no_gateways() {
+        let (on_link, default) = (route("10.0.0.0", 24, 2, None), route("0.0.0.0", 0, 2, Some("10.0.0.1")));
+        let beside = |broadcasts: &[(&str, u32)]| {
+            let to = |(ip, link): &(&str, u32)| Broadcast { ip: ip.parse().unwrap(), link: *link, source: None };
+            let broadcasts = broadcasts.iter().map(to).collect();
+            let facts = Facts { broadcasts, ..sample(vec![on_link.clone(), default.clone()]) };
+            let hop = next_hop(&facts.routes, 2, false, 2).and_then(|hop| hop.without(&facts, 2))?;
+            Some(hop.beside.iter().map(|(ip, prefix)| format!("{ip}/{prefix}")).collect::<Vec<_>>().join(","))
+        };
+        assert_eq!(beside(&[("10.0.0.0", 2)]).unwrap(), "");
+        assert_eq!(beside(&[("10.1.0.255", 3), ("10.2.0.255", 2)]).unwrap(), "10.1.0.255/32,10.2.0.255/32");
+        assert_eq!(beside(&[("10.1.0.255", 3), ("10.2.0.255", 3), ("10.3.0.255", 3)]), None);
     }
 
     #[test]
