@@ -34,6 +34,8 @@ const MB: f64 = 1e6;
 /// Milliseconds of the chain's ADD on the quiet machine for which the limits in milliseconds were set. Where it takes
 /// longer, everything does, and they are wider by as much.
 const QUIET_ADD: f64 = 58.0;
+/// Milliseconds by which an attach may take longer where a thousand devices are.
+const KERNELS_SHARE: f64 = 2.0;
 /// Ephemeral ports of a container: so many that fifty containers fit the pool.
 const SIZE: &str = "256";
 
@@ -266,7 +268,10 @@ impl Bench {
             [&series.prestart, &series.poststop, &series.detach, &series.cni_add, &series.cni_del].map(|s| median(s));
         let [beside, our_add, our_del] = [&series.beside, &series.add, &series.del].map(|s| median(s));
         let (first, last) = (median(&series.growth[..RUNS]), median(&series.growth[MANY - RUNS..]));
-        let growth = lower_quartile(&series.growth[MANY - RUNS..]) / lower_quartile(&series.growth[..RUNS]);
+        let quick = lower_quartile(&series.growth[..RUNS]);
+        let growth = lower_quartile(&series.growth[MANY - RUNS..]) / quick;
+        // A thousand devices cost the kernel a millisecond or two, which is more of an attach the quicker all else is.
+        let may_grow = (1.0 + KERNELS_SHARE / quick).max(1.3);
         let slowness = (add / QUIET_ADD).max(1.0);
         let ms = |value: f64| format!("{value:.2} ms");
         let mb = |value: f64| format!("{value:.2} MB");
@@ -294,7 +299,7 @@ impl Bench {
             at_most("follow, 53 slices", series.follow[0], 200.0 * slowness, &ms),
             at_most("follow, 1000 slices", series.follow[1], 2000.0 * slowness, &ms),
             at_most("doctor, 53 slices", median(&series.doctor), 300.0 * slowness, &ms),
-            at_most("growth over 1000 slices, undisturbed quarter", growth, 1.3, &|x| format!("{x:.2}x")),
+            at_most("growth over 1000 slices, undisturbed quarter", growth, may_grow, &|x| format!("{x:.2}x")),
         ];
         for hook in ["portslice-prestart", "portslice-poststop"] {
             let size = fs::metadata(self.product.binary(hook))?.len() as f64;
