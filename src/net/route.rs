@@ -180,6 +180,16 @@ pub fn of_link(netlink: &mut Netlink, link: u32) -> Result<Vec<Route>> {
     Ok(all(netlink)?.into_iter().filter(|route| route.link == link || route.kind.refuses()).collect())
 }
 
+/// Is an address in a network, of which the first address and the length of its prefix are given?
+pub fn is_in(ip: IpAddr, (network, prefix): (IpAddr, u8)) -> bool {
+    let differs = match (ip, network) {
+        (IpAddr::V4(ip), IpAddr::V4(network)) => (ip.to_bits() ^ network.to_bits()).leading_zeros(),
+        (IpAddr::V6(ip), IpAddr::V6(network)) => (ip.to_bits() ^ network.to_bits()).leading_zeros(),
+        _ => return false,
+    };
+    differs >= prefix.into()
+}
+
 /// The broadcast address of the network of a link that `own` is in, the smallest one. Networks of one or two addresses have none
 /// (RFC 3021).
 pub fn broadcast(routes: &[Route], own: Ipv4Addr, link: u32) -> Option<Ipv4Addr> {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::host::{Facts, HostRecord};
 use crate::net::link::{Link, Sources};
-use crate::net::route::Route;
+use crate::net::route::{Route, is_in};
 use crate::steer::layout::{BESIDE_V4, BESIDE_V6};
 use crate::steer::{Addresses, Holder, HostFacts};
 
@@ -159,12 +159,6 @@ fn next_hop(routes: &[Route], uplink: u32, v6: bool, most: usize) -> Option<Next
         return None;
     }
     Some(NextHop { network: (Some(network.destination), network.prefix), gateway, beside })
-}
-
-/// IPv4 alone has addresses for all.
-fn is_in(ip: IpAddr, (network, prefix): (IpAddr, u8)) -> bool {
-    let (IpAddr::V4(ip), IpAddr::V4(network)) = (ip, network) else { return false };
-    (ip.to_bits() ^ network.to_bits()).leading_zeros() >= u32::from(prefix)
 }
 
 fn v4(ip: Option<IpAddr>) -> [u8; 4] {

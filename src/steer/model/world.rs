@@ -7,7 +7,7 @@ use super::Tenant;
 use super::packet::UDP;
 use crate::error::Result;
 use crate::net::link::{Mac, Sources};
-use crate::net::route::Kind;
+use crate::net::route::{Kind, is_in};
 use crate::steer::layout::{Addresses, Holder, HostFacts, SlotEntry};
 use crate::steer::maps::Maps;
 
@@ -142,13 +142,4 @@ impl World {
         let is_own = |holder| matches!(holder, Some(Holder::Containers | Holder::Host));
         super::address::is_loopback(ip) || is_own(self.addresses.get(&ip).copied())
     }
-}
-
-fn is_in(ip: IpAddr, (network, prefix): (IpAddr, u8)) -> bool {
-    let differs = match (ip, network) {
-        (IpAddr::V4(ip), IpAddr::V4(network)) => (ip.to_bits() ^ network.to_bits()).leading_zeros(),
-        (IpAddr::V6(ip), IpAddr::V6(network)) => (ip.to_bits() ^ network.to_bits()).leading_zeros(),
-        _ => return false,
-    };
-    differs >= prefix.into()
 }
