@@ -2,24 +2,50 @@
 
 use crate::lab::*;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 /// The kernel asks three times, a second apart (net.ipv4.neigh.default.mcast_solicit).
 const LONG: Duration = Duration::from_secs(8);
 
-fn ask(ns: &Ns, to: SocketAddr) -> (Option<i32>, Duration) {
+/// Somebody who asks, and is told what came of it.
+type Ask = fn(SocketAddr) -> io::Result<()>;
+
+fn by_connection(to: SocketAddr) -> io::Result<()> {
+    TcpStream::connect_timeout(&to, LONG).map(drop)
+}
+
+fn by_datagram(to: SocketAddr) -> io::Result<()> {
+    let socket = probe::open(Proto::Udp, to.ip())?;
+    // who does not ask for errors is told none of a host that is not there (icmp_err_convert, net/ipv4/icmp.c)
+    let (level, asks) =
+        if to.is_ipv4() { (libc::IPPROTO_IP, libc::IP_RECVERR) } else { (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) };
+    sock::set(&socket, level, asks, 1i32)?;
+    let socket = UdpSocket::from(socket);
+    socket.set_read_timeout(Some(LONG))?;
+    socket.connect(to)?;
+    socket.send(b"?")?;
+    socket.recv(&mut [0]).map(drop)
+}
+
+fn ask(ns: &Ns, how: Ask, to: SocketAddr) -> (Option<i32>, Duration) {
     let from = Instant::now();
-    let asked = ns.inside(|| TcpStream::connect_timeout(&to, LONG));
+    let asked = ns.inside(|| how(to));
     (asked.err().as_ref().and_then(io::Error::raw_os_error), from.elapsed())
 }
 
 /// A container and the host ask at the same time.
 fn compare(host: &Host, containers: &[&Container], to: IpAddr, what: &str) {
+    for (how, by) in [(by_connection as Ask, "a connection"), (by_datagram, "a datagram")] {
+        compare_one(host, containers, how, to, &format!("{what}, by {by}"));
+    }
+}
+
+fn compare_one(host: &Host, containers: &[&Container], how: Ask, to: IpAddr, what: &str) {
     let to = SocketAddr::new(to, 4001);
     std::thread::scope(|scope| {
-        let host = scope.spawn(move || ask(&host.ns, to));
-        let inside: Vec<_> = containers.iter().map(|c| (&c.id, scope.spawn(move || ask(&c.ns, to)))).collect();
+        let host = scope.spawn(move || ask(&host.ns, how, to));
+        let inside: Vec<_> = containers.iter().map(|c| (&c.id, scope.spawn(move || ask(&c.ns, how, to)))).collect();
         let (expected, after) = host.join().expect("the host asks");
         assert_eq!(expected, Some(libc::EHOSTUNREACH), "{what}: the host itself, to {to}, after {after:?}");
         for (id, asked) in inside {

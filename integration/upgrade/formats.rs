@@ -43,7 +43,7 @@ fn that_are_unknown_are_refused_by_name() {
     refused(&host, &mut busy, &format!("{} bears no format number", path.display()));
     std::fs::write(&path, &right).expect("the record");
     edit(&path, |record| record["layout"] = json!(99));
-    refused(&host, &mut busy, "was written by a newer portslice (format 99, this one knows 9)");
+    refused(&host, &mut busy, "was written by a newer portslice (format 99, this one knows 10)");
     std::fs::write(&path, &right).expect("the record");
 
     let lease = host.state_dir().join("leases/c0");

@@ -61,7 +61,7 @@ pub type Addresses = BTreeMap<IpAddr, Holder>;
 /// Raised when a map's layout changes: programs of two layouts cannot share maps. A value may only grow at its end, and zero
 /// there has to mean what was before: [`super::convert`] copies what stands in the older maps, and knows the one map whose words
 /// mean something else by now, `ports` (until layout 7).
-pub const LAYOUT: u32 = 9 + RAISED;
+pub const LAYOUT: u32 = 10 + RAISED;
 
 /// The layouts whose maps this version takes over.
 pub const LAYOUTS: Known = Known { oldest: 3, newest: LAYOUT };
@@ -143,8 +143,7 @@ impl HostFacts {
     pub const SOURCES: u32 = 8;
 }
 
-/// `struct slot`.
-#[repr(C)]
+/// `struct slot`, but for what only the programs use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlotEntry {
     /// The host's end of the pair; 0 takes the slot out of service.
@@ -158,6 +157,9 @@ pub struct SlotEntry {
 }
 
 impl SlotEntry {
+    /// Bytes of a value. Behind what is here stands what the programs note of the slot; zeros there mean nothing was noted.
+    pub(super) const BYTES: usize = 24;
+
     /// Deliver through the veth's egress qdisc.
     pub const THROUGH_QDISC: u32 = 1;
     /// May reach the host through 127.0.0.0/8 and ::1.
@@ -170,6 +172,18 @@ impl SlotEntry {
     pub const EGRESS_SECOND: u32 = 16;
     /// What it receives goes to its second class.
     pub const INGRESS_SECOND: u32 = 32;
+
+    pub(super) fn of(bytes: &[u8; Self::BYTES]) -> Self {
+        let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        Self { ifindex: word(0), inner: word(4), flags: word(8), epoch: word(12) }
+    }
+
+    pub(super) fn bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        let words = [self.ifindex, self.inner, self.flags, self.epoch];
+        bytes.chunks_exact_mut(4).zip(words).for_each(|(to, word)| to.copy_from_slice(&word.to_ne_bytes()));
+        bytes
+    }
 }
 
 /// `struct counters` summed over all CPUs: packets and bytes as on the wire, rx = received by the container.
@@ -189,7 +203,6 @@ pub struct Counters {
 }
 
 const _: () = assert!(size_of::<HostFacts>() == 104 + 8 + 8 * BESIDE_V4 + 32 * BESIDE_V6 + 16);
-const _: () = assert!(size_of::<SlotEntry>() == 16);
 const _: () = assert!(size_of::<Counters>() == 8 * (4 + REASONS.len()));
 
 impl HostFacts {

@@ -271,8 +271,7 @@ impl Maps {
 
     /// Fills in a slot.
     pub fn set_slot(&self, slot: u16, entry: SlotEntry) -> Result<()> {
-        let value: [u32; 4] = [entry.ifindex, entry.inner, entry.flags, entry.epoch];
-        sys::update(self.slots.as_fd(), &key(slot), &words(&value)).map_err(failed("write slot", slot))
+        sys::update(self.slots.as_fd(), &key(slot), &entry.bytes()).map_err(failed("write slot", slot))
     }
 
     /// Tells the programs through which device limited containers send; the slot of the host stands for it, so that
@@ -294,10 +293,9 @@ impl Maps {
 
     /// A slot as it is.
     pub fn slot(&self, slot: u16) -> Result<SlotEntry> {
-        let mut value = [0u8; 16];
+        let mut value = [0; SlotEntry::BYTES];
         sys::lookup(self.slots.as_fd(), &key(slot), &mut value).map_err(failed("read slot", slot))?;
-        let word = |i: usize| u32::from_ne_bytes([value[i], value[i + 1], value[i + 2], value[i + 3]]);
-        Ok(SlotEntry { ifindex: word(0), inner: word(4), flags: word(8), epoch: word(12) })
+        Ok(SlotEntry::of(&value))
     }
 
     /// What was counted for a slot.
@@ -434,14 +432,6 @@ fn mapped(ip: IpAddr) -> [u8; 16] {
 
 fn key(slot: u16) -> [u8; 4] {
     u32::from(slot).to_ne_bytes()
-}
-
-fn words(value: &[u32; 4]) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    for (to, word) in bytes.chunks_exact_mut(4).zip(value) {
-        to.copy_from_slice(&word.to_ne_bytes());
-    }
-    bytes
 }
 
 fn failed(doing: &'static str, slot: u16) -> impl Fn(io::Error) -> Error {

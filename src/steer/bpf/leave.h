@@ -70,8 +70,24 @@ static __always_inline int by_device(struct __sk_buff *skb, __u32 device)
 #define AT_V4(field) (ETH_HLEN + __builtin_offsetof(struct iphdr, field))
 #define AT_V6(field) (ETH_HLEN + __builtin_offsetof(struct ipv6hdr, field))
 
+/* The ports by which rules and hashes choose a way: those of its socket for every fragment of a datagram. */
+static __always_inline void question_of_parsed(__u32 n, struct bpf_fib_lookup *q)
+{
+	struct packet *p = packet(OUTER);
+	__u32 ports;
+
+	if (!p)
+		return;
+	q->l4_protocol = p->proto;
+	if (!has_ports(p->proto))
+		return;
+	ports = p->frag == FRAG_LATER ? fragment_ports(n) : (__u32)p->sport << 16 | p->dport;
+	q->sport = bpf_htons(ports >> 16);
+	q->dport = bpf_htons(ports & 0xffff);
+}
+
 /* The question to the host's routes: as a socket of the host would put it that is bound to the packet's source. */
-static __always_inline int question(struct __sk_buff *skb, __u32 how, struct bpf_fib_lookup *q)
+static __always_inline int question(struct __sk_buff *skb, __u32 n, __u32 how, struct bpf_fib_lookup *q)
 {
 	long failed;
 
@@ -89,8 +105,9 @@ static __always_inline int question(struct __sk_buff *skb, __u32 how, struct bpf
 		failed |= bpf_skb_load_bytes(skb, AT_V4(saddr), &q->ipv4_src, 4);
 		failed |= bpf_skb_load_bytes(skb, AT_V4(daddr), &q->ipv4_dst, 4);
 	}
-	/* a later fragment has none */
-	if (has_ports(q->l4_protocol)) {
+	if (how & PARSED) {
+		question_of_parsed(n, q);
+	} else {
 		bpf_skb_load_bytes(skb, L4(how), &q->sport, 2);
 		bpf_skb_load_bytes(skb, L4(how) + 2, &q->dport, 2);
 	}
@@ -117,6 +134,25 @@ APART __u32 device_of_all(struct __sk_buff *skb, __u32 how)
 	return largest(skb, L4(how), how & IS_TCP) > all->mtu ? TOO_SMALL : all->device;
 }
 
+static __always_inline __u32 last_word(const struct bpf_fib_lookup *q)
+{
+	return q->family == INET ? q->ipv4_dst : q->ipv6_dst[3];
+}
+
+/* Would the kernel choose this next hop as well when it looks for the way out of a device itself? It does not ask for ports then. */
+APART int leads_there(struct __sk_buff *skb, __u32 n, __u32 how, __u32 device, __u32 hop)
+{
+	struct bpf_fib_lookup q __attribute__((aligned(8))) = {};
+	struct host *h = host_facts();
+
+	if (!h || question(skb, n, how & ~PARSED, &q) < 0)
+		return 0;
+	q.sport = 0;
+	q.dport = 0;
+	q.ifindex = h->fib;
+	return bpf_fib_lookup(skb, &q, sizeof(q), 0) >= 0 && q.ifindex == device && last_word(&q) == hop;
+}
+
 /* Where the host's routes lead, of which there are more than the uplink's: the FIB is asked for each packet, with rules, several
  * next hops and all. */
 APART int by_fib(struct __sk_buff *skb, __u32 n, __u32 how)
@@ -128,7 +164,7 @@ APART int by_fib(struct __sk_buff *skb, __u32 n, __u32 how)
 	__u32 bytes;
 	long found;
 
-	if (!h || question(skb, how, &q) < 0)
+	if (!h || question(skb, n, how, &q) < 0)
 		return DROP;
 	dst[0] = to[0];
 	dst[1] = to[1];
@@ -155,7 +191,7 @@ APART int by_fib(struct __sk_buff *skb, __u32 n, __u32 how)
 	if (h->flags & HOST_FAIR && q.ifindex != h->uplink)
 		skb->priority = 0;
 	/* what is asked of a neighbour that does not answer has to be told */
-	if (how & ASK || (to[0] == dst[0] && to[1] == dst[1]))
+	if (found == BPF_FIB_LKUP_RET_NO_NEIGH && leads_there(skb, n, how, q.ifindex, last_word(&q)))
 		return by_device(skb, q.ifindex);
 	nh.nh_family = q.family;
 	if (q.family == INET)
@@ -175,8 +211,7 @@ static __always_inline int by_routes(struct __sk_buff *skb, const struct host *h
 }
 
 /* Out of the host. Giving the next hop spares redirect_neigh its route lookup, 5 to 7 % of a small packet, and takes away its
- * way to tell the sender that the next hop does not answer. So only a gateway's is given, which does, and `ask` says not to:
- * for what begins a conversation. */
+ * way to tell the sender that the next hop does not answer. So only a gateway's is given, which mostly does, and ASK says not to. */
 static __always_inline int to_world_v4(struct __sk_buff *skb, const struct host *h, __u32 n, __u32 how, __u32 dst)
 {
 	struct bpf_redir_neigh nh = {.nh_family = INET};
@@ -244,7 +279,7 @@ static __always_inline __u32 leaving_slowly(const struct host *h, const struct p
 {
 	__u32 mute = is_error(p) || p->frag == FRAG_LATER || is_group(h, p);
 
-	return leaving(p->end - 8, p->proto == PROTO_TCP, ASK | (p->v6 ? IS_V6 : 0) | (mute ? MUTE : 0));
+	return leaving(p->end - 8, p->proto == PROTO_TCP, PARSED | ASK | (p->v6 ? IS_V6 : 0) | (mute ? MUTE : 0));
 }
 
 /* A frame larger than the uplink takes, or one that would be cut into such frames: some drivers hang on it, so it ends

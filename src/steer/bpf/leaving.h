@@ -10,8 +10,9 @@
 #define L4(how) ((how) & 0xffff)
 #define IS_TCP 0x10000
 #define IS_V6 0x20000
-#define ASK 0x40000	/* it begins a conversation, or may: its sender wants to hear of a next hop that does not answer */
+#define ASK 0x40000	/* its sender wants to hear of a next hop that does not answer */
 #define MUTE 0x80000	/* an error itself, or to many: nobody is told what becomes of it */
+#define PARSED 0x100000	/* packet(OUTER) tells of it */
 
 static __always_inline __u32 leaving(__u32 l4, __u32 tcp, __u32 more)
 {

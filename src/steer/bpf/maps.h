@@ -146,6 +146,7 @@ struct slot {			/* of slot 0: only ifindex, of the shaper */
 	__u32 inner;		/* ifindex of the container's end, in its namespace */
 	__u32 flags;
 	__u32 epoch;		/* of the lease: what an earlier tenant of the slot left behind does not count */
+	__u64 asked;		/* when a packet left last whose sender hears of a next hop that does not answer, jiffies */
 };
 
 struct counters {
@@ -189,6 +190,8 @@ struct fragment_cell {		/* of a datagram a container is sending */
 	__u8 proto;
 	__u8 state;		/* FRAGMENT_* */
 	__u32 next;		/* offset at which the next fragment begins */
+	__u16 sport, dport;	/* of its first fragment */
+	__u32 pad;
 };
 
 struct fragment_cells {
@@ -228,7 +231,7 @@ struct group_bucket {		/* slot, which of its groups << 16, epoch of its lease <<
 
 /* maps.rs asserts the same sizes */
 _Static_assert(sizeof(struct host) == 320, "struct host");
-_Static_assert(sizeof(struct slot) == 16, "struct slot");
+_Static_assert(sizeof(struct slot) == 24, "struct slot");
 _Static_assert(sizeof(struct joined) == 8 + 16 * JOINS && JOINS == 32, "struct joined");
 _Static_assert(sizeof(struct counters) == 8 * (4 + REASONS), "struct counters");
 

@@ -22,10 +22,22 @@ static __always_inline __u32 begins(__u8 proto, const void *l4, const void *end)
 	return proto == PROTO_TCP && (const void *)(tcp + 1) <= end && tcp->syn && !tcp->ack;
 }
 
-/* How a plain packet leaves. */
-static __always_inline __u32 leaving_plainly(__u8 proto, const void *l4, const void *end, __u32 v6)
+/* Is it the first packet of its container for some milliseconds? */
+static __always_inline __u32 is_due(struct slot *s)
 {
-	__u32 ask = begins(proto, l4, end) ? ASK : 0;
+	__u64 now = bpf_jiffies64();
+
+	if (s->asked == now)
+		return 0;
+	s->asked = now;
+	return 1;
+}
+
+/* How a plain packet leaves. Of a gateway that does not answer hears whoever begins a connection, and of all others one each tick
+ * of the clock: nothing but asking the kernel for the way of each packet tells that it answers no more. */
+static __always_inline __u32 leaving_plainly(struct slot *s, __u8 proto, const void *l4, const void *end, __u32 v6)
+{
+	__u32 ask = begins(proto, l4, end) || is_due(s) ? ASK : 0;
 
 	return leaving(v6 ? L4_V6 : L4_V4, proto == PROTO_TCP, ask | (v6 ? IS_V6 : 0));
 }

@@ -278,7 +278,7 @@ PROGRAM(from_container)
 			return plainly_to_this_host(skb, s, slot, ((__be16 *)(ip + 1))[1], L4_V4, ip->protocol);
 		if (s->flags & SLOT_SHAPED)
 			return to_shaper(skb, s, slot, 0);
-		return to_world_v4(skb, h, slot, leaving_plainly(ip->protocol, ip + 1, end, 0), ip->daddr);
+		return to_world_v4(skb, h, slot, leaving_plainly(s, ip->protocol, ip + 1, end, 0), ip->daddr);
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = plain_v6(data, end);
@@ -299,7 +299,7 @@ PROGRAM(from_container)
 			return plainly_to_this_host(skb, s, slot, ((__be16 *)(ip + 1))[1], L4_V6, ip->nexthdr);
 		if (s->flags & SLOT_SHAPED)
 			return to_shaper(skb, s, slot, 0);
-		return to_world_v6(skb, h, slot, leaving_plainly(ip->nexthdr, ip + 1, end, 1), &dst);
+		return to_world_v6(skb, h, slot, leaving_plainly(s, ip->nexthdr, ip + 1, end, 1), &dst);
 	}
 	return drop(slot, skb->protocol == bpf_htons(ETH_P_ARP) ? R_NEIGHBOR : R_PROTOCOL);
 }
@@ -321,7 +321,7 @@ PROGRAM(after_shaper)
 		struct iphdr *ip = plain_v4(data, end);
 
 		if (ip && !v4_is_loopback(ip->daddr) && !host_address_v4(h, ip->daddr)) {
-			return to_world_v4(skb, h, slot, leaving_plainly(ip->protocol, ip + 1, end, 0), ip->daddr);
+			return to_world_v4(skb, h, slot, leaving_plainly(s, ip->protocol, ip + 1, end, 0), ip->daddr);
 		}
 	} else {
 		struct ipv6hdr *ip = plain_v6(data, end);
@@ -330,7 +330,7 @@ PROGRAM(after_shaper)
 		if (ip)
 			__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
 		if (ip && !is_loopback(&dst) && !host_address_v6(h, &dst)) {
-			return to_world_v6(skb, h, slot, leaving_plainly(ip->nexthdr, ip + 1, end, 1), &dst);
+			return to_world_v6(skb, h, slot, leaving_plainly(s, ip->nexthdr, ip + 1, end, 1), &dst);
 		}
 	}
 	p = parse(skb, ETH_HLEN, v6, OUTER);

@@ -189,6 +189,8 @@ static __always_inline void fragment_open(struct fragment_cell *c, __u32 epoch, 
 	c->to = to;
 	c->proto = datagram_proto(p);
 	c->next = p->frag_len;
+	c->sport = p->sport;
+	c->dport = p->dport;
 	c->state = p->sound && p->more ? FRAGMENT_OPEN : FRAGMENT_DOUBTFUL;
 }
 
@@ -250,6 +252,24 @@ APART int fragment_follows(__u32 n, __u32 epoch)
 	else if (!p->more && c->state == FRAGMENT_OPEN)
 		c->state = FRAGMENT_DONE;
 	return c->to;
+}
+
+/* The ports of the datagram of a later fragment that container `n` sends: the source's above the destination's. 0: nobody knows. */
+APART __u32 fragment_ports(__u32 n)
+{
+	struct fragment_cells *b = fragment_cells(n);
+	struct packet *p = packet(OUTER);
+	struct slot *s = slot_of(n);
+	struct fragment_cell *c;
+	__u64 best = 0;
+
+	if (!b || !p || !s)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < FRAGMENT_CELLS; i++)
+		best = better(best, place(same_datagram(&b->cell[i], s->epoch, p), 0, 0, b->cell[i].seen >> 10) | i);
+	c = &b->cell[best % FRAGMENT_CELLS];
+	return best >> 61 ? (__u32)c->sport << 16 | c->dport : 0;
 }
 
 /* A first fragment of container `n` leaves its lo for `to`. Nobody is harmed by what is unfinished here: from_container sees
