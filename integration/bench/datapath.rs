@@ -70,6 +70,7 @@ type Stages = Vec<(Way, Stage)>;
 struct Ground {
     far: Stages,
     near: Stages,
+    multi_homed: Stages,
     rows: Vec<&'static rows::Row>,
     meter: Meter,
     kernel: Kernel,
@@ -112,7 +113,9 @@ fn run() -> Result<ExitCode, Failure> {
         println!("No instruction counter: {reason}. CPU time is shown in its place, for information.");
     }
     if !ground.extent.all_rows {
-        println!("What stays on the host, and a peer on the wire: skipped, they take long (PORTSLICE_LONG).");
+        println!(
+            "What stays on the host, a peer on the wire, and a host with two networks: skipped, they take long (PORTSLICE_LONG)."
+        );
     }
     let verdict = best_of_series("datapath", ground.extent.series, || series(&ground));
     if missing.is_some() {
@@ -121,33 +124,46 @@ fn run() -> Result<ExitCode, Failure> {
     Ok(if accepted { verdict } else { ExitCode::FAILURE })
 }
 
-/// The ground, and a product that has loaded its programs.
+/// The ground, and a product that has loaded its programs, those at the sockets among them.
 fn prepare(meter: Meter) -> Result<(Ground, Product), Failure> {
-    use Distance::{Far, Near};
     let extent = Extent::of(&meter);
-    let (one, product) = Stage::portslice("one", Far, Lease::Among(1))?;
-    let mut far = vec![
-        (Way::Host, Stage::host("plain", Far)?),
-        (Way::Again, Stage::host("again", Far)?),
-        (Way::Bridge, Stage::bridge("bridge", Far)?),
-        (Way::Slice, one),
-        (Way::Claiming, Stage::portslice("claiming", Far, Lease::Claiming)?.0),
-        (Way::Grouped, Stage::portslice("grouped", Far, Lease::Grouped)?.0),
-        (Way::Limited, Stage::portslice("limited", Far, Lease::Limited)?.0),
-        (Way::Many, Stage::portslice("many", Far, Lease::Among(extent.leases))?.0),
-    ];
-    match Stage::macvlan("macvlan", Far)? {
-        Some(stage) => far.push((Way::Macvlan, stage)),
-        None => println!("macvlan: skipped, this kernel has none"),
+    let mut far = stages("far", Distance::Far, Lease::Among(1))?;
+    if !far.iter().any(|(way, _)| *way == Way::Macvlan) {
+        println!("macvlan: skipped, this kernel has none");
     }
-    let mut near = Vec::new();
+    let (claiming, product) = Stage::portslice("claiming", Distance::Far, Lease::Claiming)?;
+    far.push((Way::Claiming, claiming));
+    let others = [
+        (Way::Grouped, "grouped", Lease::Grouped),
+        (Way::Limited, "limited", Lease::Limited),
+        (Way::Many, "many", Lease::Among(extent.leases)),
+    ];
+    for (way, name, lease) in others {
+        far.push((way, Stage::portslice(name, Distance::Far, lease)?.0));
+    }
+    let (mut near, mut multi_homed) = (Vec::new(), Vec::new());
     if extent.all_rows {
-        near.push((Way::Host, Stage::host("near-plain", Near)?));
-        near.push((Way::Again, Stage::host("near-again", Near)?));
-        near.push((Way::Slice, Stage::portslice("near", Near, Lease::Paired)?.0));
+        near = stages("near", Distance::Near, Lease::Paired)?;
+        multi_homed = stages("multi", Distance::MultiHomed, Lease::Among(1))?;
     }
     let kernel = Kernel::running(meter.event == Event::Clock)?;
-    Ok((Ground { far, near, rows: asked_rows(&extent)?, meter, kernel, extent }, product))
+    Ok((Ground { far, near, multi_homed, rows: asked_rows(&extent)?, meter, kernel, extent }, product))
+}
+
+/// The ways that are compared at each distance. `name` begins the names of their namespaces.
+fn stages(name: &str, distance: Distance, lease: Lease) -> Result<Stages, Failure> {
+    let named = |way: &str| format!("{name}-{way}");
+    let mut stages = vec![
+        (Way::Host, Stage::host(&named("plain"), distance)?),
+        (Way::Again, Stage::host(&named("again"), distance)?),
+    ];
+    if distance != Distance::Near {
+        stages.push((Way::Bridge, Stage::bridge(&named("bridge"), distance)?));
+    }
+    stages.push((Way::Slice, Stage::portslice(&named("slice"), distance, lease)?.0));
+    let macvlan = Stage::macvlan(&named("macvlan"), distance)?;
+    stages.extend(macvlan.map(|stage| (Way::Macvlan, stage)));
+    Ok(stages)
 }
 
 /// The rows that the command line names; without a name, all.
@@ -234,7 +250,7 @@ fn cost_row(kernel: Kernel, row: &rows::Row, measured: &Measured, judged: bool) 
         Cell::shown(bridge),
         Cell::shown(ratio(Way::Macvlan, Way::Host)),
         Cell::judged(slice, limit.held + doubt),
-        Cell::judged(share, kernel.share_of_bridge() + share_doubt),
+        Cell::judged(share, kernel.share_of_bridge(row.distance) + share_doubt),
         Cell::judged(ratio(Way::Claiming, Way::Grouped), kernel.with_socket_rules(row.load) + doubt),
         Cell::shown(ratio(Way::Limited, Way::Host)),
         Cell::judged(ratio(Way::Many, Way::Slice), kernel.growth() + doubt),
@@ -278,6 +294,7 @@ fn measure(ground: &Ground, row: &rows::Row) -> Result<Measured, Failure> {
     let stages = match row.distance {
         Distance::Far => &ground.far,
         Distance::Near => &ground.near,
+        Distance::MultiHomed => &ground.multi_homed,
     };
     let mut measured = Vec::new();
     for (way, stage) in stages {

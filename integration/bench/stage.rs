@@ -14,6 +14,9 @@ use std::sync::Arc;
 const FAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The address of its own that a program has on a macvlan.
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
+/// The host's address on its second network, and its neighbour's there. What comes from that address has a route table of its own.
+const SECOND: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+const SECOND_PEER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 /// Where servers listen: in the container that is measured (by a lease, or by a claim), in the one beside it, on the host, on
 /// the peer.
 const INSIDE: u16 = 31000;
@@ -127,6 +130,10 @@ impl Stage {
             Ok(netns)
         };
         portslice(&["setup"])?;
+        if distance == Distance::MultiHomed {
+            // Without this device no packet asks the host's routes, and the row would measure something else.
+            host.ip("link show portslice-fib")?;
+        }
         let others = if let Lease::Among(leases) = lease { leases - 1 } else { 0 };
         for n in 0..others {
             attach(&format!("{name}-{n}"), &["--ephemeral-ports", "16"])?;
@@ -159,8 +166,8 @@ impl Stage {
         let local = self.local.as_ref();
         match path {
             Path::Inbound => route(&self.peer, &self.inside, self.address, self.port),
-            Path::Outbound if self.distance == Distance::Far => route(&self.inside, &self.peer, FAR, ON_PEER),
-            Path::Outbound => route(&self.inside, &self.peer, PEER, ON_PEER),
+            Path::Outbound if self.distance == Distance::Near => route(&self.inside, &self.peer, PEER, ON_PEER),
+            Path::Outbound => route(&self.inside, &self.peer, FAR, ON_PEER),
             Path::Loopback => local.and_then(|_| route(&self.inside, &self.inside, Ipv4Addr::LOCALHOST, self.port)),
             Path::Beside => local.and_then(|local| route(&self.inside, &local.beside, HOST, BESIDE)),
             Path::ToHost => local.and_then(|local| route(&self.inside, &local.host, HOST, ON_HOST)),
@@ -168,13 +175,21 @@ impl Stage {
     }
 }
 
-/// A host and its peer. One that is far speaks from behind the gateway.
+/// A host and its peer. A peer that is not a neighbour speaks from behind the gateway.
 fn ground(name: &str, distance: Distance) -> io::Result<(Netns, Netns)> {
     let (host, peer) = host_and_peer(name)?;
-    if distance == Distance::Far {
+    if distance != Distance::Near {
         peer.ip(&format!(
             "addr add {FAR}/32 dev lo\nroute replace 10.77.0.0/24 dev eth0 proto kernel scope link src {FAR}"
         ))?;
+    }
+    if distance == Distance::MultiHomed {
+        host.ip(&format!(
+            "link add eth1 type veth peer name eth1 netns {}\naddr add {SECOND}/24 dev eth1\nlink set eth1 up\n\
+             rule add from {SECOND} lookup 99\nroute add default via {SECOND_PEER} dev eth1 table 99",
+            peer.path.display()
+        ))?;
+        peer.ip(&format!("addr add {SECOND_PEER}/24 dev eth1\nlink set eth1 up"))?;
     }
     Ok((host, peer))
 }
