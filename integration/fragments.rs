@@ -4,8 +4,9 @@
 use crate::lab::frame::{self, Mac, V4};
 use crate::lab::tap::{self, Tap};
 use crate::lab::*;
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// A port of the host itself, outside of every pool.
 const HOST_PORT: u16 = 20_000;
@@ -13,6 +14,8 @@ const SENDERS_PORT: u16 = 9_000;
 /// Bytes of a datagram that its first fragment carries: ports and a marker.
 const FIRST: usize = 24;
 const SETTLED: Duration = Duration::from_millis(150);
+/// A first fragment is remembered at least so long.
+const REMEMBERED: Duration = Duration::from_secs(5);
 /// A first fragment is forgotten by then.
 const FORGOTTEN: Duration = Duration::from_secs(6);
 
@@ -230,13 +233,13 @@ fn what_a_container_leaves_unfinished_takes_nobodys_place() {
                 let receiver = Echo::start(at, Proto::Udp, SocketAddr::new(probe::any(to), port));
                 ns.inside(|| {
                     let socket = std::net::UdpSocket::bind(SocketAddr::new(from, 0)).expect("socket");
-                    for _ in 0..20 {
+                    for n in 1..=20 {
                         socket.send_to(&large, SocketAddr::new(to, port)).expect("send");
-                        std::thread::sleep(Duration::from_millis(2));
+                        // a socket has room for five of them
+                        wait::eventually(|| receiver.served() >= n);
+                        assert_eq!(receiver.served(), n, "large datagrams that {to} port {port} got of {n} from {who}");
                     }
                 });
-                wait::eventually(|| receiver.served() >= 20);
-                assert_eq!(receiver.served(), 20, "large datagrams that {to} port {port} got of 20 from {who}");
             }
         }
     }
@@ -270,5 +273,113 @@ fn what_a_stranger_leaves_unfinished_takes_nobodys_place() {
         }
         wait::eventually(|| receiver.served() >= 20);
         assert_eq!(receiver.served(), 20, "{who}");
+    }
+}
+
+/// How many first fragments from the wire the host remembers at once.
+const PLACES: usize = 65_536;
+
+/// Sends frames on the peer's wire in a circle, until `stop`; counts what was sent.
+fn flood_without_end(peer: &Ns, frames: &[Vec<u8>], sent: &AtomicUsize, stop: &AtomicBool) {
+    peer.inside(|| {
+        let fd = tap::packet_socket("wire", 0);
+        for frame in frames.iter().cycle() {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            sock::send(&fd, frame).expect("frame on wire");
+            sent.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+}
+
+/// Tells a thread to stop, even where an assertion ends the scope that waits for the thread.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The first fragments of `count` datagrams to a port, each from an address and with an id of its own.
+fn begun_by_strangers(macs: (Mac, Mac), to: IpAddr, port: u16, count: usize) -> Vec<Vec<u8>> {
+    let part = &frame::udp((to, SENDERS_PORT), (to, port), &[0; FIRST])[..FIRST];
+    // neighbours in number are strangers in everything that is remembered
+    let scattered = |n: usize| (n as u32).wrapping_mul(0x9e37_79b1);
+    let packet = |n: usize| match to {
+        IpAddr::V4(to) => {
+            let from = Ipv4Addr::from(0x0b00_0000 | (scattered(n) >> 9));
+            V4 { id: n as u16, fragment: 0x2000, ..V4::new(from, to, frame::UDP, part) }.bytes()
+        }
+        IpAddr::V6(to) => {
+            let from = Ipv6Addr::from(0x2001_0db8_0077_u128 << 80 | u128::from(scattered(n)));
+            frame::v6(from, to, 44, 64, &frame::v6_fragment(frame::UDP, 0, true, scattered(n), part))
+        }
+    };
+    (0..count).map(|n| frame::ethernet(macs.0, macs.1, frame::ethertype(to), &packet(n))).collect()
+}
+
+/// Datagrams of one sender whose fragments come after each other's, as where its processors send at the same time.
+#[test]
+fn datagrams_of_one_sender_may_all_begin_before_any_of_them_ends() {
+    let host = Host::new("frag-woven");
+    let a = host.bare("a", &["--ports", "31000-31009"]);
+    let macs = (tap::mac_of(&host.ns, "eth0"), tap::mac_of(&host.peer, "wire"));
+    for (from, to) in [(PEER4, HOST4), (PEER6, HOST6)] {
+        let at_a = Echo::start(&a.ns, Proto::Udp, SocketAddr::new(probe::any(to), a.ports[0]));
+        let marks = [frame::marker(), frame::marker()];
+        let ended = |id| halves(macs, (from, SENDERS_PORT), (to, a.ports[0]), id, [&marks[0], &marks[1]]);
+        let (firsts, rests): (Vec<_>, Vec<_>) = (1..=20).map(|id| <(Vec<u8>, Vec<u8>)>::from(ended(id))).unzip();
+        tap::flood(&host.peer, "wire", firsts.into_iter());
+        tap::flood(&host.peer, "wire", rests.into_iter());
+        std::thread::sleep(SETTLED);
+        assert_eq!(at_a.served(), 20, "A got of 20 from {from}");
+    }
+}
+
+/// More datagrams begun to A than all that can be remembered, between the first and the last fragment of one to B.
+#[test]
+fn what_strangers_begin_with_one_container_makes_no_other_ones_datagram_forgotten() {
+    const DATAGRAMS: u16 = 20;
+    let host = Host::new("frag-between");
+    let a = host.bare("a", &["--ports", "31000-31009"]);
+    let b = host.bare("b", &["--ports", "31010-31019"]);
+    let macs = (tap::mac_of(&host.ns, "eth0"), tap::mac_of(&host.peer, "wire"));
+    for to in [HOST4, HOST6] {
+        let frames = begun_by_strangers(macs, to, a.ports[0], 2 * PLACES);
+        let at_b = Echo::start(&b.ns, Proto::Udp, SocketAddr::new(to, b.ports[0]));
+        let (mut firsts, mut rests) = (Vec::new(), Vec::new());
+        for id in 1..=DATAGRAMS {
+            let from = match to {
+                IpAddr::V4(_) => IpAddr::from([10, 77, 0, 100 + id as u8]),
+                IpAddr::V6(_) => IpAddr::from([0xfd77, 0, 0, 0, 0, 0, 0, 0x100 + id]),
+            };
+            let marks = [frame::marker(), frame::marker()];
+            let [first, rest] = halves(macs, (from, SENDERS_PORT), (to, b.ports[0]), id, [&marks[0], &marks[1]]);
+            firsts.push(first);
+            rests.push(rest);
+        }
+        let (sent, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let flooded = |least: usize, until: Instant| {
+            while sent.load(Ordering::Relaxed) < least && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        std::thread::scope(|scope| {
+            let _stop = StopAtEnd(&stop);
+            scope.spawn(|| flood_without_end(&host.peer, &frames, &sent, &stop));
+            flooded(1_000, Instant::now() + REMEMBERED);
+            let (began, before) = (Instant::now(), sent.load(Ordering::Relaxed));
+            tap::flood(&host.peer, "wire", firsts.iter().cloned());
+            // a machine that is too slow for more floods for as long as a first fragment is remembered
+            flooded(before + PLACES + PLACES / 16, began + REMEMBERED * 4 / 5);
+            let between = sent.load(Ordering::Relaxed) - before;
+            tap::flood(&host.peer, "wire", rests.iter().cloned());
+            let took = began.elapsed();
+            wait::eventually(|| at_b.served() >= u64::from(DATAGRAMS));
+            let got = at_b.served();
+            assert_eq!(got, u64::from(DATAGRAMS), "datagrams B got at {to}, of {between} begun to A in {took:?}");
+        });
     }
 }

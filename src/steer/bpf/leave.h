@@ -70,24 +70,8 @@ static __always_inline int by_device(struct __sk_buff *skb, __u32 device)
 #define AT_V4(field) (ETH_HLEN + __builtin_offsetof(struct iphdr, field))
 #define AT_V6(field) (ETH_HLEN + __builtin_offsetof(struct ipv6hdr, field))
 
-/* The ports by which rules and hashes choose a way: those of its socket for every fragment of a datagram. */
-static __always_inline void question_of_parsed(__u32 n, struct bpf_fib_lookup *q)
-{
-	struct packet *p = packet(OUTER);
-	__u32 ports;
-
-	if (!p)
-		return;
-	q->l4_protocol = p->proto;
-	if (!has_ports(p->proto))
-		return;
-	ports = p->frag == FRAG_LATER ? fragment_ports(n) : (__u32)p->sport << 16 | p->dport;
-	q->sport = bpf_htons(ports >> 16);
-	q->dport = bpf_htons(ports & 0xffff);
-}
-
 /* The question to the host's routes: as a socket of the host would put it that is bound to the packet's source. */
-static __always_inline int question(struct __sk_buff *skb, __u32 n, __u32 how, struct bpf_fib_lookup *q)
+static __always_inline int question(struct __sk_buff *skb, __u32 how, struct bpf_fib_lookup *q)
 {
 	long failed;
 
@@ -106,7 +90,14 @@ static __always_inline int question(struct __sk_buff *skb, __u32 n, __u32 how, s
 		failed |= bpf_skb_load_bytes(skb, AT_V4(daddr), &q->ipv4_dst, 4);
 	}
 	if (how & PARSED) {
-		question_of_parsed(n, q);
+		/* a later fragment has its datagram's ports here, and an extension header is no transport */
+		struct packet *p = packet(OUTER);
+
+		if (p && has_ports(p->proto)) {
+			q->l4_protocol = p->proto;
+			q->sport = bpf_htons(p->sport);
+			q->dport = bpf_htons(p->dport);
+		}
 	} else {
 		bpf_skb_load_bytes(skb, L4(how), &q->sport, 2);
 		bpf_skb_load_bytes(skb, L4(how) + 2, &q->dport, 2);
@@ -134,25 +125,6 @@ APART __u32 device_of_all(struct __sk_buff *skb, __u32 how)
 	return largest(skb, L4(how), how & IS_TCP) > all->mtu ? TOO_SMALL : all->device;
 }
 
-static __always_inline __u32 last_word(const struct bpf_fib_lookup *q)
-{
-	return q->family == INET ? q->ipv4_dst : q->ipv6_dst[3];
-}
-
-/* Would the kernel choose this next hop as well when it looks for the way out of a device itself? It does not ask for ports then. */
-APART int leads_there(struct __sk_buff *skb, __u32 n, __u32 how, __u32 device, __u32 hop)
-{
-	struct bpf_fib_lookup q __attribute__((aligned(8))) = {};
-	struct host *h = host_facts();
-
-	if (!h || question(skb, n, how & ~PARSED, &q) < 0)
-		return 0;
-	q.sport = 0;
-	q.dport = 0;
-	q.ifindex = h->fib;
-	return bpf_fib_lookup(skb, &q, sizeof(q), 0) >= 0 && q.ifindex == device && last_word(&q) == hop;
-}
-
 /* Where the host's routes lead, of which there are more than the uplink's: the FIB is asked for each packet, with rules, several
  * next hops and all. */
 APART int by_fib(struct __sk_buff *skb, __u32 n, __u32 how)
@@ -161,10 +133,10 @@ APART int by_fib(struct __sk_buff *skb, __u32 n, __u32 how)
 	struct host *h = host_facts();
 	struct bpf_fib_lookup q __attribute__((aligned(8))) = {};
 	__u64 *to = (__u64 *)q.ipv6_dst, dst[2];
-	__u32 bytes;
+	__u32 bytes, device;
 	long found;
 
-	if (!h || question(skb, n, how, &q) < 0)
+	if (!h || question(skb, how, &q) < 0)
 		return DROP;
 	dst[0] = to[0];
 	dst[1] = to[1];
@@ -190,15 +162,26 @@ APART int by_fib(struct __sk_buff *skb, __u32 n, __u32 how)
 	/* the flow is one of the uplink's qdisc */
 	if (h->flags & HOST_FAIR && q.ifindex != h->uplink)
 		skb->priority = 0;
-	/* what is asked of a neighbour that does not answer has to be told */
-	if (found == BPF_FIB_LKUP_RET_NO_NEIGH && leads_there(skb, n, how, q.ifindex, last_word(&q)))
-		return by_device(skb, q.ifindex);
 	nh.nh_family = q.family;
 	if (q.family == INET)
 		nh.ipv4_nh = q.ipv4_dst;
 	else
 		__builtin_memcpy(nh.ipv6_nh, q.ipv6_dst, 16);
-	return bpf_redirect_neigh(q.ifindex, &nh, sizeof(nh), 0);
+	device = q.ifindex;
+	/* What is asked of a neighbour that does not answer has to be told, which the kernel does if it looks for the way itself. It
+	 * does not ask for ports then, and may find another. */
+	if (found == BPF_FIB_LKUP_RET_NO_NEIGH) {
+		q = (struct bpf_fib_lookup){};
+		if (question(skb, how & ~PARSED, &q) < 0)
+			return DROP;
+		q.sport = 0;
+		q.dport = 0;
+		q.ifindex = h->fib;
+		if (bpf_fib_lookup(skb, &q, sizeof(q), 0) == BPF_FIB_LKUP_RET_NO_NEIGH && q.ifindex == device &&
+		    (q.family == INET ? q.ipv4_dst == nh.ipv4_nh : q.ipv6_dst[3] == nh.ipv6_nh[3]))
+			return by_device(skb, device);
+	}
+	return bpf_redirect_neigh(device, &nh, sizeof(nh), 0);
 }
 
 /* Where there is more than the uplink, the FIB knows. */

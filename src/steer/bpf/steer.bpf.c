@@ -339,6 +339,8 @@ PROGRAM(after_shaper)
 	/* a port may have got another owner while the packet waited */
 	if (has_ports(p->proto) && p->frag != FRAG_LATER)
 		to = port_slot(p->dport, p->proto);
+	else if (p->frag == FRAG_LATER && h->fib)
+		fragment_ports(slot);
 	return deliver(skb, slot, p, to);
 }
 

@@ -223,7 +223,7 @@ APART int fragment_begins(__u32 n, __u32 epoch, __u32 to)
 	return 0;
 }
 
-/* Where a later fragment of container `n` goes: where the first one of its datagram went. -1: there was none, or it is not
+/* Where a later fragment of container `n` goes: where the first one of its datagram went; and its ports. -1: there was none, or it is not
  * the next part, or more would be unfinished than may be. A sender's stack sends the parts in their order. */
 APART int fragment_follows(__u32 n, __u32 epoch)
 {
@@ -246,6 +246,8 @@ APART int fragment_follows(__u32 n, __u32 epoch)
 	if (!(best >> 61) || !recent(c->seen, t) || p->frag_off != c->next || bytes > FRAGMENT_BYTES ||
 	    p->frag_off + p->frag_len > 65535)
 		return -1;
+	p->sport = c->sport;
+	p->dport = c->dport;
 	c->next += p->frag_len;
 	if (!p->sound)
 		c->state = FRAGMENT_DOUBTFUL;
@@ -254,8 +256,8 @@ APART int fragment_follows(__u32 n, __u32 epoch)
 	return c->to;
 }
 
-/* The ports of the datagram of a later fragment that container `n` sends: the source's above the destination's. 0: nobody knows. */
-APART __u32 fragment_ports(__u32 n)
+/* Of a later fragment that container `n` sends and that passed its walls: the ports of its datagram. */
+APART int fragment_ports(__u32 n)
 {
 	struct fragment_cells *b = fragment_cells(n);
 	struct packet *p = packet(OUTER);
@@ -269,7 +271,11 @@ APART __u32 fragment_ports(__u32 n)
 	for (int i = 0; i < FRAGMENT_CELLS; i++)
 		best = better(best, place(same_datagram(&b->cell[i], s->epoch, p), 0, 0, b->cell[i].seen >> 10) | i);
 	c = &b->cell[best % FRAGMENT_CELLS];
-	return best >> 61 ? (__u32)c->sport << 16 | c->dport : 0;
+	if (best >> 61) {
+		p->sport = c->sport;
+		p->dport = c->dport;
+	}
+	return 0;
 }
 
 /* A first fragment of container `n` leaves its lo for `to`. Nobody is harmed by what is unfinished here: from_container sees
@@ -310,7 +316,8 @@ static __noinline __u64 fragment_digest(const struct packet *p, __u32 origin)
 	__u64 h = stir(stir(seed(), p->src.d[0]), p->src.d[1]);
 
 	h = stir(stir(h, p->dst.d[0]), p->dst.d[1]);
-	return stir(h, (__u64)p->frag_id << 32 | origin << 8 | datagram_proto(p));
+	/* an id counts up in its last bytes; what is above these does not reach the lowest bits of a product */
+	return stir(h, (__u64)(origin << 8 | datagram_proto(p)) << 32 | bpf_ntohl(p->frag_id));
 }
 
 static __always_inline struct fragment_bucket *fragment_bucket(__u64 digest)
