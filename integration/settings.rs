@@ -1,12 +1,15 @@
 //! Promise: settings of the host that programs notice are inside as well, and none inside keeps a container from its own ports.
 
-use crate::lab::*;
+use crate::lab::icmp::Icmp;
+use crate::lab::{sock, *};
 use portslice::host::sysctl::COPIED;
 use serde_json::json;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
 
 /// Settings with two values each that no namespace has by itself.
-const TUNED: [(&str, [&str; 2]); 27] = [
+const TUNED: [(&str, [&str; 2]); 29] = [
     ("core/somaxconn", ["1234", "99"]),
     ("ipv4/tcp_ecn", ["1", "0"]),
     ("ipv4/tcp_ecn_fallback", ["0", "0"]),
@@ -32,21 +35,32 @@ const TUNED: [(&str, [&str; 2]); 27] = [
     ("unix/max_dgram_qlen", ["512", "513"]),
     ("ipv4/icmp_ratelimit", ["248", "500"]),
     ("ipv4/icmp_ratemask", ["6169", "8"]),
+    ("ipv4/icmp_msgs_per_sec", ["900", "1100"]),
+    ("ipv4/icmp_msgs_burst", ["60", "70"]),
     ("ipv6/icmp/ratelimit", ["248", "500"]),
     ("ipv6/icmp/ratemask", ["0-1,3-127,129-255", "1"]),
 ];
+
+/// Settings that on older kernels only the machine's own namespace has.
+const OF_THE_MACHINE: [&str; 2] = ["ipv4/icmp_msgs_per_sec", "ipv4/icmp_msgs_burst"];
+
+fn has(ns: &Ns, path: &str) -> bool {
+    ns.inside(|| Path::new("/proc/sys/net").join(path).exists())
+}
 
 #[test]
 fn what_the_operator_tuned_is_inside_as_well() {
     assert_eq!(TUNED.map(|(path, _)| path), COPIED, "all are tried");
     let host = Host::with("settings-tuned").unprepared().build();
-    let before = COPIED.map(|path| (path, host.ns.sysctl(path)));
-    let tune = |round: usize| TUNED.iter().for_each(|(path, values)| host.ns.set_sysctl(path, values[round]));
+    let tuned: Vec<_> =
+        TUNED.iter().filter(|(path, _)| !OF_THE_MACHINE.contains(path) || has(&host.ns, path)).collect();
+    let before: Vec<_> = tuned.iter().map(|(path, _)| (path, host.ns.sysctl(path))).collect();
+    let tune = |round: usize| tuned.iter().for_each(|(path, values)| host.ns.set_sysctl(path, values[round]));
     tune(0);
     host.portslice(["setup"]).ok();
     let a = host.bare("a", &[]);
     let inside = |container: &Container, round: usize| {
-        let differs: Vec<_> = TUNED
+        let differs: Vec<_> = tuned
             .iter()
             .map(|(path, values)| (path, container.ns.sysctl(path), values[round]))
             .filter(|(_, there, wanted)| there != wanted)
@@ -59,6 +73,78 @@ fn what_the_operator_tuned_is_inside_as_well() {
     inside(&a, 1);
     inside(&host.bare("b", &[]), 1);
     before.iter().for_each(|(path, value)| host.ns.set_sysctl(path, value));
+}
+
+/// Limits of ICMP errors, and by how many the errors of a container and of a plain host may differ.
+type Limits = (&'static [(&'static str, &'static str)], usize);
+
+const LIMITS: [Limits; 3] = [
+    (&[("ipv4/icmp_ratelimit", "500"), ("ipv6/icmp/ratelimit", "500")], 2),
+    (&[("ipv4/icmp_ratelimit", "1000"), ("ipv6/icmp/ratelimit", "1000")], 2),
+    // The limit for all peers counts a message as none, one or two, at random (`icmp_global_allow`, net/ipv4/icmp.c).
+    (
+        &[
+            ("ipv4/icmp_ratelimit", "0"),
+            ("ipv6/icmp/ratelimit", "0"),
+            ("ipv4/icmp_msgs_per_sec", "30"),
+            ("ipv4/icmp_msgs_burst", "10"),
+        ],
+        40,
+    ),
+];
+
+/// Sends each host 200 datagrams to a closed port over each family and returns how many errors came back. The hosts and the
+/// families take turns, so that the limits of all refill over the same time.
+fn errors(hosts: [&Host; 2]) -> [[usize; 2]; 2] {
+    const CLOSED: u16 = 31_000;
+    let ways = hosts.map(|host| {
+        [HOST4, HOST6].map(|to| {
+            let socket = host.peer.inside(|| probe::open(Proto::Udp, to)).expect("socket");
+            (Icmp::open(&host.peer, to), socket, SocketAddr::new(to, CLOSED))
+        })
+    });
+    for _ in 0..200 {
+        for (_, socket, to) in ways.iter().flatten() {
+            sock::send_to(socket, b"to nobody", *to).expect("send");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let unreachable = |to: &SocketAddr| if to.is_ipv4() { (3, 3) } else { (1, 4) };
+    ways.map(|ways| {
+        ways.map(|(ears, _, to)| ears.during(Duration::from_millis(200), |m| m.kind() == unreachable(&to)).len())
+    })
+}
+
+/// The kernel limits how many ICMP errors it sends, to each peer and to all. Those limits hold for a container's closed ports.
+#[test]
+fn a_container_sends_a_peer_no_more_errors_than_a_host_does() {
+    let plain = Host::with("settings-plain").unprepared().build();
+    let host = Host::with("settings-errors").unprepared().build();
+    let known = |limits: &[(&str, &str)]| limits.iter().all(|(path, _)| has(&host.ns, path));
+    let tune = |limits: &[(&str, &str)]| {
+        for ns in [&plain.ns, &host.ns] {
+            limits.iter().for_each(|(path, value)| ns.set_sysctl(path, value));
+        }
+    };
+    let rounds = || LIMITS.into_iter().filter(|(limits, _)| known(limits));
+    let before: Vec<_> =
+        rounds().flat_map(|(limits, _)| limits).map(|(path, _)| (path, host.ns.sysctl(path))).collect();
+    tune(LIMITS[0].0);
+    host.portslice(["setup"]).ok();
+    let _a = host.bare("a", &["--ports", "31000"]);
+    for (limits, tolerance) in rounds() {
+        tune(limits);
+        host.portslice(["sync"]).ok();
+        let [plains, containers] = errors([&plain, &host]);
+        for (hosts, container) in plains.into_iter().zip(containers) {
+            let told = format!("{limits:?}: errors of IPv4 and IPv6: host {plains:?}, container {containers:?}");
+            assert!((1..100).contains(&hosts), "the plain host has no limit, or never answers: {told}");
+            assert!(container.abs_diff(hosts) <= tolerance && container > 0, "{told}");
+        }
+    }
+    for ns in [&plain.ns, &host.ns] {
+        before.iter().for_each(|(path, value)| ns.set_sysctl(path, value));
+    }
 }
 
 /// The kernel has no ephemeral ports below the first unprivileged one, and the block comes first.
@@ -88,7 +174,7 @@ fn reserved_ports_that_leave_none_to_connections_are_refused() {
     // Where ports are left, connections get those.
     ns.set_sysctl("ipv4.ip_local_reserved_ports", "0,1024-33000,33002-65535");
     host.portslice(["attach", "a", "--pid", &pid]).ok();
-    let _echo = probe::Echo::start(&host.peer, Proto::Tcp, std::net::SocketAddr::new(PEER4, 7000));
+    let _echo = probe::Echo::start(&host.peer, Proto::Tcp, SocketAddr::new(PEER4, 7000));
     let from = ns.inside(|| TcpStream::connect((PEER4, 7000)).expect("connect").local_addr().expect("an address"));
     assert_eq!(from.port(), 33001);
 }

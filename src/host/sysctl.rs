@@ -18,7 +18,7 @@ use crate::ports::{PortRange, PortSet};
 /// tuned. Those of Mesos' list (port_mapping isolator, pre-exec script) but six that no kernel since 5.10 has per namespace
 /// (core/netdev_max_backlog, core/rmem_max, core/wmem_max, ipv4/neigh/default/gc_thresh1..3); then others that programs notice:
 /// what they may open, how their connections behave, and how many errors a peer is sent.
-pub const COPIED: [&str; 27] = [
+pub const COPIED: [&str; 29] = [
     "core/somaxconn",
     "ipv4/tcp_ecn",
     "ipv4/tcp_ecn_fallback",
@@ -44,6 +44,9 @@ pub const COPIED: [&str; 27] = [
     "unix/max_dgram_qlen",
     "ipv4/icmp_ratelimit",
     "ipv4/icmp_ratemask",
+    // Older kernels have these two for the whole machine: other namespaces do not see them, but obey them.
+    "ipv4/icmp_msgs_per_sec",
+    "ipv4/icmp_msgs_burst",
     "ipv6/icmp/ratelimit",
     "ipv6/icmp/ratemask",
 ];
