@@ -3,6 +3,8 @@
 
 mod errors;
 mod everybody;
+mod marks;
+mod parts;
 mod sources;
 mod tunnel;
 
@@ -182,18 +184,22 @@ fn a_default_route_that_a_rule_alone_leads_to() {
     host.altered();
     ways(
         &host.ns,
-        "route del default\nroute add default via 10.77.0.1 dev eth0 table 100\nrule add from 10.77.0.2 lookup 100",
+        "route del default\nroute add default via 10.77.0.1 dev eth0 table 100\nrule add from 10.77.0.2 lookup 100\n\
+         -6 route del default\n-6 route add default via fd77::1 dev eth0 table 100\n-6 rule add from fd77::2 lookup 100",
     );
     host.portslice(["setup"]).ok();
     let a = host.bare("a", &[]);
     for proto in BOTH {
-        let to = SocketAddr::new(FAR4, 4001);
-        let _echo = Echo::start(&host.peer, proto, to);
-        for ns in [&host.ns, &a.ns] {
-            let (tried, took) = ask_from(ns, proto, SocketAddr::new(HOST4, 0), to);
-            assert!(tried.is_ok(), "{}: {proto:?}: {tried:?} after {took:?}", ns.name);
+        for (own, far) in [(HOST4, FAR4), (HOST6, FAR6)] {
+            let to = SocketAddr::new(far, 4001);
+            let _echo = Echo::start(&host.peer, proto, to);
+            for ns in [&host.ns, &a.ns] {
+                let (tried, took) = ask_from(ns, proto, SocketAddr::new(own, 0), to);
+                assert!(tried.is_ok(), "{}: {proto:?} from {own}: {tried:?} after {took:?}", ns.name);
+            }
+            let local = assert_reaches("without a choice", &a.ns, proto, to);
+            assert_eq!(local.ip(), own, "without a choice");
         }
-        assert_reaches("without a choice", &a.ns, proto, to);
     }
 }
 

@@ -1,9 +1,11 @@
 //! Promise: whatever the uplink is, programs in slices come and go by it as the host's own do, and nobody else's packets do.
 
-use crate::lab::probe::assert_unreached;
+use crate::lab::probe::{BOTH, PATIENCE, assert_reaches, assert_refused, assert_unreached};
 use crate::lab::scene::Scene;
+use crate::lab::tap::{self, Tap};
 use crate::lab::*;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 const BOTH_FAMILIES: [bool; 2] = [false, true];
 /// The addresses of a host and of its peer, on another device than they are on at first.
@@ -44,14 +46,74 @@ impl Scene {
     #[track_caller]
     fn works(&self, what: &str, families: &[bool]) {
         self.assert_paths(what, families);
-        for (peer, _) in [(PEER4, false), (PEER6, true)].into_iter().filter(|(_, v6)| families.contains(v6)) {
-            let echo = Echo::start(&self.host.peer, Proto::Udp, SocketAddr::new(peer, 4_001));
-            let foreign = SocketAddr::new(probe::any(peer), self.b.ports[1]);
-            let (got, _) = ask_from(&self.a.ns, Proto::Udp, foreign, SocketAddr::new(peer, 4_001));
-            assert!(!got.is_ok() && echo.served() == 0, "{what}: A was heard from a port of B: {got:?}");
+        for (host, peer) in [(HOST4, PEER4), (HOST6, PEER6)] {
+            if families.contains(&peer.is_ipv6()) {
+                self.assert_errors_and_fragments(what, host, peer);
+                self.assert_nothing_forged_leaves(what, host, peer);
+            }
         }
         let host = self.host.portslice(["fsck"]);
         assert_eq!(host.code, Some(0), "{what}: {host}");
+    }
+
+    /// What is no plain packet comes and goes: echoes, errors, and datagrams in fragments.
+    #[track_caller]
+    fn assert_errors_and_fragments(&self, what: &str, host: IpAddr, peer: IpAddr) {
+        const LARGE: usize = 8_000;
+        assert_eq!(icmp::ping(&self.a.ns, peer, 2, PATIENCE / 2), [1, 1], "{what}: A pings {peer}");
+        assert_eq!(icmp::ping(&self.host.peer, host, 2, PATIENCE / 2), [1, 1], "{what}: P pings {host}");
+        assert_refused(&format!("{what}: A->P"), &self.a.ns, Proto::Udp, SocketAddr::new(peer, 4_009));
+        assert_refused(&format!("{what}: P->A"), &self.host.peer, Proto::Udp, SocketAddr::new(host, self.a.ports[9]));
+        for (client, server, to) in [
+            (&self.a.ns, &self.host.peer, SocketAddr::new(peer, 4_001)),
+            (&self.host.peer, &self.a.ns, SocketAddr::new(host, self.a.ports[0])),
+        ] {
+            let _echo = Echo::start(server, Proto::Udp, to);
+            let (tried, took) = probe::ask_with(client, Proto::Udp, None, to, LARGE, PATIENCE);
+            assert!(tried.is_ok(), "{what}: {LARGE} bytes from {} to {to}: {tried:?} after {took:?}", client.name);
+        }
+    }
+
+    /// Of what A says in another's name, nothing is on the wire, and it is counted.
+    #[track_caller]
+    fn assert_nothing_forged_leaves(&self, what: &str, host: IpAddr, peer: IpAddr) {
+        let echo = Echo::start(&self.host.peer, Proto::Udp, SocketAddr::new(peer, 4_001));
+        let foreign = SocketAddr::new(probe::any(peer), self.b.ports[1]);
+        let (got, _) = ask_from(&self.a.ns, Proto::Udp, foreign, SocketAddr::new(peer, 4_001));
+        assert!(!got.is_ok() && echo.served() == 0, "{what}: A was heard from a port of B: {got:?}");
+
+        let nobody: IpAddr = if host.is_ipv4() { "10.77.0.77" } else { "fd77::77" }.parse().unwrap();
+        let (own, others) = (self.a.ports[0], self.b.ports[0]);
+        // it has the uplink's name
+        let device = self.a.ns.read("ip -o link show | sed -n 's/^[0-9]*: \\([^:@]*\\).*link.ether.*/\\1/p'");
+        let device = device.trim_end();
+        let mac = tap::mac_of(&self.a.ns, device);
+        for (source, reason) in [
+            ((host, own), None),
+            ((host, others), Some("source_port")),
+            ((nobody, own), Some("source_address")),
+            ((peer, own), Some("source_address")),
+        ] {
+            let (marker, before) = (frame::marker(), reason.map(|reason| self.a.drops(reason)));
+            let tap = Tap::on(&self.host.peer, "wire");
+            // nobody is there: an answer would be one to A's closed port, which A's error quotes
+            let packet = frame::udp_packet(source, (peer, 4_009), &marker);
+            tap::inject(&self.a.ns, device, &frame::ethernet(mac, mac, frame::ethertype(host), &packet));
+            std::thread::sleep(Duration::from_millis(60));
+            let seen = tap.count(|s| !s.outgoing && frame::carries(&s.bytes, &marker));
+            let (from, port) = source;
+            assert_eq!(
+                seen,
+                usize::from(reason.is_none()),
+                "{what}: P's wire saw a datagram of A from {from} port {port}"
+            );
+            if let (Some(reason), Some(before)) = (reason, before) {
+                // a kernel's own reports to groups count as of no address as well, at any time
+                let counted = self.a.drops(reason) - before;
+                let right = if reason == "source_address" { counted >= 1 } else { counted == 1 };
+                assert!(right, "{what}: from {from} port {port}: {counted} as {reason}: {}", self.a.show()["drops"]);
+            }
+        }
     }
 }
 
@@ -83,6 +145,44 @@ fn a_bond() {
 fn a_bridge() {
     let lines = format!("link add br7 type bridge\nlink set eth0 master br7\n{}", moves(MOVED[0], "eth0", "br7", true));
     on("uplink-bridge", &lines, "addr show").iter().for_each(|scene| scene.works("bridge", &BOTH_FAMILIES));
+}
+
+/// The uplink is a bridge, and an engine's own bridge is beside it, with a container on that.
+#[test]
+fn a_bridge_beside_a_bridge_of_other_containers() {
+    let other = Ns::net_only("a container of an engine's bridge");
+    other.set_sysctl("ipv6/conf/default/accept_dad", "0");
+    let lines = format!(
+        "link add br7 type bridge\nlink set eth0 master br7\n{}\nlink add docker0 type bridge\n\
+         addr add 172.17.0.1/16 dev docker0\naddr add fd17::1/64 dev docker0 nodad\nlink set docker0 up\n\
+         link add port0 type veth peer name eth0 netns {}\nlink set port0 master docker0 up",
+        moves(MOVED[0], "eth0", "br7", true),
+        other.pid()
+    );
+    let Some(scene) = on("uplink-two-bridges", &lines, "addr show") else { return };
+    other.ip("addr add 172.17.0.2/16 dev eth0\naddr add fd17::2/64 dev eth0 nodad\nlink set eth0 up\n\
+         route add default via 172.17.0.1\nroute add default via fd17::1");
+    other.settle(&["eth0"]);
+    // docker0 has a carrier only now
+    scene.host.portslice(["sync"]).ok();
+    let filters = scene.host.ns.read("tc filter show dev docker0 ingress; tc filter show dev port0 ingress");
+    assert_eq!(filters.matches("portslice_from_wire").count(), 1, "on the bridge, not on its port: {filters}");
+    for proto in BOTH {
+        for (host, bridge, theirs) in [(HOST4, "172.17.0.1", "172.17.0.2"), (HOST6, "fd17::1", "fd17::2")] {
+            let [bridge, theirs]: [IpAddr; 2] = [bridge, theirs].map(|text| text.parse().unwrap());
+            for address in [host, bridge] {
+                let to = SocketAddr::new(address, scene.a.ports[0]);
+                let _echo = Echo::start(&scene.a.ns, proto, to);
+                assert_reaches("docker0->A", &other, proto, to);
+                assert_refused("docker0->A, closed", &other, proto, SocketAddr::new(address, scene.a.ports[1]));
+            }
+            let to = SocketAddr::new(theirs, 80);
+            let _echo = Echo::start(&other, proto, to);
+            let local = assert_reaches("A->docker0", &scene.a.ns, proto, to);
+            assert_eq!(local.ip(), bridge, "A's address towards docker0");
+        }
+    }
+    scene.works("bridge beside a bridge", &BOTH_FAMILIES);
 }
 
 #[test]

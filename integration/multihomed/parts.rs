@@ -9,9 +9,9 @@ use std::time::Duration;
 /// The port that leads to the second card, which alone knows the way to who is beyond.
 const LED: u16 = 4001;
 
-const RULES: &str = "rule add ipproto udp dport 4001 lookup 88\nrule add ipproto tcp dport 4001 lookup 88\n\
+const RULES: &str = "rule add ipproto 17 dport 4001 lookup 88\nrule add ipproto 6 dport 4001 lookup 88\n\
      route add default via 10.88.0.1 dev eth1 table 88\n\
-     -6 rule add ipproto udp dport 4001 lookup 88\n-6 rule add ipproto tcp dport 4001 lookup 88\n\
+     -6 rule add ipproto 17 dport 4001 lookup 88\n-6 rule add ipproto 6 dport 4001 lookup 88\n\
      -6 route add default via fd88::1 dev eth1 table 88";
 
 #[test]

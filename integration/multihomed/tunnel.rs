@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::lab::icmp::{Icmp, fresh_id};
-use crate::lab::{frame, sock};
+use crate::lab::{frame, sock, tap};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -109,6 +109,115 @@ fn pings(a: &Container, host: &Ns, tunnel: &Tunnel, far: IpAddr) {
     }
 }
 
+/// The packets of a datagram of UDP in fragments that begin at these offsets.
+fn in_fragments(from: (IpAddr, u16), to: (IpAddr, u16), payload: &[u8], starts: &[usize]) -> Vec<Vec<u8>> {
+    const ID: u16 = 0x4711;
+    let datagram = frame::udp(from, to, payload);
+    let ends = starts.iter().skip(1).copied().chain([datagram.len()]);
+    let packet = |start: usize, end: usize| {
+        let (part, more) = (&datagram[start..end], end < datagram.len());
+        match (from.0, to.0) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let fragment = (u16::from(more) << 13) | (start as u16 / 8);
+                frame::V4 { id: ID, fragment, ..frame::V4::new(from, to, frame::UDP, part) }.bytes()
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                let part = frame::v6_fragment(frame::UDP, start as u16, more, u32::from(ID), part);
+                frame::v6(from, to, 44, 64, &part)
+            }
+            _ => unreachable!(),
+        }
+    };
+    starts.iter().copied().zip(ends).map(|(start, end)| packet(start, end)).collect()
+}
+
+/// A datagram larger than the tunnel's packets, in by the tunnel and out by it.
+fn there_and_back_in_fragments(a: &Container, tunnel: &Tunnel, own: IpAddr, far: IpAddr) {
+    let (port, mut payload) = (a.ports[0], vec![0x5a; 8_000]);
+    let (first, last) = (frame::marker(), frame::marker());
+    payload[..16].copy_from_slice(&first);
+    payload[8_000 - 16..].copy_from_slice(&last);
+    let echo = Echo::start(&a.ns, Proto::Udp, SocketAddr::new(own, port));
+    let starts: Vec<usize> = (0..6).map(|n| n * 1_400).collect();
+    for packet in in_fragments((far, 5000), (own, port), &payload, &starts) {
+        tunnel.send(&packet);
+    }
+    // what comes out of it are packets that the tunnel can take
+    for marker in [first, last] {
+        let part = tunnel.awaits("the answer in fragments", |packet| frame::carries(packet, &marker));
+        assert_eq!(ends(&part), (own, far));
+        assert!(part.len() <= 1_500, "a packet of {} bytes to {far}", part.len());
+    }
+    assert_eq!(echo.served(), 1, "datagrams in fragments that came from {far}");
+}
+
+/// A asks a port that nobody has, and is refused by the error that says so.
+fn is_refused(a: &Container, tunnel: &Tunnel, own: IpAddr, far: IpAddr) {
+    let marker = frame::marker();
+    let fd = a.inside(|| {
+        let fd = probe::open(Proto::Udp, far).expect("socket");
+        sock::limit(&fd, PATIENCE);
+        sock::connect(&fd, SocketAddr::new(far, 4009)).expect("connect");
+        sock::send(&fd, &marker).expect("send");
+        fd
+    });
+    let asked = tunnel.awaits("the question", |packet| frame::carries(packet, &marker));
+    let (protocol, message) = match (far, own) {
+        (IpAddr::V6(far), IpAddr::V6(own)) => (frame::ICMP6, frame::icmp6(far, own, 1, 4, [0; 4], &asked)),
+        _ => (frame::ICMP, frame::icmp4(3, 3, [0; 4], &asked)),
+    };
+    tunnel.send(&frame::ip(far, own, protocol, &message));
+    let told = sock::recv(&fd, &mut [0; 16]).expect_err("a refusal");
+    assert_eq!(told.raw_os_error(), Some(libc::ECONNREFUSED), "what A hears of {far}");
+}
+
+/// The far end pings the host's address: the host answers.
+fn is_pinged(tunnel: &Tunnel, own: IpAddr, far: IpAddr) {
+    let (marker, rest) = (frame::marker(), [0, 7, 0, 1]);
+    let (protocol, answer, message) = match (far, own) {
+        (IpAddr::V6(far), IpAddr::V6(own)) => (frame::ICMP6, 129, frame::icmp6(far, own, 128, 0, rest, &marker)),
+        _ => (frame::ICMP, 0, frame::icmp4(8, 0, rest, &marker)),
+    };
+    tunnel.send(&frame::ip(far, own, protocol, &message));
+    let header = if far.is_ipv4() { 20 } else { 40 };
+    tunnel.awaits("the host's echo", |packet| frame::carries(packet, &marker) && packet[header] == answer);
+}
+
+/// Of what A says in another's name nothing comes out of the tunnel, and it is counted.
+fn forges_in_vain(scene: &Scene, tunnel: &Tunnel, own: IpAddr, far: IpAddr) {
+    let a = &scene.a;
+    let nobody = ip(if own.is_ipv4() { "10.99.0.77" } else { "fd99::77" });
+    let device = a.ns.read("ip -o link show | sed -n 's/^[0-9]*: \\([^:@]*\\).*link.ether.*/\\1/p'");
+    let device = device.trim_end();
+    let mac = tap::mac_of(&a.ns, device);
+    let mut forged = Vec::new();
+    let mut inject = |from: (IpAddr, u16)| {
+        let marker = frame::marker();
+        let packet = frame::udp_packet(from, (far, 4009), &marker);
+        tap::inject(&a.ns, device, &frame::ethernet(mac, mac, frame::ethertype(own), &packet));
+        forged.push((from, marker));
+    };
+    for (from, reason) in [
+        ((own, scene.b.ports[0]), "source_port"),
+        ((nobody, a.ports[0]), "source_address"),
+        ((far, a.ports[0]), "source_address"),
+    ] {
+        let before = a.drops(reason);
+        inject(from);
+        // a kernel's own reports to groups count as of no address as well, at any time
+        assert!(a.drops(reason) > before, "from {from:?}: {}", a.show()["drops"]);
+    }
+    inject((own, a.ports[0]));
+    // the honest one comes after whatever the others led to
+    let (_, honest) = forged.pop().expect("the honest one");
+    tunnel.awaits("an honest datagram", |packet| {
+        for (from, marker) in &forged {
+            assert!(!frame::carries(packet, marker), "a datagram from {from:?} came out of the tunnel");
+        }
+        frame::carries(packet, &honest)
+    });
+}
+
 #[test]
 fn a_vpn_beside_the_uplink() {
     let host = Host::with("vpn").unprepared().build();
@@ -121,6 +230,10 @@ fn a_vpn_beside_the_uplink() {
         there_and_back(&scene.a, &tunnel, uplinks, ip(far));
         asks_first(&scene.a, &tunnel, ip(near), ip(far));
         pings(&scene.a, &scene.host.ns, &tunnel, ip(far));
+        there_and_back_in_fragments(&scene.a, &tunnel, ip(near), ip(far));
+        is_refused(&scene.a, &tunnel, ip(near), ip(far));
+        is_pinged(&tunnel, ip(near), ip(far));
+        forges_in_vain(&scene, &tunnel, ip(near), ip(far));
     }
     scene.assert_every_path("beside a VPN");
     let limited =
@@ -171,6 +284,10 @@ fn a_tunnel_as_the_uplink() {
             there_and_back(&scene.a, &tunnel, ip(near), ip(far));
             asks_first(&scene.a, &tunnel, ip(near), ip(far));
             pings(&scene.a, &scene.host.ns, &tunnel, ip(far));
+            there_and_back_in_fragments(&scene.a, &tunnel, ip(near), ip(far));
+            is_refused(&scene.a, &tunnel, ip(near), ip(far));
+            is_pinged(&tunnel, ip(near), ip(far));
+            forges_in_vain(&scene, &tunnel, ip(near), ip(far));
         }
     }
     assert_eq!(scene.host.portslice(["sync"]).ok().stdout.trim(), "nothing to do");
