@@ -232,7 +232,7 @@ pub const ROWS: [Row; 36] = [
         [short(1.15, 1.256), short(1.15, 1.323)],
         1.35,
     ),
-    row("container to host: TCP stream", Stream, ToHost, Near, [short(1.15, 1.152), at(1.15)], 1.35),
+    row("container to host: TCP stream", Stream, ToHost, Near, [short(1.15, 1.152), short(1.15, 1.152)], 1.35),
     row("container to host: TCP request/response", Exchange, ToHost, Near, [at(1.15), short(1.15, 1.199)], 1.35),
     row(
         "container to host: TCP connect/request/response",
