@@ -89,7 +89,12 @@ impl Baseline {
 
 /// Device names, sorted, from the host's own sysfs.
 pub fn links(ns: &Ns) -> Vec<String> {
-    names(&ns.root("/sys/class/net"))
+    devices(&ns.root("/sys/class/net"))
+}
+
+/// What is a link to a device: a driver may have a file there, as bonding has.
+fn devices(dir: &Path) -> Vec<String> {
+    names(dir).into_iter().filter(|name| dir.join(name).is_symlink()).collect()
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -180,7 +185,7 @@ impl Machine {
         let mut cgroups = BTreeSet::new();
         dirs(Path::new("/sys/fs/cgroup"), &mut cgroups);
         Machine {
-            links: names(Path::new("/sys/class/net")).into_iter().collect(),
+            links: devices(Path::new("/sys/class/net")).into_iter().collect(),
             mounts: std::fs::read_to_string("/proc/self/mounts")
                 .unwrap_or_default()
                 .lines()
