@@ -157,7 +157,7 @@ pub const ROWS: [Row; 36] = [
         Datagrams,
         Outbound,
         MultiHomed,
-        [short(1.12, 1.218), short(1.165, 1.24)],
+        [short(1.12, 1.218), short(1.165, 1.25)],
         1.26,
     ),
     row("neighbour: TCP stream, inbound", Stream, Inbound, Near, [short(1.05, 1.066), short(1.05, 1.08)], 1.08),
