@@ -223,8 +223,8 @@ APART int fragment_begins(__u32 n, __u32 epoch, __u32 to)
 	return 0;
 }
 
-/* Where a later fragment of container `n` goes: where the first one of its datagram went; and its ports. -1: there was none, or it is not
- * the next part, or more would be unfinished than may be. A sender's stack sends the parts in their order. */
+/* Where a later fragment of container `n` goes: where the first one of its datagram went, whose ports it gets. -1: there was none,
+ * or it is not the next part, or more would be unfinished than may be. A sender's stack sends the parts in their order. */
 APART int fragment_follows(__u32 n, __u32 epoch)
 {
 	struct fragment_cells *b = fragment_cells(n);
