@@ -31,20 +31,29 @@ struct Extent {
     series: usize,
     rounds: usize,
     leases: usize,
-    all_rows: bool,
+    /// The rows of others are skipped.
+    distances: &'static [Distance],
 }
 
 impl Extent {
     fn of(meter: &Meter) -> Extent {
         let long = std::env::var_os("PORTSLICE_LONG").is_some_and(|value| !value.is_empty());
+        let among = |few: &'static [Distance]| if long { &ALL[..] } else { few };
         match meter.event {
-            Event::Clock => Extent { series: 3, rounds: 1, leases: if long { 1000 } else { 32 }, all_rows: true },
+            Event::Clock => {
+                let leases = if long { 1000 } else { 32 };
+                Extent { series: 3, rounds: 1, leases, distances: among(&[Distance::Far, Distance::Near]) }
+            }
             // only throughput is judged by it
-            Event::TaskClock => Extent { series: SERIES, rounds: 9, leases: 100, all_rows: long },
-            Event::Instructions => Extent { series: SERIES, rounds: 15, leases: 1000, all_rows: long },
+            Event::TaskClock => Extent { series: SERIES, rounds: 9, leases: 100, distances: among(&[Distance::Far]) },
+            Event::Instructions => {
+                Extent { series: SERIES, rounds: 15, leases: 1000, distances: among(&[Distance::Far]) }
+            }
         }
     }
 }
+
+const ALL: [Distance; 3] = [Distance::Far, Distance::Near, Distance::MultiHomed];
 
 /// The least throughput of a TCP stream relative to host networking.
 const LEAST_THROUGHPUT: f64 = 0.95;
@@ -112,10 +121,9 @@ fn run() -> Result<ExitCode, Failure> {
     if let Some(reason) = &missing {
         println!("No instruction counter: {reason}. CPU time is shown in its place, for information.");
     }
-    if !ground.extent.all_rows {
-        println!(
-            "What stays on the host, a peer on the wire, and a host with two networks: skipped, they take long (PORTSLICE_LONG)."
-        );
+    let skipped = ROWS.iter().filter(|row| !ground.extent.distances.contains(&row.distance)).count();
+    if skipped > 0 {
+        println!("{skipped} of {} rows are skipped: they take long (PORTSLICE_LONG).", ROWS.len());
     }
     let verdict = best_of_series("datapath", ground.extent.series, || series(&ground));
     if missing.is_some() {
@@ -141,11 +149,11 @@ fn prepare(meter: Meter) -> Result<(Ground, Product), Failure> {
     for (way, name, lease) in others {
         far.push((way, Stage::portslice(name, Distance::Far, lease)?.0));
     }
-    let (mut near, mut multi_homed) = (Vec::new(), Vec::new());
-    if extent.all_rows {
-        near = stages("near", Distance::Near, Lease::Paired)?;
-        multi_homed = stages("multi", Distance::MultiHomed, Lease::Among(1))?;
-    }
+    let unless_skipped = |name, distance, lease| {
+        if extent.distances.contains(&distance) { stages(name, distance, lease) } else { Ok(Vec::new()) }
+    };
+    let near = unless_skipped("near", Distance::Near, Lease::Paired)?;
+    let multi_homed = unless_skipped("multi", Distance::MultiHomed, Lease::Among(1))?;
     let kernel = Kernel::running(meter.event == Event::Clock)?;
     Ok((Ground { far, near, multi_homed, rows: asked_rows(&extent)?, meter, kernel, extent }, product))
 }
@@ -170,7 +178,7 @@ fn stages(name: &str, distance: Distance, lease: Lease) -> Result<Stages, Failur
 fn asked_rows(extent: &Extent) -> Result<Vec<&'static rows::Row>, Failure> {
     // cargo adds an option of its own
     let names: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let mut asked: Vec<_> = ROWS.iter().filter(|row| extent.all_rows || row.distance == Distance::Far).collect();
+    let mut asked: Vec<_> = ROWS.iter().filter(|row| extent.distances.contains(&row.distance)).collect();
     if let Some(unknown) = names.iter().find(|name| !asked.iter().any(|row| row.name.contains(name.as_str()))) {
         return Err(format!("no row that is measured here has {unknown:?} in its name").into());
     }
