@@ -25,26 +25,10 @@ fn pieces(
     from: (IpAddr, u16),
     to: (IpAddr, u16),
     id: u16,
-    (payload, starts): (&[u8], &[usize]),
+    parts: (&[u8], &[usize]),
 ) -> Vec<Vec<u8>> {
-    let datagram = frame::udp(from, to, payload);
-    let ends = starts.iter().skip(1).copied().chain([datagram.len()]);
-    let packet = |start: usize, end: usize| {
-        let (part, more) = (&datagram[start..end], end < datagram.len());
-        match (from.0, to.0) {
-            (IpAddr::V4(from), IpAddr::V4(to)) => {
-                let fragment = (u16::from(more) << 13) | (start as u16 / 8);
-                V4 { id, fragment, ..V4::new(from, to, frame::UDP, part) }.bytes()
-            }
-            (IpAddr::V6(from), IpAddr::V6(to)) => {
-                let fragment = frame::v6_fragment(frame::UDP, start as u16, more, u32::from(id), part);
-                frame::v6(from, to, 44, 64, &fragment)
-            }
-            _ => unreachable!(),
-        }
-    };
-    let framed = |(start, end)| frame::ethernet(to_mac, from_mac, frame::ethertype(to.0), &packet(start, end));
-    starts.iter().copied().zip(ends).map(framed).collect()
+    let framed = |packet: Vec<u8>| frame::ethernet(to_mac, from_mac, frame::ethertype(to.0), &packet);
+    frame::udp_fragments(from, to, id, parts).into_iter().map(framed).collect()
 }
 
 /// The same in two.

@@ -113,6 +113,31 @@ pub fn v6(from: Ipv6Addr, to: Ipv6Addr, next: u8, hops: u8, payload: &[u8]) -> V
     packet
 }
 
+/// A datagram of UDP as IP packets: fragments that begin at these offsets.
+pub fn udp_fragments(
+    from: (IpAddr, u16),
+    to: (IpAddr, u16),
+    id: u16,
+    (payload, starts): (&[u8], &[usize]),
+) -> Vec<Vec<u8>> {
+    let datagram = udp(from, to, payload);
+    let ends = starts.iter().skip(1).copied().chain([datagram.len()]);
+    let packet = |(start, end): (usize, usize)| {
+        let (part, more) = (&datagram[start..end], end < datagram.len());
+        match (from.0, to.0) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let fragment = (u16::from(more) << 13) | (start as u16 / 8);
+                V4 { id, fragment, ..V4::new(from, to, UDP, part) }.bytes()
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                v6(from, to, 44, 64, &v6_fragment(UDP, start as u16, more, u32::from(id), part))
+            }
+            _ => unreachable!(),
+        }
+    };
+    starts.iter().copied().zip(ends).map(packet).collect()
+}
+
 /// A fragment header of IPv6 in front of a payload. `offset` in bytes.
 pub fn v6_fragment(next: u8, offset: u16, more: bool, id: u32, payload: &[u8]) -> Vec<u8> {
     let mut out = vec![next, 0];

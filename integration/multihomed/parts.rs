@@ -37,3 +37,17 @@ fn every_part_of_a_datagram_goes_where_its_port_leads() {
         }
     }
 }
+
+#[test]
+fn explain_names_the_device_that_a_port_leads_to() {
+    let two = two("parts-explained", RULES);
+    for (beyond, open, close) in [(BEYOND[0], "", ""), (BEYOND[1], "[", "]")] {
+        for proto in ["tcp", "udp"] {
+            for (port, device) in [(LED, "eth1"), (LED + 1, "eth0")] {
+                let packet = format!("{proto} > {open}{beyond}{close}:{port}");
+                let said = two.scene.host.portslice(["explain", &packet, "--from", &two.scene.a.id]).ok();
+                assert!(said.stdout.contains(&format!("out of {device}")), "{packet}: {said}");
+            }
+        }
+    }
+}

@@ -109,28 +109,6 @@ fn pings(a: &Container, host: &Ns, tunnel: &Tunnel, far: IpAddr) {
     }
 }
 
-/// The packets of a datagram of UDP in fragments that begin at these offsets.
-fn in_fragments(from: (IpAddr, u16), to: (IpAddr, u16), payload: &[u8], starts: &[usize]) -> Vec<Vec<u8>> {
-    const ID: u16 = 0x4711;
-    let datagram = frame::udp(from, to, payload);
-    let ends = starts.iter().skip(1).copied().chain([datagram.len()]);
-    let packet = |start: usize, end: usize| {
-        let (part, more) = (&datagram[start..end], end < datagram.len());
-        match (from.0, to.0) {
-            (IpAddr::V4(from), IpAddr::V4(to)) => {
-                let fragment = (u16::from(more) << 13) | (start as u16 / 8);
-                frame::V4 { id: ID, fragment, ..frame::V4::new(from, to, frame::UDP, part) }.bytes()
-            }
-            (IpAddr::V6(from), IpAddr::V6(to)) => {
-                let part = frame::v6_fragment(frame::UDP, start as u16, more, u32::from(ID), part);
-                frame::v6(from, to, 44, 64, &part)
-            }
-            _ => unreachable!(),
-        }
-    };
-    starts.iter().copied().zip(ends).map(|(start, end)| packet(start, end)).collect()
-}
-
 /// A datagram larger than the tunnel's packets, in by the tunnel and out by it.
 fn there_and_back_in_fragments(a: &Container, tunnel: &Tunnel, own: IpAddr, far: IpAddr) {
     let (port, mut payload) = (a.ports[0], vec![0x5a; 8_000]);
@@ -139,7 +117,7 @@ fn there_and_back_in_fragments(a: &Container, tunnel: &Tunnel, own: IpAddr, far:
     payload[8_000 - 16..].copy_from_slice(&last);
     let echo = Echo::start(&a.ns, Proto::Udp, SocketAddr::new(own, port));
     let starts: Vec<usize> = (0..6).map(|n| n * 1_400).collect();
-    for packet in in_fragments((far, 5000), (own, port), &payload, &starts) {
+    for packet in frame::udp_fragments((far, 5000), (own, port), 0x4711, (&payload, &starts)) {
         tunnel.send(&packet);
     }
     // what comes out of it are packets that the tunnel can take

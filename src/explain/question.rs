@@ -7,6 +7,7 @@ use std::str::FromStr;
 use super::own_address;
 use crate::error::{Error, Result};
 use crate::net::link::Mac;
+use crate::net::route::Transport;
 use crate::steer::model::World;
 use crate::steer::model::packet::UDP;
 use crate::steer::model::world::Port;
@@ -94,6 +95,12 @@ impl Question {
     pub fn ends(&self) -> (IpAddr, IpAddr) {
         let ip = |end: End| end.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         (ip(self.source), ip(self.destination))
+    }
+
+    /// What rules may choose its way by besides these, of a complete one.
+    pub fn route_by(&self) -> Option<Transport> {
+        let (source, destination) = (self.source.port?, self.destination.port?);
+        matches!(self.protocol, 6 | UDP).then_some(Transport { protocol: self.protocol, source, destination })
     }
 
     /// The port that it is for; `None` for an echo request.

@@ -243,7 +243,7 @@ fn usual_ways(netlink: &mut Netlink) -> Result<Vec<Route>> {
         [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
     let mut ways = Vec::new();
     for whom in SOMEBODY {
-        ways.extend(route::lookup(netlink, None, whom)?.filter(|route| !route.kind.refuses()));
+        ways.extend(route::lookup(netlink, None, whom, None)?.filter(|route| !route.kind.refuses()));
     }
     Ok(ways)
 }

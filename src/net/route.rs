@@ -259,8 +259,26 @@ pub fn local(netlink: &mut Netlink) -> Result<Local> {
     Ok(local)
 }
 
+/// What rules may choose by besides addresses: a transport, and the ports of its packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transport {
+    /// TCP or UDP: the kernel answers no question about another one (`rtm_getroute_parse_ip_proto`, net/ipv4/fib_frontend.c).
+    pub protocol: u8,
+    /// The source's port.
+    pub source: u16,
+    /// The destination's port.
+    pub destination: u16,
+}
+
+impl Transport {
+    /// Of what answers it.
+    pub fn of_answer(self) -> Self {
+        Self { source: self.destination, destination: self.source, ..self }
+    }
+}
+
 /// What the kernel's rules and routes say of one packet, as they say it to a socket bound to `from`; `None`: no route leads there.
-pub fn lookup(netlink: &mut Netlink, from: Option<IpAddr>, to: IpAddr) -> Result<Option<Route>> {
+pub fn lookup(netlink: &mut Netlink, from: Option<IpAddr>, to: IpAddr, by: Option<Transport>) -> Result<Option<Route>> {
     let mut message = RouteMessage::default();
     let bits = if to.is_ipv4() { 32 } else { 128 };
     message.header.address_family = family_of(to);
@@ -269,6 +287,10 @@ pub fn lookup(netlink: &mut Netlink, from: Option<IpAddr>, to: IpAddr) -> Result
     if let Some(from) = from {
         message.header.source_prefix_length = bits;
         message.attributes.push(RouteAttribute::Source(from.into()));
+    }
+    if let Some(by) = by {
+        let ports = [RouteAttribute::Sport(by.source), RouteAttribute::Dport(by.destination)];
+        message.attributes.extend([RouteAttribute::IpProto(by.protocol)].into_iter().chain(ports));
     }
     let refusing = |kind| Ok(Some(Route { kind, ..Route::to(to) }));
     match netlink.get_raw(&format!("look up the route to {to}"), RouteNetlinkMessage::GetRoute(message)) {

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::explain::question::Question;
 use crate::explain::{Explained, Names, explain};
 use crate::lease::{Lease, Ledger};
+use crate::net::route::Transport;
 use crate::net::{Netlink, Netns, diag, link, route};
 use crate::plan::host::bpf_directory;
 use crate::ports::{PortRange, PortSet};
@@ -123,24 +124,26 @@ fn named_from_inside(world: &World, lease: &Lease, question: &Question) -> Optio
 fn way(world: &mut World, names: &Names, question: &Question, from: Option<u16>) -> Result<Explained> {
     let mut netlink = Netlink::route()?;
     let mut question = *question;
-    let (source, destination) = question.complete(world, from)?.ends();
+    let complete = question.complete(world, from)?;
+    let (source, destination) = complete.ends();
+    let by = complete.route_by();
     world.paths.clear();
     if from.is_some() && !world.is_local(destination) {
         // a program that does not choose gets the address of the device that its packets leave by
-        let usual = route::lookup(&mut netlink, None, destination)?.and_then(|route| route.source);
+        let usual = route::lookup(&mut netlink, None, destination, by)?.and_then(|route| route.source);
         question = question.or_from(usual.filter(|ip| world.is_carried(*ip)));
         let (source, _) = question.complete(world, from)?.ends();
-        world.paths.extend(path(&mut netlink, Some(source), destination)?);
+        world.paths.extend(path(&mut netlink, Some(source), destination, by)?);
     } else if from.is_none() && !world.is_local(source) {
         // as its answer would ask
         let own = Some(destination).filter(|ip| world.is_local(*ip) && !ip.is_loopback());
-        world.paths.extend(path(&mut netlink, own, source)?);
+        world.paths.extend(path(&mut netlink, own, source, by.map(Transport::of_answer))?);
     }
     explain(world, names, &question, from)
 }
 
-fn path(netlink: &mut Netlink, from: Option<IpAddr>, to: IpAddr) -> Result<Option<Path>> {
-    let Some(route) = route::lookup(netlink, from, to)? else { return Ok(None) };
+fn path(netlink: &mut Netlink, from: Option<IpAddr>, to: IpAddr, by: Option<Transport>) -> Result<Option<Path>> {
+    let Some(route) = route::lookup(netlink, from, to, by)? else { return Ok(None) };
     let link = link::at(netlink, route.link)?;
     let mtu = route.mtu.or(link.map(|link| link.mtu)).unwrap_or(u32::MAX);
     let network = (to, if to.is_ipv4() { 32 } else { 128 });
